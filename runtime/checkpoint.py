@@ -1,0 +1,125 @@
+"""Checkpoints `checkpoints/step_00005000/`: written beside, fsynced, renamed, so that each one there is whole."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from runtime.errors import InputError
+from runtime.run import read_json, write_json
+
+_NAME = re.compile(r"step_(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read of one checkpoint: `tensors` by file ("model", "ema"), `optimizer` state or None, and small `state`."""
+
+    step: int
+    path: Path
+    tensors: dict[str, dict[str, Tensor]]
+    optimizer: dict | None
+    state: dict
+
+
+def save_checkpoint(run_dir: str | Path, step: int, *, tensors: Mapping[str, Mapping[str, Tensor]], optimizer: dict | None = None,
+                    state: dict | None = None, files: Mapping[str, dict] | None = None, keep_last: int = 2, keep: bool = False) -> Path:
+    """Write one checkpoint and prune older ones.
+
+    Args:
+        tensors: State dicts by file name, e.g. {"model": …, "ema": …}.
+        optimizer: Anything `torch.load(weights_only=True)` reads back.
+        state: Small JSON values to go on from.
+        files: More JSON files, by name.
+        keep_last: How many of the newest unkept checkpoints stay.
+        keep: Never prune this one.
+    """
+    folder = Path(run_dir) / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step_{step:08d}"
+    partial = folder / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    for name, values in tensors.items():
+        save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, partial / f"{name}.safetensors")
+    if optimizer is not None:
+        torch.save(optimizer, partial / "optimizer.pt")
+    for name, value in {**(files or {}), "state.json": {**(state or {}), "step": step, "keep": keep}}.items():
+        write_json(partial / name, value)
+    for file in partial.iterdir():
+        _fsync(file)
+    _fsync(partial)
+    if final.exists():
+        shutil.rmtree(final)
+    os.rename(partial, final)
+    _fsync(folder)
+    _prune(run_dir, keep_last)
+    return final
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _prune(run_dir: str | Path, keep_last: int) -> None:
+    for leftover in (Path(run_dir) / "checkpoints").glob(".step_*.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    passing = [path for _, path in list_checkpoints(run_dir) if not read_json(path / "state.json").get("keep")]
+    for path in passing[: max(0, len(passing) - keep_last)]:
+        shutil.rmtree(path)
+
+
+def list_checkpoints(run_dir: str | Path) -> list[tuple[int, Path]]:
+    """All whole checkpoints of a run, (step, folder), oldest first."""
+    found = []
+    for path in (Path(run_dir) / "checkpoints").glob("step_*"):
+        match = _NAME.fullmatch(path.name)
+        if match and (path / "state.json").is_file():
+            found.append((int(match.group(1)), path))
+    return sorted(found)
+
+
+def find_checkpoint(run_dir: str | Path, step: int | None = None) -> Path:
+    """The newest checkpoint, or the one of `step`; InputError lists what there is."""
+    found = dict(list_checkpoints(run_dir))
+    if not found:
+        raise InputError(f"{run_dir} has no checkpoint yet")
+    if step is None:
+        return found[max(found)]
+    if step not in found:
+        raise InputError(f"{run_dir} has no checkpoint of step {step}; it has {', '.join(map(str, found))}")
+    return found[step]
+
+
+def load_checkpoint(path: str | Path, *, names: tuple[str, ...] = ("model", "ema"), optimizer: bool = False,
+                    device: str | torch.device = "cpu") -> Checkpoint:
+    """Read a checkpoint; InputError when a file is absent or damaged."""
+    path = Path(path)
+    state = read_json(path / "state.json")
+    tensors = {}
+    for name in names:
+        file = path / f"{name}.safetensors"
+        try:
+            tensors[name] = load_file(file, device=str(device))
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{file}: damaged or absent ({error}); remove {path} to go on from the checkpoint before") from error
+    loaded = None
+    if optimizer:
+        try:
+            loaded = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
+        except (OSError, RuntimeError, EOFError) as error:
+            raise InputError(f"{path / 'optimizer.pt'}: damaged or absent; remove {path} to go on from the one before") from error
+    return Checkpoint(state["step"], path, tensors, loaded, state)

@@ -1,0 +1,231 @@
+"""A command line from a dataclass: `python -m package.verb --flag value`.
+
+One frozen, keyword-only dataclass *is* the flag list of a command. fire only splits the line; names and types are checked here, before
+any work, since fire itself runs the job first and complains afterwards, and guesses types ("123" becomes a number).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import sys
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field
+
+from runtime.errors import InputError
+
+TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
+
+
+def flag(default: object = MISSING, help: str = "", *, choices: tuple | None = None, low: float | None = None,
+         high: float | None = None, positional: bool = False):
+    """A dataclass field that is a command-line flag.
+
+    Args:
+        default: Value without the flag; leave out for a flag that must be given.
+        help: What `--help` says.
+        choices: The only values allowed.
+        low: Smallest number allowed.
+        high: Largest number allowed.
+        positional: Also accept the value as a bare word.
+    """
+    metadata = {"help": help, "choices": choices, "low": low, "high": high, "positional": positional}
+    return field(default=default, metadata=metadata) if default is not MISSING else field(metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonFlags:
+    """Flags that every command has."""
+
+    runs_dir: str = flag("runs", "folder of all run directories")
+    name: str | None = flag(None, "name of the run; default: from preset, data and flags")
+    seed: int = flag(0, "seed of everything random", low=0)
+    device: str = flag("auto", "cpu, cuda, cuda:1, … or auto")
+    dtype: str = flag("auto", "compute type", choices=("auto", "float32", "bfloat16"))
+    dry_run: bool = flag(False, "print the resolved flags as JSON and stop")
+
+
+def run_command(job: Callable, config_class: type, *, presets: Callable[[dict], dict] | None = None, example: str = "",
+                argv: list[str] | None = None) -> None:
+    """Parse the command line into `config_class`, run `job(config)`, and exit with its status.
+
+    Exit codes: 0 done; 2 the input is at fault (one line on stderr); 130 interrupted.
+
+    Args:
+        presets: Maps the flags that were given to defaults that they imply; precedence is class default < preset < given.
+        example: A line for `--help` that works as pasted.
+        argv: Words after the command; default: `sys.argv[1:]`.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if "--help" in argv or "-h" in argv:
+        print(help_text(config_class, example))
+        sys.exit(0)
+    try:
+        config = parse(argv, config_class, presets)
+        if getattr(config, "dry_run", False):
+            print(json.dumps(dataclasses.asdict(config), indent=2))
+            sys.exit(0)
+        job(config)
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def parse(argv: list[str], config_class: type, presets: Callable[[dict], dict] | None = None):
+    """Turn words into an instance of `config_class`; every mistake is an InputError that names the flag."""
+    given = convert_all(split_line(argv), config_class)
+    implied = presets(dict(given)) if presets else {}
+    names = {f.name for f in dataclasses.fields(config_class)}
+    values = {name: value for name, value in {**implied, **given}.items() if name in names}
+    for f in dataclasses.fields(config_class):
+        if f.default is MISSING and f.default_factory is MISSING and f.name not in values:
+            raise InputError(f"{_shown(f.name)} is needed: {f.metadata.get('help', '')}")
+    try:
+        return config_class(**values)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def split_line(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Split words into stray ones and flags (`--a b`, `--a=b`, `--a`, `--no-a`), all of them strings.
+
+    Values are quoted before fire sees them, so that it cannot guess types.
+    """
+    import fire
+
+    words: list[str] = []
+    seen: set[str] = set()
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            words.append(repr(word))
+            continue
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if not name.isidentifier():
+            raise InputError(f"{word!r} is no flag; --help lists them")
+        if name in seen:
+            raise InputError(f"{_shown(name)} is given twice")
+        seen.add(name)
+        if not equals and rest and not rest[0].startswith("--"):
+            equals, value = "=", rest.pop(0)
+        words.append(f"--{name}={value!r}" if equals else f"--{name}=True")
+    collected: dict = {}
+
+    def collect(*args, **flags):
+        collected["args"], collected["flags"] = args, flags
+
+    fire.Fire(collect, command=words, serialize=lambda _: None)
+    return [str(word) for word in collected["args"]], {name: str(value) for name, value in collected["flags"].items()}
+
+
+def convert_all(line: tuple[list[str], dict[str, str]], config_class: type) -> dict:
+    """Check names and convert values by the fields' types."""
+    words, flags = line
+    hints = typing.get_type_hints(config_class)
+    known = {f.name: f for f in dataclasses.fields(config_class)}
+    positional = [name for name, f in known.items() if f.metadata.get("positional")]
+    given: dict = {}
+    for word in words:
+        if not positional:
+            raise InputError(f"stray word {word!r}: every value follows a flag, as in --{next(iter(known)).replace('_', '-')} {word}")
+        name = positional.pop(0)
+        given[name] = convert(name, word, hints[name], known[name].metadata)
+    for name, text in flags.items():
+        if name not in known:
+            if name.startswith("no") and known.get(name[2:].lstrip("_")) and hints[name[2:].lstrip("_")] is bool:
+                name, text = name[2:].lstrip("_"), "false"
+            else:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+                hint = f"; did you mean {_shown(near[0])}?" if near else "; --help lists the flags"
+                raise InputError(f"unknown flag {_shown(name)}{hint}")
+        given[name] = convert(name, text, hints[name], known[name].metadata)
+    return given
+
+
+def convert(name: str, text: str, kind: object, metadata: typing.Mapping) -> object:
+    """One value from its text, by the field's type; InputError names flag, value and what is expected."""
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if type(None) in options and text.lower() == "none":
+        return None
+    kind = next(option for option in options if option is not type(None))
+    if kind is not bool and text == "True" and kind is not str:
+        raise InputError(f"{_shown(name)} needs a value: {_expected(kind)}")
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)[0]
+        value = tuple(_scalar(name, part.strip(), inner) for part in text.strip("()[]").split(",") if part.strip())
+    else:
+        value = _scalar(name, text, kind)
+    _check(name, value, metadata)
+    return value
+
+
+def _scalar(name: str, text: str, kind: object) -> object:
+    wrong = InputError(f"{_shown(name)} {text!r}: expected {_expected(kind)}")
+    if kind is str:
+        return text
+    if kind is bool:
+        if text.lower() not in TRUE + FALSE:
+            raise wrong
+        return text.lower() in TRUE
+    try:
+        number = float(text)
+    except ValueError:
+        raise wrong from None
+    if not math.isfinite(number) or (kind is int and number != int(number)):
+        raise wrong
+    if kind is int:
+        return int(text) if text.lstrip("+-").isdigit() else int(number)
+    return number
+
+
+def _check(name: str, value: object, metadata: typing.Mapping) -> None:
+    choices, low, high = (metadata.get(key) for key in ("choices", "low", "high"))
+    for part in value if isinstance(value, tuple) else (value,):
+        if choices and part not in choices:
+            near = difflib.get_close_matches(str(part), [str(choice) for choice in choices], n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"{_shown(name)} {part!r} is not one of {', '.join(map(str, choices))}{hint}")
+        if low is not None and part < low:
+            raise InputError(f"{_shown(name)} {part} is too small: the least is {low:g}")
+        if high is not None and part > high:
+            raise InputError(f"{_shown(name)} {part} is too large: the most is {high:g}")
+
+
+def help_text(config_class: type, example: str = "") -> str:
+    """Every flag with its default and meaning."""
+    hints = typing.get_type_hints(config_class)
+    doc = (config_class.__doc__ or "").strip().splitlines()[0]
+    lines = [doc, ""] + ([f"Example: {example}", ""] if example else [])
+    ordered = sorted(dataclasses.fields(config_class), key=lambda f: f.name in {c.name for c in dataclasses.fields(CommonFlags)})
+    for f in ordered:
+        default = "needed" if f.default is MISSING else f"default: {f.default}"
+        choices = f.metadata.get("choices")
+        kind = "|".join(map(str, choices)) if choices else _expected(hints[f.name], short=True)
+        name = f.name.upper() if f.metadata.get("positional") else _shown(f.name)
+        lines.append(f"  {name} {kind}".ljust(38) + f" {f.metadata.get('help', '')} ({default})")
+    return "\n".join(lines)
+
+
+def _expected(kind: object, short: bool = False) -> str:
+    if isinstance(kind, types.UnionType):
+        kind = next(option for option in typing.get_args(kind) if option is not type(None))
+    if typing.get_origin(kind) is tuple:
+        return "LIST" if short else f"a comma-separated list, each {_expected(typing.get_args(kind)[0])}"
+    names = {int: ("INT", "a whole number"), float: ("NUMBER", "a number"), bool: ("", "true or false"), str: ("TEXT", "text")}
+    return names[kind][0 if short else 1]  # type: ignore[index]
+
+
+def _shown(name: str) -> str:
+    return "--" + name.replace("_", "-")

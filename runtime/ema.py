@@ -1,0 +1,54 @@
+"""Exponential moving average of a model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def decay_at(step: int, decay: float) -> float:
+    """min(decay, (1 + step) / (10 + step)): early steps forget the initial weights, so that 0.9999 also works in short runs."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+class EMA:
+    """Float32 average of the parameters of `model`; buffers are taken as they are."""
+
+    def __init__(self, model: nn.Module, decay: float = 0.9999):
+        self.model, self.decay = model, decay
+        self.average = {name: value.detach().clone().float() for name, value in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the average towards the weights that the model has after `step` updates."""
+        values = [value.detach().float() for value in self.model.parameters()]
+        torch._foreach_lerp_(list(self.average.values()), values, 1.0 - decay_at(step, self.decay))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The model's state dict with averaged parameters."""
+        return {**self.model.state_dict(), **self.average}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take the average from what `state_dict` returned."""
+        for name, value in self.average.items():
+            value.copy_(state[name])
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[nn.Module]:
+        """Give `model` the averaged weights for the length of a with-block."""
+        backup = {name: value.detach().clone() for name, value in model.named_parameters()}
+        self._copy_to(model, self.average)
+        try:
+            yield model
+        finally:
+            self._copy_to(model, backup)
+
+    @staticmethod
+    @torch.no_grad()
+    def _copy_to(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in model.named_parameters():
+            parameter.copy_(values[name])

@@ -1,0 +1,106 @@
+"""Metrics to metrics.jsonl and TensorBoard, and the live progress line."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtime.run import append_line
+
+
+class MetricsLog:
+    """One JSON line a step: {"step", "time", name: value, …}. On resume, lines after the checkpoint's step are cut off."""
+
+    def __init__(self, run_dir: str | Path, resume_step: int = 0):
+        self.path = Path(run_dir) / "metrics.jsonl"
+        self._cut_back(resume_step)
+        self._events = self._tensorboard(Path(run_dir) / "tensorboard", resume_step)
+
+    def _cut_back(self, step: int) -> None:
+        if not self.path.is_file():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines(keepends=True):
+            # A line cut short by a kill ends the useful part.
+            if not line.endswith("\n") or json.loads(line)["step"] > step:
+                break
+            kept.append(line)
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.write_text("".join(kept))
+        os.replace(partial, self.path)
+
+    @staticmethod
+    def _tensorboard(folder: Path, step: int):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return None
+        return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, float], prefix: str = "") -> None:
+        """Log the values of one step. A non-finite number is stored as null, which JSON can hold."""
+        named = {prefix + name: value for name, value in values.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in named.items()}
+        append_line(self.path, {"step": step, "time": round(time.time(), 3), **finite})
+        if self._events is not None:
+            for name, value in named.items():
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush TensorBoard's events."""
+        if self._events is not None:
+            self._events.close()
+
+
+class Progress:
+    """A live line: steps, values, speed, share of time spent waiting for data, time left."""
+
+    def __init__(self, total: int, start: int = 0, label: str = ""):
+        self.total, self.step, self.label = total, start, label
+        self._start, self._began = start, time.monotonic()
+        self._waited, self._printed = 0.0, 0.0
+        self._live = sys.stderr.isatty()
+
+    @contextmanager
+    def wait(self) -> Iterator[None]:
+        """Count the time of a with-block as waiting for data."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
+    @property
+    def waiting_share(self) -> float:
+        """Part of the time so far that was spent in `wait`, in [0, 1]."""
+        return self._waited / max(1e-9, time.monotonic() - self._began)
+
+    def update(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Show that `step` steps are done; a terminal gets one live line, a log file a line every ten seconds."""
+        self.step = step
+        clock = time.monotonic()
+        if clock - self._printed < (0.2 if self._live else 10.0) and step < self.total:
+            return
+        self._printed = clock
+        speed = (step - self._start) / max(1e-9, clock - self._began)
+        left = (self.total - step) / speed if speed > 0 else math.inf
+        shown = " ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
+        line = (f"{self.label} {step}/{self.total}  {shown}  {speed:.2f}/s  data wait {100 * self.waiting_share:.0f} %  "
+                f"left {_clock(left)}")
+        print(f"\r\033[K{line}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the live line."""
+        if self._live:
+            print(file=sys.stderr)
+
+
+def _clock(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

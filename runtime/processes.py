@@ -1,0 +1,95 @@
+"""Devices, compute types, and the processes of one launch (torchrun sets RANK and WORLD_SIZE)."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of its launch."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def rows(self, batch_size: int) -> range:
+        """The rows of a global batch that belong to this process; InputError unless the processes divide it."""
+        if batch_size % self.size:
+            raise InputError(f"--batch-size {batch_size} does not divide over {self.size} processes; give a multiple of {self.size}")
+        share = batch_size // self.size
+        return range(self.rank * share, (self.rank + 1) * share)
+
+
+def start_processes(device: str = "auto") -> World:
+    """Join the launch that torchrun describes; alone, a world of one."""
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    resolved = resolve_device(device)
+    if size > 1:
+        if resolved.type == "cuda":
+            resolved = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(resolved)
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if resolved.type == "cuda" else "gloo")
+    return World(rank, size, resolved)
+
+
+def barrier() -> None:
+    """Wait for the other processes, if there are any."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of a `--device` flag; "auto" is the first GPU, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"--device {device!r} is not a device; give cpu, cuda, cuda:1 or auto") from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {device!r} is not supported; give cpu or cuda")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; give cpu or auto")
+    return resolved
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The compute type of a `--dtype` flag; "auto" is bfloat16 where the device multiplies it natively."""
+    if dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        capability = torch.backends.cpu.get_cpu_capability()
+        native = capability.startswith("AVX512") and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_native_bf16()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _has_native_bf16() -> bool:
+    """Whether the CPU has bfloat16 dot products (AVX512_BF16 or AMX); without them bfloat16 is emulated and slower."""
+    try:
+        with open("/proc/cpuinfo") as info:
+            flags = next((line for line in info if line.startswith("flags")), "")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Mixed precision in `dtype`; nothing for float32."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype)

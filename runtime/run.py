@@ -1,0 +1,228 @@
+"""The run directory `runs/<name>/`: config, manifest, identity, and the lock that keeps a second launch out."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runtime.errors import InputError
+
+PACKAGES = ("torch", "torchvision", "numpy", "timm", "torchdiffeq", "lpips", "decord", "h5py", "einops", "safetensors")
+
+
+def read_json(path: str | Path) -> dict:
+    """Read a JSON object; InputError when absent or not one."""
+    try:
+        value = json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write JSON, replaced at once: a reader sees the old file or the new one."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w") as file:
+        file.write(json.dumps(value, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def append_line(path: str | Path, value: object) -> None:
+    """Append one JSON line."""
+    with open(path, "a") as file:
+        file.write(json.dumps(value) + "\n")
+
+
+def now() -> str:
+    """The time in UTC, to the microsecond, so that runs order by their start."""
+    return datetime.now(UTC).isoformat()
+
+
+def command_line() -> str:
+    """This process's command, as it would be typed."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    program = f"python -m {spec.name}" if spec and spec.name else " ".join(["python", *sys.argv[:1]])
+    return " ".join([program, *sys.argv[1:]])
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, str | int]:
+    """The processor and what this process may use of it."""
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as info:
+            model = next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), model)
+    except OSError:
+        pass
+    return {"system": platform.platform(), "processor": model, "cores": len(os.sched_getaffinity(0))}
+
+
+def git_commit() -> str:
+    """The commit of the code, with "+changes" when files differ from it; "unknown" outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def default_name(preset: str, data: str, identity: dict) -> str:
+    """`<preset>-<data>-<8 hex digits of the flags that change results>`."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return f"{preset}-{Path(data).stem}-{digest}"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run directory as read from disk."""
+
+    dir: Path
+    config: dict
+    manifest: dict
+
+
+def read_run(path: str | Path, kind: str | None = None) -> RunInfo:
+    """Read a run directory; InputError when it is none, or of another kind than asked."""
+    path = Path(path)
+    if not (path / "manifest.json").is_file():
+        raise InputError(f"{path} is not a run directory (it has no manifest.json)")
+    info = RunInfo(path, read_json(path / "config.json"), read_json(path / "manifest.json"))
+    if kind is not None and info.manifest.get("kind") != kind:
+        raise InputError(f"{path} is a {info.manifest.get('kind')} run, not a {kind} run")
+    return info
+
+
+def newest_run(runs_dir: str | Path, kind: str) -> Path:
+    """The run of a kind that was started last; InputError when there is none."""
+    found = []
+    for manifest in Path(runs_dir).glob("*/manifest.json"):
+        values = read_json(manifest)
+        if values.get("kind") == kind:
+            found.append((values.get("started", ""), manifest.parent))
+    if not found:
+        raise InputError(f"no {kind} run in {runs_dir}/; train one first: python -m {kind}.train")
+    return max(found)[1]
+
+
+class Run:
+    """An open run directory: a context manager that records when and how it was worked on."""
+
+    def __init__(self, directory: Path, manifest: dict, lock):
+        self.dir, self.manifest, self._lock = directory, manifest, lock
+        self._began = 0.0
+
+    @classmethod
+    def open(cls, config, *, kind: str, name: str, identity: dict, extra_manifest: dict | None = None) -> Run:
+        """Create the run, or resume it.
+
+        Args:
+            config: The command's dataclass; `config.runs_dir` is the parent folder.
+            kind: "tokenizer" or "generator".
+            name: Folder name; no path separators.
+            identity: Everything that changes the result; JSON values.
+            extra_manifest: More facts for manifest.json, written when the run is created.
+
+        Raises:
+            InputError: If another live process has the run open, it is of another kind, or its identity differs.
+        """
+        if not name or Path(name).name != name or name.startswith("."):
+            raise InputError(f"--name {name!r} cannot be a folder name; use letters, digits, '-', '_' and '.'")
+        directory = Path(config.runs_dir) / name
+        identity = json.loads(json.dumps(identity, default=str))
+        if (directory / "manifest.json").is_file():
+            cls._refuse_other(read_run(directory, kind), identity)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = open(directory / ".lock", "w")  # noqa: SIM115 - held open for as long as the run is
+        except OSError as error:
+            raise InputError(f"cannot write to {directory}: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise InputError(f"{directory} is being written by another process; wait for it or give another --name") from error
+        if (directory / "manifest.json").is_file():
+            manifest = read_json(directory / "manifest.json")
+        else:
+            values = json.loads(json.dumps(asdict(config), default=str))
+            write_json(directory / "config.json", values | (extra_manifest or {}).get("config", {}))
+            manifest = {
+                "kind": kind, "name": name, "started": now(), "command": command_line(), "git_commit": git_commit(),
+                "versions": versions(), "machine": machine(), "identity": identity, "sessions": [],
+                **{key: value for key, value in (extra_manifest or {}).items() if key != "config"},
+            }
+            write_json(directory / "manifest.json", manifest)
+        return cls(directory, manifest, lock)
+
+    @staticmethod
+    def _refuse_other(info: RunInfo, identity: dict) -> None:
+        before = info.manifest["identity"]
+        changed = [f"{key}: was {before.get(key)!r}, now {identity.get(key)!r}"
+                   for key in sorted({*before, *identity}) if before.get(key) != identity.get(key)]
+        if changed:
+            raise InputError(f"{info.dir} was made with other settings ({'; '.join(changed)}); use those, or another --name")
+
+    def update_identity(self, **changes) -> None:
+        """Record settings that may change between sessions (such as more steps under a constant rate)."""
+        self.manifest["identity"].update(changes)
+        write_json(self.dir / "manifest.json", self.manifest)
+
+    def __enter__(self) -> Run:
+        self._began = time.monotonic()
+        self.manifest["sessions"].append({"started": now(), "command": command_line(), "status": "running"})
+        write_json(self.dir / "manifest.json", self.manifest)
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        status = "done" if kind is None else "interrupted" if kind is KeyboardInterrupt else "failed"
+        self.manifest["sessions"][-1] |= {"ended": now(), "status": status, "seconds": round(time.monotonic() - self._began, 2)}
+        write_json(self.dir / "manifest.json", self.manifest)
+        self._lock.close()
+
+
+@contextmanager
+def timed_part(run_dir: str | Path, part: str) -> Iterator[None]:
+    """Record in parts.jsonl of a run how long a part of the work took, when it ends well."""
+    started, began = now(), time.monotonic()
+    yield
+    seconds = round(time.monotonic() - began, 2)
+    append_line(Path(run_dir) / "parts.jsonl", {"part": part, "seconds": seconds, "started": started, "command": command_line()})

@@ -1,0 +1,102 @@
+"""The causal 3D convolutional encoder and decoder of PV-VAE (paper section 3; sizes of the levels are our reconstruction).
+
+The first two of the downsampling stages halve time and space, the others space only; the decoder mirrors the encoder. With
+`patch` p > 1 the pixels of p x p squares enter as channels, and that replaces the first log2(p) spatial halvings.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from tokenizer.layers import (
+    CausalConv3d,
+    CausalSequential,
+    ChannelNorm,
+    Downsample,
+    FrameAttention,
+    Past,
+    ResidualBlock,
+    Upsample,
+)
+
+if TYPE_CHECKING:
+    from tokenizer.pvvae import PVVAEConfig
+
+TEMPORAL_STAGES = 2
+
+
+def spatial_stride(channels: tuple[int, ...], patch: int) -> int:
+    """Pixels per latent cell of a network with one level for each entry of `channels`."""
+    return patch * 2 ** (len(channels) - 1)
+
+
+def _middle(channels: int, blocks: int, norm: str) -> list[nn.Module]:
+    """`blocks` residual blocks with one per-frame attention after the first."""
+    layers: list[nn.Module] = [ResidualBlock(channels, norm) for _ in range(blocks)]
+    layers.insert(1, FrameAttention(channels, norm))
+    return layers
+
+
+class Encoder(nn.Module):
+    """`[B, 3, 1+T, H, W]` -> moments `[B, 2C, G, h, w]` (mean, logvar along channels)."""
+
+    def __init__(self, config: PVVAEConfig):
+        super().__init__()
+        self.patch = config.patch
+        channels, norm = config.channels, config.norm
+        layers: list[nn.Module] = [CausalConv3d(3 * config.patch**2, channels[0])]
+        for level, width in enumerate(channels):
+            layers += [ResidualBlock(width, norm) for _ in range(config.blocks)]
+            if level + 1 < len(channels):
+                layers.append(Downsample(width, channels[level + 1], temporal=level < TEMPORAL_STAGES))
+        layers += _middle(channels[-1], config.middle_blocks, norm)
+        self.layers = CausalSequential(layers)
+        self.norm_out = ChannelNorm(channels[-1], norm)
+        self.conv_out = CausalConv3d(channels[-1], 2 * config.latent_channels)
+
+    def forward(self, video: Tensor, past: Past = None) -> tuple[Tensor, Past]:
+        trunk_past, out_past = past or (None, None)
+        # The target order is channels-last in memory; the permute back is a view.
+        x = rearrange(video, "b c t (h p) (w q) -> b t h w (c p q)", p=self.patch, q=self.patch).permute(0, 4, 1, 2, 3)
+        x, trunk_past = self.layers(x, trunk_past)
+        x, out_past = self.conv_out(F.silu(self.norm_out(x)), out_past)
+        return x, [trunk_past, out_past]
+
+
+class Decoder(nn.Module):
+    """`[B, C, G, h, w]` -> `[B, 3, 1+T, H, W]`, not clamped."""
+
+    def __init__(self, config: PVVAEConfig):
+        super().__init__()
+        self.patch = config.patch
+        channels, norm = config.decoder_channels or config.channels, config.norm
+        blocks = config.decoder_blocks or config.blocks
+        layers: list[nn.Module] = [CausalConv3d(config.latent_channels, channels[-1])]
+        layers += _middle(channels[-1], config.middle_blocks, norm)
+        for level in reversed(range(len(channels))):
+            layers += [ResidualBlock(channels[level], norm) for _ in range(blocks)]
+            if level > 0:
+                layers.append(Upsample(channels[level], channels[level - 1], temporal=level <= TEMPORAL_STAGES))
+        self.layers = CausalSequential(layers)
+        self.norm_out = ChannelNorm(channels[0], norm)
+        self.conv_out = CausalConv3d(channels[0], 3 * config.patch**2)
+
+    def forward(self, latents: Tensor, past: Past = None) -> tuple[Tensor, Past]:
+        trunk_past, out_past = past or (None, None)
+        x, trunk_past = self.layers(latents, trunk_past)
+        x, out_past = self.conv_out(F.silu(self.norm_out(x)), out_past)
+        x = rearrange(x, "b (c p q) t h w -> b c t (h p) (w q)", p=self.patch, q=self.patch)
+        return x, [trunk_past, out_past]
+
+
+def check_strides(channels: tuple[int, ...], patch: int) -> None:
+    """Raise ValueError unless the levels hold both temporal stages and the patch is a power of two."""
+    if len(channels) <= TEMPORAL_STAGES:
+        raise ValueError(f"channels needs at least {TEMPORAL_STAGES + 1} levels, got {channels}")
+    if patch < 1 or math.log2(patch) % 1:
+        raise ValueError(f"patch must be a power of two, got {patch}")

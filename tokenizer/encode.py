@@ -1,0 +1,161 @@
+"""Encode a data set into one latents file: `python -m tokenizer.encode --tokenizer RUN --data ucf101 --root DIR --out ucf101.h5`.
+
+Row r of the file holds item r // (windows * flips): first its windows, and of each window the plain clip, then (with `--flip`) the
+mirrored one, encoded for itself, since mirroring latents is not mirroring pixels. A killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from runtime.command import CommonFlags, flag, run_command
+from runtime.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig(CommonFlags):
+    """Flags of `python -m tokenizer.encode`."""
+
+    tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or shipped name; default: the newest run")
+    weights: str | None = flag(None, "safetensors file to use instead of the tokenizer's own, or 'random'")
+    data: str | None = flag(None, "data set; default: the one that the tokenizer's run was trained on")
+    root: str | None = flag(None, "folder of the data set; default: likewise")
+    split: str = flag("train", "which part of the data set", choices=("all", "train", "test"))
+    num_frames: int | None = flag(None, "frames of a clip; default: the tokenizer run's, else 17", low=1)
+    size: int | None = flag(None, "height and width in pixels; default: the tokenizer run's, else 256", low=8)
+    frame_stride: int | None = flag(None, "source frames between two kept ones; default: 3 for ucf101, else the run's or 1", low=1)
+    windows: int = flag(1, "random windows of each video", low=1)
+    flip: bool = flag(False, "also encode each window mirrored left to right")
+    max_clips: int | None = flag(None, "encode only this many items of the data set (the first ones)", low=1)
+    batch_size: int = flag(16, "clips in one forward pass", low=1)
+    out: str | None = flag(None, "file to write; default: <data>.h5")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to encode, with the tokenizer run's settings filled in."""
+
+    tokenizer: str
+    data: str
+    root: str | None
+    num_frames: int
+    size: int
+    frame_stride: int
+
+
+def resolve(config: EncodeConfig) -> Source:
+    """Fill in what the flags leave open from the tokenizer's run."""
+    from runtime.run import newest_run, read_run
+
+    tokenizer = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
+    trained = read_run(tokenizer).config if (Path(tokenizer) / "manifest.json").is_file() else {}
+    data = config.data or trained.get("data")
+    if data is None:
+        raise InputError(f"--data is needed: {tokenizer!r} is no training run that could name a data set")
+    same_data = data == trained.get("data")
+    stride = config.frame_stride or (trained.get("frame_stride") if same_data else None) or (3 if data == "ucf101" else 1)
+    return Source(
+        tokenizer=tokenizer, data=data, root=config.root or (trained.get("root") if same_data else None),
+        num_frames=config.num_frames or trained.get("num_frames", 17), size=config.size or trained.get("size", 256),
+        frame_stride=stride,
+    )
+
+
+def encode(config: EncodeConfig) -> Path:
+    """Encode, or go on encoding; returns the file's path."""
+    from latents_cache import create_latents, open_latents
+    from runtime import processes
+    from runtime.log import Progress
+    from runtime.run import write_json
+    from tokenizer.zoo import load
+    from videos import ClipSpec, open_dataset
+
+    source = resolve(config)
+    out = Path(config.out or f"{source.data}.h5")
+    device = processes.resolve_device(config.device)
+    dtype = processes.resolve_dtype(config.dtype, device)
+    vae = load(source.tokenizer, config.weights, device=device)
+    shape = vae.spec.latent_shape(source.num_frames, source.size, source.size)
+    clip = ClipSpec(num_frames=source.num_frames, size=source.size, frame_stride=source.frame_stride, window="random")
+    dataset = open_dataset(source.data, root=source.root, split=config.split, clip=clip)
+    items = min(len(dataset), config.max_clips or len(dataset))
+    copies = config.windows * (2 if config.flip else 1)
+    attributes = {
+        "tokenizer": source.tokenizer, "tokenizer_name": vae.spec.name, "spec": json.dumps(vae.spec.to_dict()),
+        "encoder_hash": vae.encoder_hash, "decoder_hash": vae.decoder_hash, "data": source.data, "root": source.root or "",
+        "split": config.split, "clip": json.dumps(asdict(clip)), "num_classes": dataset.num_classes,
+        "class_names": json.dumps(list(dataset.class_names)), "seed": config.seed, "windows": config.windows,
+        "flip": int(config.flip), "kind": "latents", "dtype": str(dtype), "data_fingerprint": dataset.fingerprint(),
+    }
+    if out.is_file():
+        existing = open_latents(out)
+        same = {k: existing.attributes.get(k) for k in attributes} == attributes and len(existing) == items * copies
+        if not same:
+            raise InputError(f"{out} exists and holds other latents; move it away or give another --out")
+        print(f"tokenizer.encode: {out} is complete ({len(existing)} rows)")
+        return out
+    writer = create_latents(out, items * copies, shape=shape, attributes=attributes)
+    missing = writer.missing()
+    progress = Progress(items * copies, start=items * copies - len(missing), label=f"encode {source.data}")
+    for rows, video, labels, names in _batches(dataset, missing, copies, config, progress):
+        mean, logvar = _posterior(vae, video, device, dtype)
+        for i, row in enumerate(rows):
+            writer.write(row, mean[i], None if logvar is None else logvar[i], label=labels[i], name=names[i])
+        progress.update(progress.step + len(rows), {})
+    progress.close()
+    writer.finish()
+    reader = open_latents(out)
+    statistics = Path(source.tokenizer) / "latent_statistics.json"
+    if (Path(source.tokenizer) / "manifest.json").is_file():
+        write_json(statistics, {"mean": reader.mean.tolist(), "std": reader.std.tolist(), "latents": out.name,
+                                "encoder_hash": vae.encoder_hash, "rows": len(reader)})
+    print(f"tokenizer.encode: wrote {out} ({len(reader)} rows of {list(shape)})")
+    return out
+
+
+def _posterior(vae, video, device, dtype):
+    """float32 numpy mean and logvar (or None) of uint8 clips `[b, 3, 1+T, H, W]`."""
+    import torch
+
+    from runtime.processes import autocast
+    from videos import to_float
+
+    with torch.no_grad(), autocast(device, dtype):
+        inputs = to_float(video.to(device)).contiguous(memory_format=torch.channels_last_3d)
+        posterior = vae.encode(inputs)
+    logvar = None if posterior.logvar is None else posterior.logvar.float().cpu().numpy()
+    return posterior.mean.float().cpu().numpy(), logvar
+
+
+def _batches(dataset, missing: Sequence[int], copies: int, config: EncodeConfig, progress) -> Iterator[tuple]:
+    """(rows, uint8 video `[b, 3, 1+T, H, W]`, labels, names) of the missing rows, read ahead by one batch."""
+    import numpy as np
+    import torch
+
+    from videos.batches import window_seed
+
+    def read(row: int):
+        window = row % copies // (2 if config.flip else 1)
+        item = dataset.item(row // copies, window_seed(config.seed, window, row // copies))
+        video = np.asarray(item["video"])
+        mirrored = config.flip and row % 2 == 1
+        return (video[..., ::-1].copy() if mirrored else video), int(item["label"]), item["name"]
+
+    size = config.batch_size
+    chunks = [missing[start : start + size] for start in range(0, len(missing), size)]
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        ahead = [pool.submit(read, row) for row in chunks[0]] if chunks else []
+        for number, rows in enumerate(chunks):
+            with progress.wait():
+                items = [future.result() for future in ahead]
+            ahead = [pool.submit(read, row) for row in chunks[number + 1]] if number + 1 < len(chunks) else []
+            video = torch.from_numpy(np.stack([item[0] for item in items]))
+            yield rows, video, [item[1] for item in items], [item[2] for item in items]
+
+
+if __name__ == "__main__":
+    run_command(encode, EncodeConfig, example="python -m tokenizer.encode --tokenizer runs/my-vae --data ucf101 --root UCF-101 --out ucf101.h5")

@@ -1,0 +1,122 @@
+"""What every video tokenizer looks like from outside: its strides, its posterior, its five methods."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from runtime.errors import InputError
+
+# Bounds of the log-variance: e^-30 is still a normal float32, e^20 keeps the KL finite in float32.
+LOGVAR_RANGE = (-30.0, 20.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSpec:
+    """Shape of a tokenizer's latents.
+
+    Attributes:
+        name: For example "pvvae-t4s16c64".
+        temporal: Frames per latent group after the first; the first group is one frame.
+        spatial: Pixels per latent cell along height and width.
+        channels: Latent channels.
+    """
+
+    name: str
+    temporal: int
+    spatial: int
+    channels: int
+
+    def groups(self, num_frames: int) -> int:
+        """Number of latent groups of a clip of `num_frames` frames; InputError unless it is 1 + k * temporal."""
+        if num_frames < 1 or (num_frames - 1) % self.temporal:
+            lower = max(0, num_frames - 1) // self.temporal * self.temporal + 1
+            raise InputError(
+                f"{num_frames} frames do not fit {self.name}: it takes 1 + {self.temporal}k frames; "
+                f"the nearest are {lower} and {lower + self.temporal}"
+            )
+        return 1 + (num_frames - 1) // self.temporal
+
+    def frames(self, groups: int) -> int:
+        """Number of frames that `groups` latent groups decode to."""
+        return 1 + (groups - 1) * self.temporal
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(C, G, h, w) of a clip; InputError when a side is not a multiple of `spatial`."""
+        for side, size in (("height", height), ("width", width)):
+            if size < self.spatial or size % self.spatial:
+                near = max(self.spatial, round(size / self.spatial) * self.spatial)
+                raise InputError(
+                    f"{side} {size} does not fit {self.name}: it must be a multiple of {self.spatial}; nearest: {near}"
+                )
+        return self.channels, self.groups(num_frames), height // self.spatial, width // self.spatial
+
+    def to_dict(self) -> dict:
+        """Plain dict, as stored in a latents file."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Diagonal Gaussian over latents.
+
+    Attributes:
+        mean: `[B, C, G, h, w]` float.
+        logvar: Natural logarithm of the variance, like `mean`; None for a deterministic tokenizer.
+    """
+
+    mean: Tensor
+    logvar: Tensor | None = None
+
+    def sample(self, noise: Tensor | None = None) -> Tensor:
+        """mean + std * noise; `noise` is standard normal like `mean`, drawn from torch's global state when None."""
+        if self.logvar is None:
+            return self.mean
+        if noise is None:
+            noise = torch.randn_like(self.mean)
+        return self.mean + torch.exp(0.5 * self.logvar) * noise
+
+    def mode(self) -> Tensor:
+        """The mean, `[B, C, G, h, w]`."""
+        return self.mean
+
+    def kl(self) -> Tensor:
+        """KL(posterior || standard normal) in nats, summed over C, G, h, w -> `[B]` float32; 0 when deterministic."""
+        mean = self.mean.float()
+        if self.logvar is None:
+            return mean.new_zeros(mean.shape[0])
+        logvar = self.logvar.float()
+        return 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).flatten(1).sum(1)
+
+
+@runtime_checkable
+class VideoTokenizer(Protocol):
+    """What encoding, decoding and evaluation need of a tokenizer; every one is an `nn.Module`."""
+
+    spec: TokenizerSpec
+
+    def encode(self, video: Tensor, chunk_groups: int | None = None) -> Posterior: ...
+    def decode(self, latents: Tensor, chunk_groups: int | None = None) -> Tensor: ...
+    def normalize(self, latents: Tensor) -> Tensor: ...
+    def denormalize(self, latents: Tensor) -> Tensor: ...
+
+    @property
+    def encoder_hash(self) -> str: ...
+    @property
+    def decoder_hash(self) -> str: ...
+
+
+def weights_hash(config: Mapping, tensors: Mapping[str, Tensor]) -> str:
+    """16 hex digits of the SHA-256 of a config and of named tensors (order-free, device-free, dtype-aware)."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

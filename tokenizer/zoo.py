@@ -1,0 +1,73 @@
+"""Find a tokenizer by name or path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from runtime.errors import InputError
+
+# Names of tokenizers that come with the package, and where.
+SHIPPED = {"moving-shapes": Path(__file__).parent / "pretrained" / "moving-shapes"}
+TOKENIZER_NAMES = tuple(SHIPPED)
+
+
+def load(name_or_path: str | Path, weights: str | Path | None = None, *, stage: str | None = None,
+         device: str | torch.device = "cpu") -> nn.Module:
+    """Load a tokenizer, ready to encode and decode.
+
+    Args:
+        name_or_path: A shipped name ("moving-shapes"), a run directory of `tokenizer.train` (EMA weights of its newest checkpoint),
+            or a directory with config.json and model.safetensors (`save_pretrained`).
+        weights: A safetensors file to read instead, or "random" for seeded random weights.
+        stage: "video" takes the weights kept at the end of the predictive stage, which are the ones to predict with; None: the last.
+        device: Where to put it.
+
+    Returns:
+        A `VideoTokenizer` module in evaluation mode, with gradients off.
+
+    Raises:
+        InputError: If there is no such tokenizer, or its files do not fit together.
+    """
+    from tokenizer.pvvae import PVVAE, PVVAEConfig
+
+    directory = _directory(name_or_path, stage)
+    if weights is None and not (directory / "ema.safetensors").is_file():
+        vae = PVVAE.from_pretrained(directory)
+    else:
+        from runtime.run import read_json
+        from tokenizer.weights import load_strictly, read_weights
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            vae = PVVAE(PVVAEConfig.from_dict(read_json(directory / "config.json")))
+        if weights != "random":
+            source = Path(weights) if weights is not None else directory / "ema.safetensors"
+            tensors = read_weights(source)
+            for name in ("latents_mean", "latents_std"):
+                tensors.pop(name, None)
+            load_strictly(vae, tensors, source)
+    return vae.to(device).eval().requires_grad_(False)
+
+
+def _directory(name_or_path: str | Path, stage: str | None) -> Path:
+    """The folder that holds config.json and weights."""
+    from runtime.checkpoint import list_checkpoints
+    from runtime.run import read_json
+
+    if stage not in (None, "video"):
+        raise InputError(f"stage {stage!r} is not known; known: video")
+    path = SHIPPED.get(str(name_or_path), Path(name_or_path))
+    if str(name_or_path) in SHIPPED or ((path / "config.json").is_file() and (path / "model.safetensors").is_file()):
+        return path / "video" if stage and (path / "video").is_dir() else path
+    checkpoints = list_checkpoints(path) if path.is_dir() else []
+    if not checkpoints:
+        known = ", ".join(TOKENIZER_NAMES)
+        what = "has no checkpoint yet" if path.is_dir() else "is neither a folder nor a known name"
+        raise InputError(f"tokenizer {str(name_or_path)!r} {what}; give a run of tokenizer.train, or one of: {known}")
+    if stage is None:
+        return checkpoints[-1][1]
+    kept = [folder for _, folder in checkpoints if read_json(folder / "state.json").get("stage_end") == stage]
+    return kept[-1] if kept else checkpoints[-1][1]

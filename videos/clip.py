@@ -1,0 +1,80 @@
+"""Which frames of a video make a clip, and at what size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.errors import InputError
+
+WINDOWS = ("random", "first", "center")
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """A window of frames and its size in pixels.
+
+    Attributes:
+        num_frames: Frames kept.
+        size: Height and width, or (height, width): the shorter side is resized to fit, then the centre is cropped.
+        frame_stride: Source frames between two kept ones; a video that is too short gets the largest stride that fits.
+        window: Where the window starts: "random" (drawn from the item's seed), "first", or "center".
+    """
+
+    num_frames: int = 17
+    size: int | tuple[int, int] = 256
+    frame_stride: int = 1
+    window: str = "random"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, list):
+            object.__setattr__(self, "size", tuple(self.size))
+        for name, value in (("num_frames", self.num_frames), ("frame_stride", self.frame_stride), ("size", self.height),
+                            ("size", self.width)):
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} of a clip must be a whole number of at least 1, got {value!r}")
+        if self.window not in WINDOWS:
+            raise InputError(f"window {self.window!r} is not known; known: {', '.join(WINDOWS)}")
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return self.size[0] if isinstance(self.size, tuple) else self.size
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return self.size[1] if isinstance(self.size, tuple) else self.size
+
+    def fitting_stride(self, available: int) -> int:
+        """The largest stride up to `frame_stride` that fits into `available` frames; 0 when even stride 1 does not."""
+        if available < self.num_frames:
+            return 0
+        return self.frame_stride if self.num_frames == 1 else min(self.frame_stride, (available - 1) // (self.num_frames - 1))
+
+    def frame_indices(self, available: int, seed: int) -> np.ndarray:
+        """Indices of the kept frames, int64 `[num_frames]`; `seed` decides a random window."""
+        stride = self.fitting_stride(available)
+        if stride == 0:
+            raise InputError(f"{available} frames are fewer than the {self.num_frames} of a clip")
+        room = available - ((self.num_frames - 1) * stride + 1)
+        start = {"first": 0, "center": room // 2, "random": int(np.random.default_rng(seed).integers(room + 1))}[self.window]
+        return start + stride * np.arange(self.num_frames)
+
+
+def resize_and_crop(frames: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Resize so that the frame covers `size` (antialiased bilinear), then crop the centre: uint8 `[N, H, W, 3]` -> `[N, h, w, 3]`."""
+    import torch
+    import torch.nn.functional as F
+
+    height, width = (size, size) if isinstance(size, int) else size
+    source_height, source_width = frames.shape[1:3]
+    scale = max(height / source_height, width / source_width)
+    if scale != 1.0:
+        target = (max(height, round(source_height * scale)), max(width, round(source_width * scale)))
+        pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+        # uint8 in, uint8 out: torch's native integer kernel, several times faster than float.
+        frames = F.interpolate(pixels, size=target, mode="bilinear", antialias=True).permute(0, 2, 3, 1).numpy()
+    top, left = (frames.shape[1] - height) // 2, (frames.shape[2] - width) // 2
+    return np.ascontiguousarray(frames[:, top : top + height, left : left + width])
