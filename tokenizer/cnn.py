@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tokenizer.pvvae import PVVAEConfig
 
 TEMPORAL_STAGES = 2
+INITIAL_LOGVAR = -6.0
 
 
 def spatial_stride(channels: tuple[int, ...], patch: int) -> int:
@@ -58,6 +59,8 @@ class Encoder(nn.Module):
         self.layers = CausalSequential(layers)
         self.norm_out = ChannelNorm(channels[-1], norm)
         self.conv_out = CausalConv3d(channels[-1], 2 * config.latent_channels)
+        # Start with little posterior noise: at standard deviation 1 the decoder learns to ignore the latents first.
+        nn.init.constant_(self.conv_out.bias.data[config.latent_channels :], INITIAL_LOGVAR)
 
     def forward(self, video: Tensor, past: Past = None) -> tuple[Tensor, Past]:
         trunk_past, out_past = past or (None, None)

@@ -56,6 +56,10 @@ class CausalConv3d(nn.Conv3d):
         super().__init__(in_channels, out_channels, kernel, stride, padding=(0, kernel[1] // 2, kernel[2] // 2))
         with torch.no_grad():
             self.weight[:, :, :-1].zero_()
+            # The variance of the signal is kept by the tap on the present alone. PyTorch's default keeps a third of it in each layer,
+            # and shares it among all taps, so that after a few layers the biases drown the picture.
+            nn.init.normal_(self.weight[:, :, -1], std=(in_channels * kernel[1] * kernel[2]) ** -0.5)
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, past: Past = None) -> tuple[Tensor, Past]:  # type: ignore[override]
         taps, stride = self.kernel_size[0], self.stride[0]

@@ -37,13 +37,13 @@ PRESETS: dict[str, TokenizerPreset] = {
     ),
     "demo": TokenizerPreset(
         model=PVVAEConfig(
-            latent_channels=24, channels=(48, 80, 96), decoder_channels=(64, 80, 112), blocks=1, middle_blocks=1, patch=4,
+            latent_channels=24, channels=(40, 64, 80), decoder_channels=(64, 80, 96), blocks=1, middle_blocks=1, patch=4,
             norm="layer",
         ),
-        stage_steps={"images": 150, "video": 1000, "decoder": 150},
+        stage_steps={"images": 60, "video": 1000, "decoder": 140},
         training={
-            "size": 32, "batch_size": 16, "images_per_clip": 4, "learning_rate": 2e-3, "warmup": 50,
-            "kl_weight": 5e-5, "lpips_weight": 0.0, "ema_decay": 0.998, "save_every": 250, "validate_every": 250,
+            "size": 32, "batch_size": 16, "images_per_clip": 4, "learning_rate": 1e-3, "warmup": 50,
+            "kl_weight": 1e-5, "lpips_weight": 0.0, "ema_decay": 0.998, "save_every": 250, "validate_every": 250,
         },
     ),
 }

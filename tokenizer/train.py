@@ -192,7 +192,7 @@ def train_stage(config: TrainConfig, stage: Stage, step: int, *, vae, ema, optim
         step += 1
         ema.update(step)
         values = {name: float(value) for name, value in terms.items()}
-        values |= {"loss": float(loss), "grad_norm": float(norm), "learning_rate": rate, "dropped": k,
+        values |= {"loss": float(loss.detach()), "grad_norm": float(norm), "learning_rate": rate, "dropped": k,
                    "stage": STAGES.index(stage.name), "skipped": skipped}
         if is_due(step, config.validate_every, stage.stop):
             with ema.applied(vae):

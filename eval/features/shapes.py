@@ -1,0 +1,112 @@
+"""A small 3D CNN that names shape and motion of `moving_shapes` clips: the judge of runs without published weights.
+
+It is trained by `python -m eval.train_features`, on synthetic clips only. Its numbers carry their own names (FD-shapes, accuracy-…): they
+are never FVD, and nothing is trained against it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from runtime.errors import InputError
+from videos.moving_shapes import MOTIONS, SHAPES
+
+WEIGHTS = Path(__file__).parent / "shapes.safetensors"
+SIZE = 32
+MIN_FRAMES = 9
+WIDTHS = (48, 96)
+
+
+class ShapesNet(nn.Module):
+    """Clip `[B, 3, T >= 9, H, W]` in [-1, 1], resized to 32x32 -> features `[B, dim]` and logits `[B, 3 shapes * 4 motions]`.
+
+    A per-frame 2D trunk sees form, a temporal trunk over its pooled grid sees movement. Shape and motion have a head each; the logits
+    of the 12 classes are the sums of theirs.
+    """
+
+    name = "shapes"
+
+    def __init__(self) -> None:
+        super().__init__()
+        first, second = WIDTHS
+        # 2x2 pixels enter as channels: a third of the time of full-resolution convolutions.
+        self.frame = nn.Sequential(
+            nn.Conv2d(12 + 2, first, 3, padding=1), nn.GroupNorm(8, first), nn.SiLU(),
+            nn.Conv2d(first, second, 3, stride=2, padding=1), nn.GroupNorm(8, second), nn.SiLU(),
+            nn.Conv2d(second, second, 3, padding=1), nn.GroupNorm(8, second), nn.SiLU(),
+        )
+        self.movement = nn.Sequential(
+            nn.Conv3d(second, second, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)), nn.GroupNorm(8, second), nn.SiLU(),
+            nn.Conv3d(second, second, 3, stride=(2, 1, 1), padding=1), nn.GroupNorm(8, second), nn.SiLU(),
+            nn.Conv3d(second, second, 3, stride=(2, 2, 2), padding=1), nn.GroupNorm(8, second), nn.SiLU(),
+        )
+        self.form_out = nn.Linear(second, 64)
+        self.movement_out = nn.Linear(second * 4, 64)
+        self.shape_head = nn.Linear(64, len(SHAPES))
+        self.motion_head = nn.Linear(64, len(MOTIONS))
+        self.version_hash = "untrained"
+
+    @property
+    def dim(self) -> int:
+        """Width of the features."""
+        return 128
+
+    def features(self, video: Tensor) -> Tensor:
+        """float32 `[B, 128]`: what the heads see, 64 for form and 64 for movement."""
+        if video.ndim != 5 or video.shape[1] != 3 or video.shape[2] < MIN_FRAMES:
+            raise InputError(f"the shapes network takes [B, 3, T >= {MIN_FRAMES}, H, W], got {list(video.shape)}")
+        batch, _, frames, height, width = video.shape
+        pictures = video.float().transpose(1, 2).flatten(0, 1)
+        if (height, width) != (SIZE, SIZE):
+            pictures = F.interpolate(pictures, size=(SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
+        # Where a pixel is: pooling would otherwise forget it, and motion is change of place.
+        ramp = torch.linspace(-1, 1, SIZE // 2, device=video.device)
+        place = torch.stack(torch.meshgrid(ramp, ramp, indexing="ij")).expand(len(pictures), 2, SIZE // 2, SIZE // 2)
+        grid = self.frame(torch.cat([F.pixel_unshuffle(pictures, 2), place.to(pictures)], dim=1))  # [B*T, C, 8, 8]
+        form = F.silu(self.form_out(grid.float().amax((2, 3)).unflatten(0, (batch, frames)).mean(1)))
+        cube = grid.unflatten(0, (batch, frames)).transpose(1, 2)
+        moved = self.movement(cube).float().mean(2)  # [B, C, 2, 2]
+        return torch.cat([form, F.silu(self.movement_out(moved.flatten(1)))], dim=1)
+
+    def heads(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of shape `[B, 3]` and motion `[B, 4]`."""
+        return self.shape_head(features[:, :64]), self.motion_head(features[:, 64:])
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Logits `[B, 12]`, class = shape * 4 + motion."""
+        shape, motion = self.heads(self.features(video))
+        return (shape.log_softmax(1)[:, :, None] + motion.log_softmax(1)[:, None]).flatten(1)
+
+    def probabilities(self, video: Tensor) -> Tensor:
+        """`[B, 12]`, rows sum to 1."""
+        return self(video).float().softmax(1)
+
+    @classmethod
+    def from_file(cls, path: str | Path | None = None) -> ShapesNet:
+        """The trained network (shipped, or from `path`), in evaluation mode and frozen."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = Path(path or WEIGHTS)
+        network = cls()
+        try:
+            network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise InputError(f"{path}: no weights of the shapes network ({str(error).splitlines()[0]}); "
+                             "python -m eval.train_features trains them") from error
+        network.version_hash = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        return network.eval().requires_grad_(False)
+
+    @staticmethod
+    def recipe(path: str | Path | None = None) -> dict:
+        """How the weights were made and how well they judge, from the file's header."""
+        from safetensors import safe_open
+
+        with safe_open(str(path or WEIGHTS), "pt") as file:
+            return json.loads((file.metadata() or {}).get("recipe", "{}"))

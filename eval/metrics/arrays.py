@@ -1,0 +1,29 @@
+"""Turn what a caller has into checked float64 arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from runtime.errors import InputError
+
+
+def as_features(values: object, name: str = "features") -> np.ndarray:
+    """float64 `[N, d]` from NumPy or torch; InputError unless N >= 2 and everything is finite."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().double().numpy()
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2:
+        raise InputError(f"{name} must be [N, d], got {list(array.shape)}")
+    if len(array) < 2:
+        raise InputError(f"{name}: a set metric needs at least 2 clips, got {len(array)}")
+    if not np.isfinite(array).all():
+        raise InputError(f"{name}: {int((~np.isfinite(array)).any(1).sum())} clips have features that are not finite")
+    return array
+
+
+def as_pair(a: object, b: object) -> tuple[np.ndarray, np.ndarray]:
+    """Two feature sets of the same width."""
+    a, b = as_features(a, "the first set"), as_features(b, "the second set")
+    if a.shape[1] != b.shape[1]:
+        raise InputError(f"the two sets have {a.shape[1]} and {b.shape[1]} features; they must come from the same network")
+    return a, b

@@ -1,0 +1,73 @@
+"""The record that every evaluation writes: rows of numbers, each with interval, count, features and controls beside it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from runtime.run import command_line, machine, now, read_json, versions, write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One number.
+
+    Attributes:
+        metric: "FD-shapes", "PSNR", …; FVD, KVD and IS only for I3D and C3D features.
+        subject: What was measured: generated, reconstructed, predicted, or a control: real (other real clips), frozen (first frame
+            repeated), shuffled (frames in random order), untrained (the untrained generator), repeat, blank.
+        value, low, high: The number and its 95 % interval, in the metric's unit; None where it was not measured (see `note`).
+        n: Clips.
+        method: Of the interval.
+        features: Name and hash of the feature network, or "".
+        note: Words that belong to the number.
+    """
+
+    metric: str
+    subject: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    method: str = ""
+    features: str = ""
+    note: str = ""
+
+
+def row_from(estimate, *, metric: str, subject: str, features: str = "", note: str = "") -> Row:
+    """A row from an `Estimate`."""
+    low, high = (None if not math.isfinite(v) else v for v in (estimate.low, estimate.high))
+    return Row(metric=metric, subject=subject, value=estimate.value, low=low, high=high, n=estimate.n, method=estimate.method,
+               features=features, note=note)
+
+
+def write_results(path: str | Path, *, kind: str, rows: list[Row], **facts) -> None:
+    """Write one evaluation as JSON, replaced at once; adds command, time, machine and versions."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"kind": kind, "command": command_line(), "created": now(), "machine": machine(), "versions": versions(), **facts,
+                      "rows": [asdict(row) for row in rows]})
+
+
+def read_results(path: str | Path) -> tuple[dict, list[Row]]:
+    """(facts, rows) of one evaluation."""
+    record = read_json(path)
+    return {name: value for name, value in record.items() if name != "rows"}, [Row(**row) for row in record.get("rows", [])]
+
+
+def format_number(value: float | None) -> str:
+    """Four significant digits, or a dash."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def table(rows: list[Row]) -> str:
+    """Rows as an aligned text table."""
+    cells = [["metric", "of", "value", "95 % interval", "clips", "features"]]
+    for row in rows:
+        interval = "–" if row.low is None else f"{format_number(row.low)} … {format_number(row.high)}"
+        cells.append([row.metric, row.subject, format_number(row.value), interval, str(row.n), row.features + (f"  ({row.note})" if row.note else "")])
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)

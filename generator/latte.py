@@ -1,0 +1,224 @@
+"""Latte, the factorised video diffusion transformer, on latents of any shape and with patch 1.
+
+Source: Latte (arXiv 2401.03048), variant 1: spatial and temporal blocks alternate, adaLN-Zero conditioning. PV-VAE drops the 2x2
+patching, because the latents are small already.
+
+Legend: B batch, C latent channels, G groups (latent time), S = h * w cells, D hidden size. Tokens stay `[B, G, S, D]` throughout.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from timm.layers import Mlp
+from torch import Tensor, nn
+
+from runtime.errors import InputError
+
+FREQUENCIES = 256
+# Below this many keys, a materialised softmax beats the fused kernel on the CPU (its backward is slow for short sequences), and on
+# the temporal axis it wastes less of the GPU's tiles and has no limit on the number of sequences.
+SHORT_SEQUENCE = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatteConfig:
+    """Size of a Latte.
+
+    Attributes:
+        channels, groups, height, width: Latent shape (C, G, h, w).
+        num_classes: 0 for an unconditional model; otherwise the null class has this number.
+        hidden_size: D.
+        depth: Blocks; even, spatial and temporal in turn.
+        num_heads: Attention heads; divides `hidden_size`.
+        mlp_ratio: Width of the MLP over D.
+    """
+
+    channels: int = 64
+    groups: int = 5
+    height: int = 16
+    width: int = 16
+    num_classes: int = 0
+    hidden_size: int = 1152
+    depth: int = 28
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.groups, self.height, self.width, self.hidden_size, self.depth, self.num_heads) < 1:
+            raise InputError("channels, groups, height, width, hidden_size, depth and num_heads must be at least 1")
+        if self.num_classes < 0:
+            raise InputError(f"num_classes must be at least 0, got {self.num_classes}")
+        if self.hidden_size % self.num_heads or self.hidden_size % 4:
+            raise InputError(f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}, and of 4")
+        if self.depth % 2:
+            raise InputError(f"depth {self.depth} must be even: spatial and temporal blocks alternate")
+
+    @classmethod
+    def from_dict(cls, values: dict) -> LatteConfig:
+        """Inverse of `dataclasses.asdict`; InputError on a field that this version does not know."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise InputError(f"the generator's config has unknown fields: {', '.join(unknown)}")
+        return cls(**values)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """(C, G, h, w)."""
+        return self.channels, self.groups, self.height, self.width
+
+
+def sinusoids(positions: Tensor, width: int) -> Tensor:
+    """Sine-cosine table `[len(positions), width]`, frequencies from 1 down to 1e-4."""
+    half = width // 2
+    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(half, dtype=torch.float64, device=positions.device) / half)
+    angles = positions.double()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
+def cell_positions(height: int, width: int, hidden_size: int) -> Tensor:
+    """Fixed 2D table `[h * w, D]`: the first half of D for the column, the second for the row."""
+    column = sinusoids(torch.arange(width), hidden_size // 2)
+    row = sinusoids(torch.arange(height), hidden_size // 2)
+    return torch.cat([column.repeat(height, 1), row.repeat_interleave(width, 0)], dim=1)
+
+
+class TimeEmbedding(nn.Module):
+    """t in [0, 1] -> `[B, D]`; the sinusoids see 1000 t, and are computed in float32."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
+        half = FREQUENCIES // 2
+        self.register_buffer("frequencies", torch.exp(-math.log(10_000.0) * torch.arange(half) / half), persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = 1000.0 * t.float()[:, None] * self.frequencies
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """LayerNorm without affine in float32, then scale and shift `[B, 1, 1, D]` of tokens `[B, G, S, D]`."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.layer_norm(x.float(), x.shape[-1:], eps=1e-6) * (1.0 + scale.float()) + shift.float()
+
+
+class Attention(nn.Module):
+    """Self-attention along `axis` of tokens `[B, G, S, D]`: "spatial" within a group, "temporal" within a cell."""
+
+    def __init__(self, hidden_size: int, num_heads: int, axis: str):
+        super().__init__()
+        self.num_heads, self.axis = num_heads, axis
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pattern = "b g s (three m d) -> three b g m s d" if self.axis == "spatial" else "b g s (three m d) -> three b s m g d"
+        query, key, value = rearrange(self.qkv(x), pattern, three=3, m=self.num_heads)
+        y = self._attend(query, key, value)
+        back = "b g m s d -> b g s (m d)" if self.axis == "spatial" else "b s m g d -> b g s (m d)"
+        return self.proj(rearrange(y, back))
+
+    @staticmethod
+    def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention over `[B, n, heads, tokens, d]`."""
+        if key.shape[-2] <= SHORT_SEQUENCE:
+            scores = (query @ key.mT).float() * query.shape[-1] ** -0.5
+            return scores.softmax(-1).to(value.dtype) @ value
+        rows = query.shape[:2]
+        parts = (part.flatten(0, 1) for part in (query, key, value))
+        return F.scaled_dot_product_attention(*parts).unflatten(0, rows)
+
+
+class Block(nn.Module):
+    """adaLN-Zero transformer block; at initialisation it is the identity."""
+
+    def __init__(self, config: LatteConfig, axis: str):
+        super().__init__()
+        size = config.hidden_size
+        self.attention = Attention(size, config.num_heads, axis)
+        self.mlp = Mlp(size, int(size * config.mlp_ratio), act_layer=lambda: nn.GELU(approximate="tanh"))
+        self.modulation = nn.Linear(size, 6 * size)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        # The modulation is one row a sample, not a token: 256 times less work than repeating the condition first.
+        parts = self.modulation(condition)[:, None, None].chunk(6, dim=-1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = parts
+        x = x + gate1.float() * self.attention(modulate(x, shift1, scale1)).float()
+        return x + gate2.float() * self.mlp(modulate(x, shift2, scale2)).float()
+
+
+class Latte(nn.Module):
+    """The velocity network; the residual stream is float32 under autocast."""
+
+    def __init__(self, config: LatteConfig):
+        super().__init__()
+        self.config = config
+        size = config.hidden_size
+        self.embed = nn.Linear(config.channels, size)
+        self.time = TimeEmbedding(size)
+        self.classes = nn.Embedding(config.num_classes + 1, size) if config.num_classes else None
+        axes = ("spatial", "temporal")
+        self.blocks = nn.ModuleList([Block(config, axes[i % 2]) for i in range(config.depth)])
+        self.final_modulation = nn.Linear(size, 2 * size)
+        self.final = nn.Linear(size, config.channels)
+        self.register_buffer("cells", cell_positions(config.height, config.width, size), persistent=False)
+        self.register_buffer("times", sinusoids(torch.arange(config.groups), size), persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for layer in (self.time.mlp[0], self.time.mlp[2], self.classes):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=0.02)
+        # Zero gates make every block the identity, a zero head makes the first velocity zero.
+        for layer in (*(block.modulation for block in self.blocks), self.final_modulation, self.final):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, return_block: int | None = None):
+        """Predict the velocity.
+
+        Args:
+            x: Noisy normalised latents `[B, C, G, h, w]`.
+            t: `[B]` in [0, 1]; 0 is noise.
+            y: int64 labels `[B]`, `num_classes` for "no class"; None for an unconditional model.
+            return_block: Also return the tokens after this block (counted from 1).
+
+        Returns:
+            Velocity like x, float32; with `return_block` also tokens `[B, G, h * w, D]`.
+
+        Raises:
+            InputError: If shapes or labels do not fit the config.
+        """
+        config = self.config
+        if tuple(x.shape[1:]) != config.latent_shape:
+            raise InputError(f"the generator takes latents [B, {', '.join(map(str, config.latent_shape))}], got {list(x.shape)}")
+        if (y is None) != (config.num_classes == 0):
+            raise InputError("labels are needed exactly when the generator has classes: "
+                             f"num_classes is {config.num_classes}, labels are {'absent' if y is None else 'given'}")
+        if return_block is not None and not 1 <= return_block <= config.depth:
+            raise InputError(f"return_block must lie in 1…{config.depth}, got {return_block}")
+        tokens = self.embed(rearrange(x, "b c g h w -> b g (h w) c")).float() + self.cells  # [B, G, S, D]
+        condition = self.time(t)
+        if self.classes is not None:
+            condition = condition + self.classes(y)
+        condition = F.silu(condition)
+        kept = None
+        for number, block in enumerate(self.blocks, start=1):
+            if number == 2:  # before the first temporal block, as published
+                tokens = tokens + self.times[:, None]
+            tokens = block(tokens, condition)
+            if number == return_block:
+                kept = tokens
+        shift, scale = self.final_modulation(condition)[:, None, None].chunk(2, dim=-1)
+        velocity = self.final(modulate(tokens, shift, scale)).float()
+        velocity = rearrange(velocity, "b g (h w) c -> b c g h w", h=config.height)
+        return velocity if return_block is None else (velocity, kept)

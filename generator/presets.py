@@ -1,0 +1,29 @@
+"""Named sizes and recipes of the generator; latent shape and number of classes come from the latents file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from generator.latte import LatteConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorPreset:
+    """A network (at 5x16x16x64 until the file says otherwise) and defaults of `generator.train` flags."""
+
+    model: LatteConfig
+    training: dict[str, int | float | str | bool]
+
+
+_PAPER = {"steps": 250_000, "batch_size": 64, "learning_rate": 1e-4, "warmup": 0, "ema_decay": 0.9999, "save_every": 5000}
+
+PRESETS: dict[str, GeneratorPreset] = {
+    "latte-xl": GeneratorPreset(model=LatteConfig(hidden_size=1152, depth=28, num_heads=16), training=_PAPER),
+    "latte-l": GeneratorPreset(model=LatteConfig(hidden_size=1024, depth=24, num_heads=16), training=_PAPER),
+    "latte-b": GeneratorPreset(model=LatteConfig(hidden_size=768, depth=12, num_heads=12), training=_PAPER),
+    "latte-s": GeneratorPreset(model=LatteConfig(hidden_size=384, depth=12, num_heads=6), training=_PAPER),
+    "demo": GeneratorPreset(
+        model=LatteConfig(hidden_size=144, depth=6, num_heads=4),
+        training={"steps": 3000, "batch_size": 64, "learning_rate": 1e-3, "warmup": 100, "ema_decay": 0.999, "save_every": 500},
+    ),
+}

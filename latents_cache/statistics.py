@@ -1,0 +1,42 @@
+"""Per-channel mean and standard deviation of sampled latents, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class ChannelStatistics:
+    """Streaming moments of `mean + exp(logvar / 2) * noise` over all rows and places.
+
+    The noise is never drawn: Var = Var(mean) + E[exp(logvar)].
+    """
+
+    def __init__(self, channels: int):
+        self._count = 0
+        self._centre = np.zeros(channels)
+        self._squares = np.zeros(channels)
+        self._noise = np.zeros(channels)
+
+    def add(self, mean: np.ndarray, logvar: np.ndarray | None = None) -> None:
+        """Add rows `[n, C, G, h, w]` (Chan's parallel update, which does not cancel as sums of squares do)."""
+        values = np.moveaxis(mean.astype(np.float64), 1, 0).reshape(mean.shape[1], -1)
+        count = values.shape[1]
+        centre = values.mean(1)
+        squares = ((values - centre[:, None]) ** 2).sum(1)
+        total = self._count + count
+        shift = centre - self._centre
+        self._squares += squares + shift**2 * self._count * count / total
+        self._centre += shift * count / total
+        self._count = total
+        if logvar is not None:
+            self._noise += np.exp(np.moveaxis(logvar.astype(np.float64), 1, 0).reshape(mean.shape[1], -1)).sum(1)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """float64 `[C]`."""
+        return self._centre.copy()
+
+    @property
+    def std(self) -> np.ndarray:
+        """float64 `[C]`, population."""
+        return np.sqrt((self._squares + self._noise) / self._count)

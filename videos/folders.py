@@ -1,0 +1,172 @@
+"""Data sets of files in a folder: any videos, any images; and what all file data sets share."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from runtime.errors import InputError
+from videos.clip import ClipSpec, resize_and_crop
+from videos.codec import VIDEO_SUFFIXES, count_frames, read_video
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MAX_UNREADABLE = 0.01
+
+
+class ClipDataset:
+    """Clips of a list of sources; a subclass says how to list, count and read them.
+
+    Sources that cannot be read or are shorter than a clip are skipped, counted and listed in `skipped` as (path, reason), never replaced.
+
+    Attributes:
+        strides: The frame stride used for each item: the largest up to the asked one that fits.
+    """
+
+    name = "videos"
+
+    def __init__(self, root: str | Path, split: str, clip: ClipSpec, *, strict: bool = True):
+        self.root, self.split, self.clip = Path(root), split, clip
+        if not self.root.is_dir():
+            raise InputError(f"{self.root}: no such folder for data set {self.name!r}")
+        sources = self.list_sources()
+        if not sources:
+            raise InputError(f"{self.root}: nothing of data set {self.name!r} found there (split {split!r})")
+        self.sources: list[Path] = []
+        self.lengths: list[int] = []
+        self.skipped: list[tuple[str, str]] = []
+        unreadable = 0
+        # Threads: opening a container releases the interpreter lock.
+        with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
+            for source, (length, problem) in zip(sources, pool.map(self._probe, sources), strict=True):
+                if problem is not None:
+                    unreadable += 1
+                    self.skipped.append((str(source), problem))
+                elif clip.fitting_stride(length) == 0:
+                    self.skipped.append((str(source), f"{length} frames, a clip needs {clip.num_frames}"))
+                else:
+                    self.sources.append(source)
+                    self.lengths.append(length)
+        if strict and unreadable > max(MAX_UNREADABLE * len(sources), 0):
+            listed = "; ".join(f"{path}: {reason}" if path not in reason else reason for path, reason in self.skipped[:3])
+            raise InputError(f"{self.root}: {unreadable} of {len(sources)} files cannot be read, more than 1 %: {listed}; "
+                             f"python -m videos.check --data {self.name} --root {self.root} lists all; remove or repair them")
+        if strict and not self.sources:
+            raise InputError(f"{self.root}: no file is long enough for {clip.num_frames} frames ({len(self.skipped)} are shorter)")
+        self.strides = [clip.fitting_stride(length) for length in self.lengths]
+
+    # -- what a subclass may say otherwise ----------------------------------------------------------------------------
+
+    num_classes = 0
+    class_names: Sequence[str] = ()
+
+    def list_sources(self) -> list[Path]:
+        """All sources of the split, in a fixed order."""
+        return files_below(self.root, VIDEO_SUFFIXES)
+
+    def count(self, source: Path) -> int:
+        """Frames of a source; InputError when it cannot be read."""
+        return count_frames(source)
+
+    def read(self, source: Path, frames: np.ndarray) -> np.ndarray:
+        """The given frames, uint8 `[N, H, W, 3]`."""
+        return read_video(source, frames)
+
+    def label(self, source: Path) -> int:
+        """Class of a source; -1 for none."""
+        return -1
+
+    # -- the data set -------------------------------------------------------------------------------------------------
+
+    def _probe(self, source: Path) -> tuple[int, str | None]:
+        try:
+            return self.count(source), None
+        except InputError as error:
+            return 0, str(error)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.item(index, 0)
+
+    def item(self, index: int, seed: int) -> dict:
+        """{"video": uint8 `[3, 1+T, H, W]`, "label", "name"}, its window drawn from `seed`."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        source = self.sources[index]
+        pictures = resize_and_crop(self.read(source, self.clip.frame_indices(self.lengths[index], seed)), self.clip.size)
+        return {"video": np.ascontiguousarray(pictures.transpose(3, 0, 1, 2)), "label": self.label(source),
+                "name": source.relative_to(self.root).as_posix()}
+
+    def fingerprint(self) -> str:
+        """Hash of the (path, size) list of the files in use."""
+        digest = hashlib.sha256()
+        for source in self.sources:
+            digest.update(f"{source.relative_to(self.root).as_posix()} {source.stat().st_size}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+class VideoFolder(ClipDataset):
+    """Every video file below a folder, without labels. Folders `train` and `test` below the root are the splits, if there are any."""
+
+    def list_sources(self) -> list[Path]:
+        """Videos of the split."""
+        return files_below(split_folder(self.root, self.split), VIDEO_SUFFIXES)
+
+
+class ImageFolder(ClipDataset):
+    """Every image file below a folder, as clips of one frame."""
+
+    name = "images"
+
+    def __init__(self, root: str | Path, split: str, clip: ClipSpec, *, strict: bool = True):
+        if clip.num_frames != 1:
+            raise InputError(f"data set 'images' has clips of 1 frame, {clip.num_frames} asked")
+        super().__init__(root, split, clip, strict=strict)
+
+    def list_sources(self) -> list[Path]:
+        """Images of the split."""
+        return files_below(split_folder(self.root, self.split), IMAGE_SUFFIXES)
+
+    def count(self, source: Path) -> int:
+        """1, once the header has been read."""
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(source) as image:
+                image.verify()
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise InputError(f"{source}: not a readable image ({error})") from error
+        return 1
+
+    def read(self, source: Path, frames: np.ndarray) -> np.ndarray:
+        """The image, RGB."""
+        return read_image(source)[None]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """uint8 RGB `[H, W, 3]`; InputError when it cannot be decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise InputError(f"{path}: damaged image ({error})") from error
+
+
+def split_folder(root: Path, split: str) -> Path:
+    """`root/train` or `root/test` when the root is divided like that, else the root (then every split holds everything)."""
+    return root / split if split != "all" and (root / split).is_dir() else root
+
+
+def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files with one of the suffixes below a folder, sorted; links that lead out of the folder are left out."""
+    resolved = folder.resolve()
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    return sorted(path for path in found if path.is_file() and path.resolve().is_relative_to(resolved))

@@ -1,0 +1,50 @@
+"""RealEstate10K: camera flights through houses, no classes. Clips are video files, or folders of frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from runtime.errors import InputError
+from videos.codec import VIDEO_SUFFIXES, count_frames, read_video
+from videos.folders import IMAGE_SUFFIXES, ClipDataset, files_below, read_image, split_folder
+
+
+class RealEstate10K(ClipDataset):
+    """Video files anywhere below the root (or below its `train` and `test`), and every folder that holds frame images.
+
+    Frames of a folder are ordered by the number in their name, as RealEstate10K names them by time stamp.
+    """
+
+    name = "realestate10k"
+
+    def list_sources(self) -> list[Path]:
+        """Clip files and frame folders of the split."""
+        folder = split_folder(self.root, self.split)
+        frame_folders = {path.parent for path in files_below(folder, IMAGE_SUFFIXES)}
+        return sorted([*files_below(folder, VIDEO_SUFFIXES), *frame_folders])
+
+    def count(self, source: Path) -> int:
+        """Frames of a file or folder."""
+        return len(_frames(source)) if source.is_dir() else count_frames(source)
+
+    def read(self, source: Path, frames: np.ndarray) -> np.ndarray:
+        """The given frames."""
+        if not source.is_dir():
+            return read_video(source, frames)
+        files = _frames(source)
+        pictures = [read_image(files[i]) for i in frames]
+        if len({picture.shape for picture in pictures}) > 1:
+            raise InputError(f"{source}: its frames differ in size")
+        return np.stack(pictures)
+
+
+def _frames(folder: Path) -> list[Path]:
+    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+
+    def number(path: Path) -> tuple:
+        digits = "".join(c for c in path.stem if c.isdigit())
+        return (int(digits) if digits else -1, path.name)
+
+    return sorted(files, key=number)
