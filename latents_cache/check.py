@@ -10,39 +10,71 @@ from runtime.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig(CommonFlags):
-    """Flags of `python -m latents_cache.check FILE`."""
+    """Show what a latents file holds and whether it is sound."""
 
     file: str = flag(help="the latents file", positional=True)
-    full: bool = flag(False, "read every row and compare its checksum and the stored statistics")
+    full: bool = flag(False, "read every row; compare checksums and statistics")
 
 
 def check(config: CheckConfig) -> None:
-    """Print header, counts and statistics; InputError when something does not hold."""
-    import numpy as np
+    """Print header, counts and statistics.
 
+    Raises:
+        InputError: If the file is not sound; with `full` also if a row or the statistics do not match what was written.
+    """
     from latents_cache.reader import open_latents
-    from latents_cache.statistics import ChannelStatistics
 
     with open_latents(config.file) as reader:
-        print(f"{config.file}: {len(reader)} rows of (C, G, h, w) = {reader.shape}, "
-              f"{'mean and logvar' if reader.has_logvar else 'mean only'}, {len(set(reader.labels.tolist()))} labels")
-        for name, value in sorted(reader.attributes.items()):
-            print(f"  {name}: {str(value)[:120]}")
-        print(f"  per-channel mean {reader.mean.min():.3f} … {reader.mean.max():.3f}, std {reader.std.min():.3f} … {reader.std.max():.3f}")
-        if not (np.isfinite(reader.mean).all() and (reader.std > 0).all()):
-            raise InputError(f"{config.file}: the statistics are not finite and positive; encode it again")
-        if not config.full:
-            return
-        bad = reader.damaged_rows()
-        if bad:
-            raise InputError(f"{config.file}: {len(bad)} damaged rows, the first is {bad[0]}; encode it again")
-        statistics = ChannelStatistics(reader.shape[0])
-        for start in range(0, len(reader), 256):
-            rows = reader.batch(np.arange(start, min(start + 256, len(reader))))
-            statistics.add(rows["mean"], rows["logvar"])
-        if not (np.allclose(statistics.mean, reader.mean, atol=1e-9) and np.allclose(statistics.std, reader.std, rtol=1e-9)):
-            raise InputError(f"{config.file}: the stored statistics do not fit the rows; encode it again")
-        print(f"  every row read: {len(reader)} checksums match, and the statistics")
+        describe(reader)
+        if not (reader.std > 0).all():
+            constant = [channel for channel, std in enumerate(reader.std) if std == 0]
+            raise InputError(f"{config.file}: channels {constant} are constant, so they cannot be normalized")
+        check_labels(reader)
+        if config.full:
+            check_rows(reader)
+            print(f"  all {len(reader)} rows read: checksums and statistics match")
+
+
+def describe(reader) -> None:
+    """Print what the header says."""
+    import numpy as np
+
+    parts = "mean and logvar" if reader.has_logvar else "mean only"
+    print(f"{reader.path}: {len(reader)} rows of (C, G, h, w) = {reader.shape}, {parts}")
+    for name, value in sorted(reader.attributes.items()):
+        text = str(value)
+        print(f"  {name}: {text if len(text) <= 100 else text[:97] + '...'}")
+    labels, counts = np.unique(reader.labels, return_counts=True)
+    if labels.tolist() == [-1]:
+        print("  labels: none")
+    else:
+        print(f"  labels: {len(labels)} different, {counts.min()} to {counts.max()} rows each")
+    print(f"  mean by channel: {reader.mean.min():.4g} to {reader.mean.max():.4g}")
+    print(f"  std by channel: {reader.std.min():.4g} to {reader.std.max():.4g}")
+
+
+def check_labels(reader) -> None:
+    """Labels must be classes of the data set; InputError names the first that is not."""
+    classes = int(reader.attributes.get("num_classes", 0))
+    for row, label in enumerate(reader.labels.tolist()):
+        if classes and not -1 <= label < classes:
+            raise InputError(f"{reader.path}: row {row} has label {label}, outside 0…{classes - 1}; write it again")
+
+
+def check_rows(reader) -> None:
+    """Read everything; InputError names the damaged rows."""
+    import numpy as np
+
+    from latents_cache.statistics import latents_statistics
+
+    damaged = reader.damaged_rows()
+    if damaged:
+        first = ", ".join(map(str, damaged[:8])) + (", …" if len(damaged) > 8 else "")
+        raise InputError(f"{reader.path}: {len(damaged)} of {len(reader)} rows are damaged ({first}); write it again")
+    statistics = latents_statistics(*reader.sources())
+    same = np.allclose(statistics.mean, reader.mean, atol=1e-9) and np.allclose(statistics.std, reader.std, rtol=1e-9)
+    if not same:
+        raise InputError(f"{reader.path}: the stored statistics do not fit the rows; write it again")
 
 
 if __name__ == "__main__":

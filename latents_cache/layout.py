@@ -1,33 +1,55 @@
 """What is in a latents file.
 
-Contiguous datasets, one row a clip: `mean` float16 [N, C, G, h, w], `logvar` float16 likewise (absent for deterministic tokenizers),
-`label` int32 [N], `name` bytes [N], `crc32` uint32 [N] (of the row's mean and logvar bytes), `done` uint8 [N]; once whole also
-`latents_mean` and `latents_std` float64 [C]. Small facts are attributes of the root.
+Contiguous datasets, one row a clip: `mean` float16 [N, C, G, h, w], `logvar` float16 likewise (absent for deterministic
+tokenizers), `label` int32 [N], `name` bytes [N], `crc32` uint32 [N], `done` uint8 [N]; and `latents_mean`, `latents_std`
+float64 [C], which are NaN until every row is done. Small facts are attributes of the root.
 """
 
 from __future__ import annotations
 
+import os
 import zlib
+from pathlib import Path
 
 import numpy as np
 
 FORMAT_VERSION = 1
 NAME_BYTES = 128
-ROW_DATASETS = ("mean", "logvar", "label", "name", "crc32", "done")
+LATENTS = np.dtype("<f2")
+STATISTICS = ("latents_mean", "latents_std")
 
 
 def row_types(shape: tuple[int, ...], has_logvar: bool) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     """dtype and shape of one row of each dataset."""
-    latents = (np.dtype("<f2"), tuple(shape))
-    types = {"mean": latents, "label": (np.dtype("<i4"), ()), "name": (np.dtype(f"S{NAME_BYTES}"), ()),
-             "crc32": (np.dtype("<u4"), ()), "done": (np.dtype("u1"), ())}
-    return types | ({"logvar": latents} if has_logvar else {})
+    types = {
+        "mean": (LATENTS, tuple(shape)),
+        "label": (np.dtype("<i4"), ()),
+        "name": (np.dtype(f"S{NAME_BYTES}"), ()),
+        "crc32": (np.dtype("<u4"), ()),
+        "done": (np.dtype("u1"), ()),
+    }
+    return types | ({"logvar": (LATENTS, tuple(shape))} if has_logvar else {})
 
 
-def row_checksum(mean: np.ndarray, logvar: np.ndarray | None) -> int:
-    """CRC-32 of a row's float16 bytes."""
-    checksum = zlib.crc32(np.ascontiguousarray(mean, dtype="<f2"))
-    return checksum if logvar is None else zlib.crc32(np.ascontiguousarray(logvar, dtype="<f2"), checksum)
+def row_checksum(mean: np.ndarray, logvar: np.ndarray | None, label: int, name: bytes) -> int:
+    """CRC-32 of a row as stored: mean, logvar where there is one, label as little-endian int32, name without padding."""
+    checksum = zlib.crc32(np.ascontiguousarray(mean, LATENTS))
+    if logvar is not None:
+        checksum = zlib.crc32(np.ascontiguousarray(logvar, LATENTS), checksum)
+    return zlib.crc32(name.rstrip(b"\0"), zlib.crc32(np.array(label, "<i4").tobytes(), checksum))
+
+
+def encode_name(name: str) -> bytes:
+    """A clip's name in at most `NAME_BYTES` bytes of UTF-8; the end of a long path stays, since it tells clips apart."""
+    encoded = name.encode()
+    if len(encoded) > NAME_BYTES:
+        encoded = encoded[-NAME_BYTES:].decode(errors="ignore").encode()
+    return encoded
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file lies until it is whole."""
+    return path.with_name(path.name + ".partial")
 
 
 def plain(value: object) -> object:
@@ -38,4 +60,13 @@ def plain(value: object) -> object:
         return value.tolist()
     if isinstance(value, np.generic):
         return value.item()
-    return value
+    return list(value) if isinstance(value, tuple) else value
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

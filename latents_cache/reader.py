@@ -8,69 +8,89 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from latents_cache.layout import FORMAT_VERSION, plain, row_checksum
+from latents_cache.layout import FORMAT_VERSION, LATENTS, STATISTICS, partial_path, plain, row_checksum
 from runtime.errors import InputError
 
 
 def open_latents(path: str | Path) -> LatentsReader:
-    """Open a whole latents file for reading; InputError says what is wrong with one that is not."""
+    """Open a whole latents file for reading.
+
+    Raises:
+        InputError: If the file is absent, still partial, truncated, from a newer version, or no latents file.
+    """
     return LatentsReader(Path(path))
 
 
 class LatentsReader:
-    """Rows of a latents file.
+    """Rows of a latents file. Also a context manager.
+
+    A contiguous file is memory-mapped, so that readers in threads and forked processes are safe and share the page cache;
+    a chunked or compressed one (rewritten by other programs) is read through h5py, slower.
 
     Attributes:
         path: The file.
         shape: (C, G, h, w) of a row.
         mean: float64 `[C]`, per-channel mean of the sampled latents; `std` likewise.
+        has_logvar: Whether rows carry a log-variance.
         attributes: Small facts, plain Python values.
-        labels: int32 `[N]`.
+        labels: int32 `[N]`, -1 where a clip has no class.
+        names: N clip names.
     """
 
     def __init__(self, path: Path):
         self.path = path
+        partial = partial_path(path)
+        if path.suffix == ".partial":
+            raise InputError(f"{path} is not complete; run the command that was writing it again")
         if not path.is_file():
-            if path.with_name(path.name + ".partial").is_file():
-                raise InputError(f"{path} is not complete: only {path.name}.partial is there; run the same tokenizer.encode again")
+            if partial.is_file():
+                raise InputError(f"{path} is not complete: only {partial.name} is there; run its command again")
             raise InputError(f"{path}: no such latents file; python -m tokenizer.encode writes one")
         try:
             self._file = h5py.File(path, "r")
         except OSError as error:
-            raise InputError(f"{path}: not a whole HDF5 file ({error}); encode it again") from error
+            raise InputError(f"{path}: not a whole HDF5 file ({error}); write it again") from error
         try:
             self._read_header()
-        except InputError:
+        except BaseException:
             self._file.close()
             raise
 
     def _read_header(self) -> None:
         file, path = self._file, self.path
-        absent = [name for name in ("mean", "label", "latents_mean", "latents_std") if name not in file]
+        absent = [name for name in ("mean", "label", *STATISTICS) if not isinstance(file.get(name), h5py.Dataset)]
         if absent:
             raise InputError(f"{path}: not a latents file (no dataset {', '.join(absent)})")
         self.attributes = {name: plain(value) for name, value in file.attrs.items()}
         version = self.attributes.get("format_version")
         if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise InputError(f"{path}: format version {version!r}; this program reads up to {FORMAT_VERSION}: update it")
-        if file["mean"].ndim != 5 or "logvar" in file and file["logvar"].shape != file["mean"].shape:
-            raise InputError(f"{path}: mean must be [N, C, G, h, w], and logvar alike")
-        if "done" in file and not file["done"][:].all():
-            raise InputError(f"{path}: {int((file['done'][:] == 0).sum())} rows were never finished; encode it again")
+            raise InputError(f"{path}: format version {version!r}, this program reads up to {FORMAT_VERSION}: update it")
         self.shape = tuple(file["mean"].shape[1:])
         self.has_logvar = "logvar" in file
+        if len(self.shape) != 4 or (self.has_logvar and file["logvar"].shape != file["mean"].shape):
+            raise InputError(f"{path}: mean must be [N, C, G, h, w], and logvar alike")
+        rows = len(file["mean"])
+        unequal = [name for name in ("label", "name", "crc32", "done") if name in file and len(file[name]) != rows]
+        if unequal:
+            raise InputError(f"{path}: mean has {rows} rows, but {', '.join(unequal)} has another number")
+        self.mean, self.std = (file[name][:] for name in STATISTICS)
+        unfinished = int((file["done"][:] == 0).sum()) if "done" in file else 0
+        if unfinished or not (np.isfinite(self.mean).all() and np.isfinite(self.std).all()):
+            raise InputError(f"{path}: never finished ({unfinished} rows are missing); write it again")
         self.labels = file["label"][:]
-        self.mean, self.std = file["latents_mean"][:], file["latents_std"][:]
-        size = path.stat().st_size
-        self._maps = {}
-        for name in ("mean", "logvar") if self.has_logvar else ("mean",):
-            dataset = file[name]
-            offset = dataset.id.get_offset()
-            # A chunked or compressed file from elsewhere has no offset: read through h5py, slower.
-            if offset is not None and dataset.dtype == np.dtype("<f2"):
-                if offset + dataset.nbytes > size:
-                    raise InputError(f"{path}: truncated ({size} bytes, {name} needs {offset + dataset.nbytes}); encode it again")
-                self._maps[name] = np.memmap(path, dtype="<f2", mode="r", offset=offset, shape=dataset.shape)
+        self._names = file["name"][:] if "name" in file else np.zeros(rows, "S1")
+        self._rows = {name: self._map(file[name]) for name in (("mean", "logvar") if self.has_logvar else ("mean",))}
+        if all(isinstance(values, np.memmap) for values in self._rows.values()):
+            file.close()  # an open HDF5 handle does not survive a fork
+
+    def _map(self, dataset: h5py.Dataset) -> np.memmap | h5py.Dataset:
+        offset = dataset.id.get_offset()
+        if offset is None or dataset.dtype != LATENTS:
+            return dataset
+        size = self.path.stat().st_size
+        if offset + dataset.nbytes > size:
+            raise InputError(f"{self.path}: truncated ({size} bytes, {offset + dataset.nbytes} expected); write it again")
+        return np.memmap(self.path, LATENTS, "r", offset, dataset.shape)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,42 +98,58 @@ class LatentsReader:
     @property
     def names(self) -> list[str]:
         """Clip names, in row order."""
-        return [name.decode() for name in self._file["name"][:]] if "name" in self._file else [""] * len(self)
+        return [name.decode(errors="replace") for name in self._names]
 
-    def batch(self, indices: Sequence[int] | np.ndarray) -> dict:
-        """Rows in the order asked: {"mean": float16 `[n, C, G, h, w]`, "logvar": likewise or None, "label": int32 `[n]`}."""
+    def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray | None]:
+        """Rows in the order asked, each as often as asked.
+
+        Returns:
+            "mean": float16 `[n, C, G, h, w]`, raw latents; "logvar": likewise, or None; "label": int32 `[n]`.
+        """
         indices = np.asarray(indices, dtype=np.int64)
-        if len(indices) and not (0 <= indices.min() and indices.max() < len(self)):
-            raise InputError(f"{self.path}: rows {indices.min()}…{indices.max()} asked, it has 0…{len(self) - 1}")
-        return {"mean": self._rows("mean", indices), "logvar": self._rows("logvar", indices) if self.has_logvar else None,
-                "label": self.labels[indices]}
+        if indices.size and not (0 <= indices.min() and indices.max() < len(self)):
+            asked = f"{indices.min()}…{indices.max()}"
+            raise InputError(f"{self.path}: rows {asked} were asked for, it has 0…{len(self) - 1}")
+        values = {name: _gather(source, indices) for name, source in self._rows.items()}
+        return {"mean": values["mean"], "logvar": values.get("logvar"), "label": self.labels[indices]}
 
-    def _rows(self, name: str, indices: np.ndarray) -> np.ndarray:
-        if name in self._maps:
-            return self._maps[name][indices]
-        unique, back = np.unique(indices, return_inverse=True)  # h5py wants increasing indices
-        return self._file[name][unique].astype("<f2")[back]
+    def sources(self) -> tuple[np.memmap | h5py.Dataset, np.memmap | h5py.Dataset | None]:
+        """`mean` and `logvar` (or None) of all rows, to be sliced."""
+        return self._rows["mean"], self._rows.get("logvar")
 
     def damaged_rows(self) -> list[int]:
-        """Rows whose bytes do not match their checksum (reads everything)."""
-        if "crc32" not in self._file:
-            raise InputError(f"{self.path}: it has no checksums")
-        stored = self._file["crc32"][:]
-        bad = []
-        for row in range(len(self)):
-            values = self.batch([row])
-            logvar = values["logvar"][0] if self.has_logvar else None
-            if row_checksum(values["mean"][0], logvar) != stored[row]:
-                bad.append(row)
-        return bad
+        """Rows whose bytes do not match their checksum (reads everything); InputError when the file has no checksums."""
+        with h5py.File(self.path, "r") as file:
+            if "crc32" not in file:
+                raise InputError(f"{self.path}: it has no checksums")
+            stored = file["crc32"][:]
+        mean, logvar = self.sources()
+        return [
+            row
+            for row in range(len(self))
+            if stored[row]
+            != row_checksum(mean[row], None if logvar is None else logvar[row], self.labels[row], self._names[row])
+        ]
 
     def close(self) -> None:
         """Close the file."""
-        self._maps.clear()
+        self._rows.clear()
         self._file.close()
+
+    def __reduce__(self):
+        # Another process opens the file for itself instead of receiving its contents.
+        return type(self), (self.path,)
 
     def __enter__(self) -> LatentsReader:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         self.close()
+
+
+def _gather(source: np.memmap | h5py.Dataset, indices: np.ndarray) -> np.ndarray:
+    """Rows of one dataset, as an array of its own."""
+    if isinstance(source, np.memmap):
+        return np.asarray(source)[indices]
+    unique, back = np.unique(indices, return_inverse=True)  # h5py wants increasing indices
+    return source[unique].astype(LATENTS)[back]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+BLOCK_ELEMENTS = 2**21  # of one dataset, read at a time: 16 MiB as float64
+
 
 class ChannelStatistics:
     """Streaming moments of `mean + exp(logvar / 2) * noise` over all rows and places.
@@ -19,7 +21,7 @@ class ChannelStatistics:
 
     def add(self, mean: np.ndarray, logvar: np.ndarray | None = None) -> None:
         """Add rows `[n, C, G, h, w]` (Chan's parallel update, which does not cancel as sums of squares do)."""
-        values = np.moveaxis(mean.astype(np.float64), 1, 0).reshape(mean.shape[1], -1)
+        values = _by_channel(mean)
         count = values.shape[1]
         centre = values.mean(1)
         squares = ((values - centre[:, None]) ** 2).sum(1)
@@ -29,7 +31,8 @@ class ChannelStatistics:
         self._centre += shift * count / total
         self._count = total
         if logvar is not None:
-            self._noise += np.exp(np.moveaxis(logvar.astype(np.float64), 1, 0).reshape(mean.shape[1], -1)).sum(1)
+            with np.errstate(over="ignore"):  # infinite then, which the caller refuses
+                self._noise += np.exp(_by_channel(logvar)).sum(1)
 
     @property
     def mean(self) -> np.ndarray:
@@ -40,3 +43,19 @@ class ChannelStatistics:
     def std(self) -> np.ndarray:
         """float64 `[C]`, population."""
         return np.sqrt((self._squares + self._noise) / self._count)
+
+
+def latents_statistics(mean, logvar=None) -> ChannelStatistics:
+    """Statistics of all rows of `mean` and `logvar` `[N, C, G, h, w]`: h5py datasets or arrays, read block by block."""
+    rows, channels = mean.shape[:2]
+    block = max(1, BLOCK_ELEMENTS // int(np.prod(mean.shape[1:])))
+    statistics = ChannelStatistics(channels)
+    for start in range(0, rows, block):
+        part = slice(start, start + block)
+        statistics.add(mean[part], None if logvar is None else logvar[part])
+    return statistics
+
+
+def _by_channel(values: np.ndarray) -> np.ndarray:
+    """float64 `[C, everything else]`."""
+    return np.moveaxis(values, 1, 0).reshape(values.shape[1], -1).astype(np.float64)

@@ -1,8 +1,8 @@
 """Create a latents file and fill its rows, in any order, surviving a kill at any moment.
 
-The file is laid out whole as `<path>.partial` and closed; from then on HDF5 never opens it for writing again. Rows go to their known
-offsets with `pwrite`, are fsynced, and only then marked done, so a kill loses at most the rows since the last flush and can never
-leave an unreadable file. When every row is done, the statistics are written and the file gets its final name.
+The file is laid out whole as `<path>.partial` and closed; from then on HDF5 never opens it for writing again. Rows go to
+their known offsets with `pwrite`, are fsynced, and only then marked done, so a kill loses at most the rows since the last
+flush and can never leave an unreadable file. When every row is done, the statistics are written and the file gets its name.
 """
 
 from __future__ import annotations
@@ -15,67 +15,109 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from latents_cache.layout import FORMAT_VERSION, NAME_BYTES, plain, row_checksum, row_types
-from latents_cache.statistics import ChannelStatistics
+from latents_cache.layout import (
+    FORMAT_VERSION,
+    LATENTS,
+    STATISTICS,
+    encode_name,
+    partial_path,
+    plain,
+    row_checksum,
+    row_types,
+    sync_folder,
+)
+from latents_cache.statistics import latents_statistics
 from runtime.errors import InputError
 
 FLUSH_ROWS = 64
 
 
-def create_latents(path: str | Path, rows: int, shape: tuple[int, ...], attributes: dict, *, has_logvar: bool = True) -> LatentsWriter:
+def create_latents(
+    path: str | Path,
+    rows: int,
+    shape: tuple[int, ...],
+    attributes: dict,
+    *,
+    has_logvar: bool | None = None,
+    launch: str | None = None,
+) -> LatentsWriter:
     """Create `<path>.partial`, or go on filling the one that is there.
 
     Args:
-        path: Final name of the file.
+        path: Final name of the file; its folder is made.
         rows: Number of clips, N.
         shape: (C, G, h, w) of one row.
         attributes: Small facts (str, int, float, list); a file to resume must carry the same.
-        has_logvar: False for a deterministic tokenizer.
+        has_logvar: False for a deterministic tokenizer. Without it the first row decides, and the file is laid out then.
+        launch: Processes that give the same text fill the file together: one creates it, then the others join, and when
+            all have flushed, one finishes. Without it the file has one writer.
 
     Raises:
-        InputError: If the final file exists, another process fills it, the disk is full, or the partial file holds something else.
+        InputError: If the final file exists, another launch fills it, the disk is full, or the partial file holds
+            something else.
     """
-    return LatentsWriter(Path(path), int(rows), tuple(int(s) for s in shape), dict(attributes), has_logvar)
+    shape = tuple(int(size) for size in shape)
+    if rows < 1 or len(shape) != 4 or min(shape) < 1:
+        raise InputError(f"{path}: a latents file needs 1 row of (C, G, h, w) or more, got {rows} rows of {shape}")
+    return LatentsWriter(Path(path), int(rows), shape, dict(attributes), has_logvar, launch)
 
 
 class LatentsWriter:
-    """Fills one latents file; see `create_latents`. Also a context manager that closes, without finishing."""
+    """Fills one latents file; see `create_latents`. Also a context manager that flushes and closes, without finishing.
 
-    def __init__(self, path: Path, rows: int, shape: tuple[int, ...], attributes: dict, has_logvar: bool):
-        if rows < 1 or len(shape) != 4 or min(shape) < 1:
-            raise InputError(f"{path}: a latents file needs at least 1 row of shape (C, G, h, w), got {rows} rows of {shape}")
-        if path.exists():
-            raise InputError(f"{path} exists already; move it away, or write to another name")
-        self.path, self.rows, self.shape, self.has_logvar = path, rows, shape, has_logvar
-        self.partial = path.with_name(path.name + ".partial")
-        self._types = row_types(shape, has_logvar)
-        self._attributes = attributes | {"format_version": FORMAT_VERSION}
-        self._lock = self._take_lock()
+    Attributes:
+        path, partial: The file's final name, and its name until then.
+        rows: N.
+        shape: (C, G, h, w) of a row.
+    """
+
+    def __init__(
+        self, path: Path, rows: int, shape: tuple[int, ...], attributes: dict, has_logvar: bool | None, launch: str | None
+    ):
+        self.path, self.partial, self.rows, self.shape = path, partial_path(path), rows, shape
+        self._attributes = {name: plain(value) for name, value in attributes.items()} | {"format_version": FORMAT_VERSION}
+        self._has_logvar = has_logvar
+        self._descriptor = -1
+        self._unmarked: list[int] = []
+        self._lock_path = path.with_name(f".{path.name}.lock")
+        self._lock = self._take_lock(launch)
         try:
+            if path.exists():
+                raise InputError(f"{path} exists already; move it away, or write to another name")
             if self.partial.exists():
                 self._check_resumable()
-            else:
+            elif has_logvar is not None:
                 self._lay_out()
-            self._open_rows()
+            if self.partial.exists():
+                self._open_rows()
         except BaseException:
             self._lock.close()
             raise
-        self._unmarked: list[int] = []
 
-    # -- creating -----------------------------------------------------------------------------------------------------
+    # -- creating ------------------------------------------------------------------------------------------------------
 
-    def _take_lock(self):
+    def _take_lock(self, launch: str | None):
+        """Hold the lock file, exclusively or together with the processes of one launch."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path.with_name(f".{self.path.name}.lock"), "w")  # noqa: SIM115 - held as long as the writer lives
+            lock = open(self._lock_path, "a+")  # noqa: SIM115 - held as long as the writer lives
         except OSError as error:
             raise InputError(f"cannot write to {self.path.parent}: {error.strerror}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            raise InputError(f"{self.partial} is being written by another process; wait for it, or write to another name") from error
-        return lock
+            lock.truncate(0)
+            if launch is not None:
+                lock.write(launch)
+                lock.flush()
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return lock
+        except OSError:
+            lock.seek(0)
+            if launch is not None and lock.read() == launch:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                return lock
+        lock.close()
+        raise InputError(f"{self.partial} is being written by another process; wait for it, or write to another name")
 
     def _lay_out(self) -> None:
         """Write the empty file under a name that no reader or writer looks for, then rename it to `.partial`."""
@@ -84,83 +126,112 @@ class LatentsWriter:
             with h5py.File(draft, "w", libver="earliest") as file:
                 for name, value in self._attributes.items():
                     file.attrs[name] = value
-                for name, (dtype, shape) in self._types.items():
-                    self._contiguous(file, name, (self.rows, *shape), dtype)
-                for name in ("latents_mean", "latents_std"):
-                    self._contiguous(file, name, (self.shape[0],), np.dtype("<f8"))
+                for name, (dtype, shape) in row_types(self.shape, self._has_logvar).items():
+                    _contiguous(file, name, (self.rows, *shape), dtype)
+                offsets = [_contiguous(file, name, self.shape[:1], np.dtype("<f8")) for name in STATISTICS]
+                done_at = file["done"].id.get_offset()
             descriptor = os.open(draft, os.O_RDWR)
             try:
                 # Truly allocated: a full disk is an error now, not a crash in the middle of the work.
                 os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
+                _write_all(descriptor, bytes(self.rows), done_at)
+                for offset in offsets:
+                    _write_all(descriptor, np.full(self.shape[0], np.nan, "<f8").tobytes(), offset)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+            os.replace(draft, self.partial)
+            sync_folder(self.path.parent)
         except OSError as error:
             draft.unlink(missing_ok=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT) or "space" in str(error):
-                raise InputError(f"{self.path}: not enough room on the disk for {self.rows} rows of {self.shape}") from error
-            raise
-        with h5py.File(draft, "r") as file:
-            offset, size = file["done"].id.get_offset(), self.rows
-        with open(draft, "r+b") as raw:  # the one dataset that must start as zeros
-            raw.seek(offset)
-            raw.write(bytes(size))
-        os.replace(draft, self.partial)
-
-    @staticmethod
-    def _contiguous(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        properties.set_layout(h5py.h5d.CONTIGUOUS)
-        properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape), properties)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise InputError(f"{self.path}: the disk has no room for {self.rows} rows of {self.shape}") from error
+            raise InputError(f"{self.path}: cannot be created ({error})") from error
 
     def _check_resumable(self) -> None:
+        """Refuse a partial file that was begun with other settings."""
         try:
             with h5py.File(self.partial, "r") as file:
                 found = {name: plain(value) for name, value in file.attrs.items()}
-                shapes = {name: (file[name].dtype, file[name].shape) for name in self._types if name in file}
-        except (OSError, KeyError) as error:
-            raise InputError(f"{self.partial}: not a latents file to go on with ({error}); remove it to start anew") from error
-        wanted = {name: (dtype, (self.rows, *shape)) for name, (dtype, shape) in self._types.items()}
-        differing = [name for name in self._attributes if found.get(name) != plain(self._attributes[name])]
-        differing += [f"rows or shape of {name}" for name in wanted if shapes.get(name) != wanted[name]]
+                present = {name: (file[name].dtype, file[name].shape) for name in file}
+        except OSError as error:
+            raise InputError(f"{self.partial} is no latents file to go on with ({error}); remove it") from error
+        if self._has_logvar is None:
+            self._has_logvar = "logvar" in present
+        wanted = {name: (dtype, (self.rows, *shape)) for name, (dtype, shape) in row_types(self.shape, self._has_logvar).items()}
+        differing = [
+            f"{name}: was {str(found.get(name))[:60]!r}, now {str(self._attributes.get(name))[:60]!r}"
+            for name in sorted(found.keys() | self._attributes.keys())
+            if found.get(name) != self._attributes.get(name)
+        ]
+        differing += [
+            f"{name}: was {list(present.get(name, (0, ()))[1])}, now {list(shape)}"
+            for name, (dtype, shape) in wanted.items()
+            if present.get(name) != (dtype, shape)
+        ]
+        if self._has_logvar != ("logvar" in present):
+            differing.append(f"logvar: was {'logvar' in present}, now {self._has_logvar}")
         if differing:
-            raise InputError(f"{self.partial} was begun with other settings ({', '.join(differing)}); "
-                             "use those, remove it, or write to another name")
+            raise InputError(
+                f"{self.partial} was begun with other settings ({'; '.join(differing)}); "
+                "use those, remove it, or write to another name"
+            )
 
     def _open_rows(self) -> None:
         with h5py.File(self.partial, "r") as file:
-            self._offsets = {name: file[name].id.get_offset() for name in [*self._types, "latents_mean", "latents_std"]}
-            self.done = file["done"][:].astype(bool)
+            names = [*row_types(self.shape, self._has_logvar), *STATISTICS]
+            self._offsets = {name: file[name].id.get_offset() for name in names}
         self._descriptor = os.open(self.partial, os.O_RDWR)
 
-    # -- filling ------------------------------------------------------------------------------------------------------
+    # -- filling -------------------------------------------------------------------------------------------------------
 
     def missing(self) -> list[int]:
-        """Rows that are not done yet, in order."""
-        return np.flatnonzero(~self.done).tolist()
+        """Rows that are not done yet, by any process, in order."""
+        return np.flatnonzero(self._done() == 0).tolist()
 
-    def write(self, row: int, mean: np.ndarray, logvar: np.ndarray | None = None, *, label: int = -1, name: str = "") -> None:
-        """Write one row: `mean` and `logvar` are (C, G, h, w) floats; the row counts as done after the next flush.
+    def _done(self) -> np.ndarray:
+        if self._descriptor < 0:
+            return np.zeros(self.rows, np.uint8)
+        return np.frombuffer(os.pread(self._descriptor, self.rows, self._offsets["done"]), np.uint8)
+
+    def write(
+        self, row: int, mean: np.ndarray, logvar: np.ndarray | None = None, *, label: int = -1, name: str = ""
+    ) -> None:
+        """Write one row; it counts as done after the next flush.
+
+        Args:
+            row: 0 … N - 1, not done yet.
+            mean: Raw latents (C, G, h, w), any float type; stored as float16.
+            logvar: Likewise, in every row or in none.
+            label: Class, or -1.
+            name: Of the clip.
 
         Raises:
-            InputError: If shapes do not fit, or a value is not finite in float16.
+            InputError: If shapes do not fit, the row is done, or a value is not finite in float16.
         """
         if not 0 <= row < self.rows:
             raise InputError(f"{self.path}: row {row} is outside 0…{self.rows - 1}")
-        if (logvar is None) == self.has_logvar:
-            raise InputError(f"{self.path}: row {row} must come {'with' if self.has_logvar else 'without'} logvar")
+        if self._has_logvar is None:
+            self._has_logvar = logvar is not None
+        if (logvar is not None) != self._has_logvar:
+            raise InputError(f"{self.path}: row {row} must come {'with' if self._has_logvar else 'without'} logvar")
         values = {"mean": self._half(row, "mean", mean)}
         if logvar is not None:
             values["logvar"] = self._half(row, "logvar", logvar)
-        encoded = name.encode()
-        if len(encoded) > NAME_BYTES:  # keep the end of a path: it tells clips apart
-            encoded = encoded[-NAME_BYTES:].decode(errors="ignore").encode()
-        values |= {"label": np.array(label, "<i4"), "name": np.array(encoded, f"S{NAME_BYTES}"),
-                   "crc32": np.array(row_checksum(values["mean"], values.get("logvar")), "<u4")}
+        if self._descriptor < 0:
+            self._lay_out()
+            self._open_rows()
+        # A row that is done stays as it is: a kill while it is replaced would leave a torn one that counts as done.
+        if os.pread(self._descriptor, 1, self._offsets["done"] + row) != b"\0":
+            raise InputError(f"{self.path}: row {row} is done already; write only the rows that missing() lists")
+        encoded = encode_name(name)
+        types = row_types(self.shape, self._has_logvar)
+        values["label"] = np.array(label, types["label"][0])
+        values["name"] = np.array(encoded, types["name"][0])
+        checksum = row_checksum(values["mean"], values.get("logvar"), label, encoded)
+        values["crc32"] = np.array(checksum, types["crc32"][0])
         for dataset, value in values.items():
-            self._put(dataset, row, value.tobytes())
+            _write_all(self._descriptor, value.tobytes(), self._offsets[dataset] + row * value.nbytes)
         self._unmarked.append(row)
         if len(self._unmarked) >= FLUSH_ROWS:
             self.flush()
@@ -170,47 +241,45 @@ class LatentsWriter:
         if value.shape != self.shape:
             raise InputError(f"{self.path}: {what} of row {row} is {value.shape}, expected {self.shape}")
         with np.errstate(over="ignore"):
-            half = np.ascontiguousarray(value, dtype="<f2")
+            half = np.ascontiguousarray(value, LATENTS)
         if not np.isfinite(half).all():
-            raise InputError(f"{self.path}: {what} of row {row} is not finite in float16 (largest {np.abs(value).max():g})")
+            largest = np.abs(value).max()
+            raise InputError(
+                f"{self.path}: {what} of row {row} does not fit float16 (largest magnitude {largest:g}, limit 65504); "
+                "check the tokenizer's weights"
+            )
         return half
-
-    def _put(self, dataset: str, row: int, data: bytes) -> None:
-        offset = self._offsets[dataset] + row * len(data)
-        while data:
-            written = os.pwrite(self._descriptor, data, offset)
-            data, offset = data[written:], offset + written
 
     def flush(self) -> None:
         """Make the rows written so far durable, then mark them done."""
+        if not self._unmarked:
+            return
         os.fsync(self._descriptor)
         for row in self._unmarked:
-            self._put("done", row, b"\x01")
-            self.done[row] = True
+            _write_all(self._descriptor, b"\1", self._offsets["done"] + row)
         self._unmarked.clear()
 
     def finish(self) -> Path:
-        """Write the statistics of the sampled latents and give the file its final name; InputError when rows are missing."""
+        """Write the statistics of the sampled latents and give the file its final name.
+
+        Raises:
+            InputError: If rows are missing, or the statistics are not finite.
+        """
         self.flush()
         missing = self.missing()
         if missing:
             raise InputError(f"{self.partial}: {len(missing)} of {self.rows} rows are missing, the first is {missing[0]}")
-        statistics = ChannelStatistics(self.shape[0])
         with h5py.File(self.partial, "r") as file:
-            for start in range(0, self.rows, 256):
-                stop = min(start + 256, self.rows)
-                statistics.add(file["mean"][start:stop], file["logvar"][start:stop] if self.has_logvar else None)
-        for name, value in (("latents_mean", statistics.mean), ("latents_std", statistics.std)):
-            self._put(name, 0, value.astype("<f8").tobytes())
+            statistics = latents_statistics(file["mean"], file["logvar"] if self._has_logvar else None)
+        for name, value in zip(STATISTICS, (statistics.mean, statistics.std), strict=True):
+            if not np.isfinite(value).all():
+                raise InputError(f"{self.partial}: {name} is not finite; the tokenizer's log-variances are too large")
+            _write_all(self._descriptor, value.astype("<f8").tobytes(), self._offsets[name])
         os.fsync(self._descriptor)
-        self.close()
         os.replace(self.partial, self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-        self.path.with_name(f".{self.path.name}.lock").unlink(missing_ok=True)
+        sync_folder(self.path.parent)
+        self._lock_path.unlink(missing_ok=True)
+        self.close()
         return self.path
 
     def close(self) -> None:
@@ -226,4 +295,21 @@ class LatentsWriter:
     def __exit__(self, kind, error, trace) -> None:
         if self._descriptor >= 0:
             self.flush()
-            self.close()
+        self.close()
+
+
+def _contiguous(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype) -> int:
+    """Create a dataset whose place in the file is fixed from the start; returns its offset."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_layout(h5py.h5d.CONTIGUOUS)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    kind, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape)
+    return h5py.h5d.create(file.id, name.encode(), kind, space, properties).get_offset()
+
+
+def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+    """`pwrite`, until everything is written."""
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written

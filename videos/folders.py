@@ -103,6 +103,10 @@ class ClipDataset:
         return {"video": np.ascontiguousarray(pictures.transpose(3, 0, 1, 2)), "label": self.label(source),
                 "name": source.relative_to(self.root).as_posix()}
 
+    def labels(self) -> list[int]:
+        """Label of every item, without decoding any."""
+        return [self.label(source) for source in self.sources]
+
     def fingerprint(self) -> str:
         """Hash of the (path, size) list of the files in use."""
         digest = hashlib.sha256()

@@ -67,6 +67,10 @@ class MovingShapes:
     def __len__(self) -> int:
         return self._stop - self._start
 
+    def labels(self) -> list[int]:
+        """Label of every item, without drawing any."""
+        return [number % self.num_classes for number in range(self._start, self._stop)]
+
     def fingerprint(self) -> str:
         """Hash of what decides the content."""
         return hashlib.sha256(f"{self.name} v1 {self.seed} {self._start} {self._stop}".encode()).hexdigest()[:16]

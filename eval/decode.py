@@ -1,0 +1,93 @@
+"""Turn sampled latents into clips: `python -m eval.decode --run RUN --count 16 --out DIR`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.command import CommonFlags, flag, run_command
+from runtime.errors import InputError
+
+
+def tokenizer_for(reader, tokenizer: str | None = None, device: str = "cpu"):
+    """The tokenizer whose decoder fits a latents or samples file.
+
+    Args:
+        reader: An open latents file.
+        tokenizer: Run, folder or name; default: the one that the file names.
+
+    Raises:
+        InputError: If its *encoder* is another one than the file's. Another decoder of the same encoder is welcome.
+    """
+    from tokenizer.zoo import load
+
+    name = tokenizer or reader.attributes.get("tokenizer")
+    if not name:
+        raise InputError(f"{reader.path}: it names no tokenizer; give --tokenizer")
+    vae = load(name, device=device)
+    wanted = reader.attributes.get("encoder_hash")
+    if wanted and vae.encoder_hash != wanted:
+        raise InputError(f"{reader.path} was encoded by encoder {wanted}, tokenizer {name} has {vae.encoder_hash}; "
+                         "decode with the tokenizer that encoded it (a fine-tuned decoder of it will do)")
+    return vae
+
+
+def decoded_clips(reader, vae, count: int, batch_size: int = 32, device: str = "cpu", dtype: str = "auto") -> Iterator[tuple]:
+    """Decode the first `count` rows: yields (uint8 `[b, 3, 1+T, H, W]`, int32 labels `[b]`)."""
+    import numpy as np
+    import torch
+
+    from runtime.processes import autocast, resolve_device, resolve_dtype
+    from videos import to_uint8
+
+    if count > len(reader):
+        raise InputError(f"{reader.path}: {count} clips asked, it has {len(reader)}")
+    place = resolve_device(device)
+    compute = resolve_dtype(dtype, place)
+    for start in range(0, count, batch_size):
+        rows = reader.batch(np.arange(start, min(start + batch_size, count)))
+        with torch.no_grad(), autocast(place, compute):
+            video = vae.decode(torch.from_numpy(rows["mean"].astype(np.float32)).to(place))
+        yield to_uint8(video).cpu(), rows["label"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig(CommonFlags):
+    """Flags of `python -m eval.decode`."""
+
+    run: str | None = flag(None, "run of generator.train or shipped name; default: the newest run")
+    step: int | None = flag(None, "which checkpoint; default: the newest", low=0)
+    tokenizer: str | None = flag(None, "tokenizer to decode with; default: the one that encoded the latents")
+    count: int = flag(16, "how many clips", low=1)
+    steps: int = flag(100, "Euler steps", low=1)
+    guidance_scale: float = flag(1.0, "classifier-free guidance; 1 is off", low=0.0)
+    fps: float = flag(8.0, "frames a second of the files", low=0.1)
+    out: str = flag("decoded", "folder to write mp4 files to")
+
+
+def decode(config: DecodeConfig) -> None:
+    """Sample what is missing, decode, and write one mp4 a clip, named by index and class."""
+    from generator.sample import SampleConfig, sample
+    from latents_cache import open_latents
+    from videos import write_video
+
+    path = sample(SampleConfig(runs_dir=config.runs_dir, seed=config.seed, device=config.device, dtype=config.dtype, run=config.run,
+                               step=config.step, samples=config.count, steps=config.steps, guidance_scale=config.guidance_scale))
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with open_latents(path) as reader:
+        vae = tokenizer_for(reader, config.tokenizer, config.device)
+        names = json.loads(reader.attributes.get("class_names", "[]"))
+        index = 0
+        for video, labels in decoded_clips(reader, vae, config.count, device=config.device, dtype=config.dtype):
+            for clip, label in zip(video, labels, strict=True):
+                word = names[label].replace(" ", "-") if 0 <= label < len(names) else "clip"
+                write_video(out / f"{index:05d}-{word}.mp4", clip.permute(1, 2, 3, 0).numpy(), config.fps)
+                index += 1
+    print(f"eval.decode: {index} clips in {out}")
+
+
+if __name__ == "__main__":
+    run_command(decode, DecodeConfig, example="python -m eval.decode --run runs/my-generator --count 16 --out clips")

@@ -1,0 +1,203 @@
+"""Judge a generator: `python -m eval.fvd --samples 2048`. gFVD, KVD and IS with published features; under other names without.
+
+Protocol `paper` (PV-VAE section 4.1; what is not published is our default): as many generated as real clips, the reference a seeded,
+class-stratified set of the generator's training clips, set-level distances in float64. Controls stand beside every number: other real
+clips (the floor at this sample size), real clips frozen or shuffled in time, and the untrained generator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from runtime.command import CommonFlags, flag, run_command
+from runtime.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FVDConfig(CommonFlags):
+    """Flags of `python -m eval.fvd`."""
+
+    run: str | None = flag(None, "run of generator.train or shipped name; default: the newest run")
+    step: int | None = flag(None, "which checkpoint; default: the newest", low=0)
+    samples: int = flag(2048, "generated clips, and as many real ones", low=2)
+    tokenizer: str | None = flag(None, "tokenizer to decode with; default: the one that encoded the latents")
+    root: str | None = flag(None, "folder of the real clips; default: where the latents were encoded from")
+    protocol: str = flag("paper", "how the numbers are made", choices=("paper",))
+    features: str = flag("auto", "auto: shapes for moving_shapes, i3d for everything else", choices=("auto", "shapes", "i3d"))
+    steps: int = flag(100, "Euler steps of the sampler", low=1)
+    guidance_scales: tuple[float, ...] = flag((1.0,), "guidance scales to judge, the first is the headline", low=0.0)
+    controls: bool = flag(True, "also measure the controls")
+    batch_size: int = flag(64, "samples in one forward pass", low=1)
+    out: str | None = flag(None, "JSON file to write; default: eval/fvd-….json in the run")
+
+
+def choose_features(features: str, data: str) -> str:
+    """The feature network that `--features` means for a data set."""
+    return ("shapes" if data.startswith("moving_shapes") else "i3d") if features == "auto" else features
+
+
+def load_chosen(features: str, data: str, device: str):
+    """The feature network; when published weights are absent, the error also names the way without them."""
+    from eval.features import load_features
+    from runtime.processes import resolve_device
+
+    name = choose_features(features, data)
+    try:
+        return load_features(name, device=str(resolve_device(device)))
+    except InputError as error:
+        hint = "; --features shapes gives a distance under another name (FD-shapes) without it" if name == "i3d" else ""
+        raise InputError(f"{error}{hint}") from error
+
+
+class Judge:
+    """Everything that judging one generator shares: its facts, the real sets, the feature network, and kept features."""
+
+    def __init__(self, run: str, *, features: str, root: str | None, samples: int, seed: int, device: str, step: int | None = None):
+        from eval.sets import open_training_clips, stratified_halves
+        from generator.loading import SHIPPED, load_generator
+
+        generator = load_generator(run, step)
+        self.facts, self.step, self.seed, self.device, self.samples = generator.latents, generator.step, seed, device, samples
+        self.run, self.shipped = run, run in SHIPPED
+        self.network = load_chosen(features, self.facts["data"], device)
+        self.dataset = open_training_clips(self.facts, root)
+        self.reference_items, self.other_items = stratified_halves(self.dataset.labels(), samples, seed)
+        self.dir = generator.dir
+
+    def folder(self, runs_dir: str) -> Path:
+        """Where results of this generator go."""
+        return (Path(runs_dir) / f"shipped-{self.run}" if self.shipped else self.dir) / "eval"
+
+    def _key(self, **more) -> dict:
+        return {"features": self.network.name, "weights": self.network.version_hash, "data": self.dataset.fingerprint(),
+                "clip": self.facts["clip"], "seed": self.seed, "samples": self.samples, **more}
+
+    def real(self, folder: Path, subject: str):
+        """Features of real clips: "reference", "real" (the other half), "frozen", "shuffled"."""
+        from eval.sets import extract, frozen, kept_features, real_batches, shuffled
+
+        items = self.reference_items if subject == "reference" else self.other_items
+        change = {"frozen": frozen, "shuffled": partial(shuffled, seed=self.seed)}.get(subject)
+        return kept_features(folder / "features", subject, self._key(subject=subject),
+                             lambda: extract(self.network, real_batches(self.dataset, items, self.seed), change, self.device))
+
+    def generated(self, folder: Path, config, *, guidance_scale: float = 1.0, step: int | None = None, untrained: bool = False,
+                  tokenizer: str | None = None):
+        """Features of generated clips; samples what is missing."""
+        from eval.decode import decoded_clips, tokenizer_for
+        from eval.sets import extract, kept_features
+        from generator.sample import SampleConfig, sample
+        from latents_cache import open_latents
+
+        path = sample(SampleConfig(runs_dir=config.runs_dir, seed=config.seed, device=config.device, dtype=config.dtype, run=self.run,
+                                   step=step, samples=self.samples, steps=config.steps, guidance_scale=guidance_scale,
+                                   batch_size=config.batch_size, untrained=untrained))
+        with open_latents(path) as reader:
+            vae = tokenizer_for(reader, tokenizer, config.device)
+            self.decoder_hash = vae.decoder_hash
+            key = self._key(subject="generated", file=path.name, decoder=self.decoder_hash, step=reader.attributes["step"])
+            return kept_features(folder / "features", path.stem, key, lambda: extract(
+                self.network, decoded_clips(reader, vae, self.samples, device=config.device, dtype=config.dtype), None, self.device))
+
+
+def distance_rows(found, reference, subject: str, network, note: str = "") -> list:
+    """Fréchet and kernel distance of one set to the reference, with intervals."""
+    from eval.features import FRECHET_NAMES, KERNEL_NAMES
+    from eval.metrics.frechet import frechet_distance
+    from eval.metrics.intervals import estimate
+    from eval.metrics.kernel import kernel_distance
+    from eval.results import row_from
+
+    label = f"{network.name}@{network.version_hash}"
+    return [row_from(estimate(metric, found.features, reference.features), metric=names[network.name], subject=subject, features=label,
+                     note=note)
+            for names, metric in ((FRECHET_NAMES, frechet_distance), (KERNEL_NAMES, kernel_distance))]
+
+
+def judge_rows(found, subject: str, network, note: str = "") -> list:
+    """What the judge of synthetic clips says: IS-shapes, and how often it sees the shape, motion and class that were asked for."""
+    from eval.metrics.inception import inception_score
+    from eval.metrics.intervals import estimate
+    from eval.results import row_from
+    from videos.moving_shapes import MOTIONS, SHAPES
+
+    if found.probabilities is None:
+        return []
+    label = f"{network.name}@{network.version_hash}"
+    rows = [row_from(estimate(inception_score, found.probabilities), metric="IS-shapes", subject=subject, features=label, note=note)]
+    asked, seen, motions = found.labels, found.probabilities.argmax(1), len(MOTIONS)
+    if asked.min() < 0 or asked.max() >= len(SHAPES) * motions:
+        return rows
+    right = {"shape": seen // motions == asked // motions, "motion": seen % motions == asked % motions, "class": seen == asked}
+    return rows + [row_from(estimate(lambda x: x.mean(), hits.astype(float)), metric=f"accuracy-{what}", subject=subject, features=label,
+                            note=note) for what, hits in right.items()]
+
+
+def differences(features: str, samples: int, reference: int, steps: int, facts: dict) -> list[str]:
+    """In words, how these numbers differ from the paper's protocol."""
+    words = []
+    if features != "i3d":
+        words.append("features are those of the project's own judge of synthetic clips: a Fréchet distance on them is no FVD")
+    if samples != 2048:
+        words.append(f"{samples} generated clips instead of 2,048")
+    if reference != samples:
+        words.append(f"only {reference} real clips in the reference")
+    if steps != 100:
+        words.append(f"{steps} Euler steps instead of 100")
+    if facts.get("data") not in ("ucf101", "realestate10k"):
+        words.append(f"data set {facts.get('data')} instead of UCF101 or RealEstate10K")
+    import json
+
+    clip = json.loads(facts["clip"])
+    if clip["size"] != 256 or clip["num_frames"] != 17:
+        words.append(f"clips of {clip['num_frames']} frames at {clip['size']} pixels instead of 17 at 256")
+    return words
+
+
+def fvd(config: FVDConfig) -> Path:
+    """Measure, print the table, write the JSON; returns its path."""
+    import time
+
+    from eval.results import table, write_results
+    from runtime.run import newest_run, timed_part
+
+    began = time.monotonic()
+    run = config.run or str(newest_run(config.runs_dir, "generator"))
+    judge = Judge(run, features=config.features, root=config.root, samples=config.samples, seed=config.seed, device=config.device,
+                  step=config.step)
+    folder = judge.folder(config.runs_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if min(len(judge.reference_items), len(judge.other_items)) < 2:
+        raise InputError(f"{len(judge.dataset)} real clips are too few to compare with; at least 4 are needed")
+    with timed_part(folder.parent, "eval.fvd"):
+        reference = judge.real(folder, "reference")
+        rows = []
+        for scale in config.guidance_scales:
+            found = judge.generated(folder, config, guidance_scale=scale, step=config.step, tokenizer=config.tokenizer)
+            subject = "generated" if scale == config.guidance_scales[0] else f"generated (guidance {scale:g})"
+            note = f"guidance {scale:g}" if subject == "generated" else ""
+            rows += distance_rows(found, reference, subject, judge.network, note) + judge_rows(found, subject, judge.network)
+        if config.controls:
+            for subject in ("real", "frozen", "shuffled"):
+                found = judge.real(folder, subject)
+                rows += distance_rows(found, reference, subject, judge.network)
+                rows += judge_rows(found, subject, judge.network) if subject == "real" else []
+            untrained = judge.generated(folder, config, untrained=True, step=config.step, tokenizer=config.tokenizer)
+            rows += distance_rows(untrained, reference, "untrained", judge.network)
+    out = Path(config.out) if config.out else folder / f"fvd-{judge.network.name}-step{judge.step:08d}-n{config.samples}.json"
+    words = differences(judge.network.name, config.samples, len(reference.features), config.steps, judge.facts)
+    write_results(out, kind="fvd", rows=rows, run=str(run), step=judge.step, samples=config.samples, seed=config.seed,
+                  device=config.device, data=judge.facts["data"], features=f"{judge.network.name}@{judge.network.version_hash}",
+                  protocol=config.protocol, decoder_hash=judge.decoder_hash, reference_clips=len(reference.features),
+                  differences=words, seconds=round(time.monotonic() - began, 1))
+    print(table(rows))
+    for word in words:
+        print(f"  differs from the paper: {word}")
+    print(f"eval.fvd: wrote {out}")
+    return out
+
+
+if __name__ == "__main__":
+    run_command(fvd, FVDConfig, example="python -m eval.fvd --samples 2048")
