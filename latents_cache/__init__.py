@@ -1,4 +1,4 @@
-"""The latents file: one plain HDF5 file of encoded clips. Create, fill, resume, finish, read, check; numpy and h5py only."""
+"""The latents file: one plain HDF5 file of encoded clips. Create, fill, resume, finish, read, check."""
 
 import importlib
 

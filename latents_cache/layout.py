@@ -1,8 +1,8 @@
 """What is in a latents file.
 
-Contiguous datasets, one row a clip: `mean` float16 [N, C, G, h, w], `logvar` float16 likewise (absent for deterministic
-tokenizers), `label` int32 [N], `name` bytes [N], `crc32` uint32 [N], `done` uint8 [N]; and `latents_mean`, `latents_std`
-float64 [C], which are NaN until every row is done. Small facts are attributes of the root.
+Contiguous datasets, one row a clip: `mean` float16 [N, C, G, h, w], `logvar` float16 likewise (absent for
+deterministic tokenizers), `label` int32 [N], `name` bytes [N], `crc32` uint32 [N], `done` uint8 [N]; and
+`latents_mean`, `latents_std` float64 [C], NaN until every row is done. Small facts are attributes of the root.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def row_types(shape: tuple[int, ...], has_logvar: bool) -> dict[str, tuple[np.dt
 
 
 def row_checksum(mean: np.ndarray, logvar: np.ndarray | None, label: int, name: bytes) -> int:
-    """CRC-32 of a row as stored: mean, logvar where there is one, label as little-endian int32, name without padding."""
+    """CRC-32 of a row as stored: mean, logvar if there is one, little-endian label, name without padding."""
     checksum = zlib.crc32(np.ascontiguousarray(mean, LATENTS))
     if logvar is not None:
         checksum = zlib.crc32(np.ascontiguousarray(logvar, LATENTS), checksum)
@@ -40,7 +40,7 @@ def row_checksum(mean: np.ndarray, logvar: np.ndarray | None, label: int, name: 
 
 
 def encode_name(name: str) -> bytes:
-    """A clip's name in at most `NAME_BYTES` bytes of UTF-8; the end of a long path stays, since it tells clips apart."""
+    """A clip's name in at most `NAME_BYTES` bytes of UTF-8; of a long path the end stays: it tells clips apart."""
     encoded = name.encode()
     if len(encoded) > NAME_BYTES:
         encoded = encoded[-NAME_BYTES:].decode(errors="ignore").encode()

@@ -24,8 +24,8 @@ def open_latents(path: str | Path) -> LatentsReader:
 class LatentsReader:
     """Rows of a latents file. Also a context manager.
 
-    A contiguous file is memory-mapped, so that readers in threads and forked processes are safe and share the page cache;
-    a chunked or compressed one (rewritten by other programs) is read through h5py, slower.
+    A contiguous file is memory-mapped, so that readers in threads and forked processes are safe and share the page
+    cache; a chunked or compressed one (rewritten by other programs) is read through h5py, slower.
 
     Attributes:
         path: The file.
@@ -64,7 +64,7 @@ class LatentsReader:
         self.attributes = {name: plain(value) for name, value in file.attrs.items()}
         version = self.attributes.get("format_version")
         if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise InputError(f"{path}: format version {version!r}, this program reads up to {FORMAT_VERSION}: update it")
+            raise InputError(f"{path}: format version {version!r}, this program reads up to {FORMAT_VERSION}; update")
         self.shape = tuple(file["mean"].shape[1:])
         self.has_logvar = "logvar" in file
         if len(self.shape) != 4 or (self.has_logvar and file["logvar"].shape != file["mean"].shape):
@@ -87,9 +87,9 @@ class LatentsReader:
         offset = dataset.id.get_offset()
         if offset is None or dataset.dtype != LATENTS:
             return dataset
-        size = self.path.stat().st_size
-        if offset + dataset.nbytes > size:
-            raise InputError(f"{self.path}: truncated ({size} bytes, {offset + dataset.nbytes} expected); write it again")
+        size, wanted = self.path.stat().st_size, offset + dataset.nbytes
+        if wanted > size:
+            raise InputError(f"{self.path}: truncated ({size} bytes, {wanted} expected); write it again")
         return np.memmap(self.path, LATENTS, "r", offset, dataset.shape)
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ class LatentsReader:
             "mean": float16 `[n, C, G, h, w]`, raw latents; "logvar": likewise, or None; "label": int32 `[n]`.
         """
         indices = np.asarray(indices, dtype=np.int64)
-        if indices.size and not (0 <= indices.min() and indices.max() < len(self)):
+        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
             asked = f"{indices.min()}…{indices.max()}"
             raise InputError(f"{self.path}: rows {asked} were asked for, it has 0…{len(self) - 1}")
         values = {name: _gather(source, indices) for name, source in self._rows.items()}
@@ -118,7 +118,7 @@ class LatentsReader:
         return self._rows["mean"], self._rows.get("logvar")
 
     def damaged_rows(self) -> list[int]:
-        """Rows whose bytes do not match their checksum (reads everything); InputError when the file has no checksums."""
+        """Rows whose bytes do not match their checksum (reads everything); InputError if the file has no checksums."""
         with h5py.File(self.path, "r") as file:
             if "crc32" not in file:
                 raise InputError(f"{self.path}: it has no checksums")

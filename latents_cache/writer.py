@@ -1,8 +1,9 @@
 """Create a latents file and fill its rows, in any order, surviving a kill at any moment.
 
-The file is laid out whole as `<path>.partial` and closed; from then on HDF5 never opens it for writing again. Rows go to
-their known offsets with `pwrite`, are fsynced, and only then marked done, so a kill loses at most the rows since the last
-flush and can never leave an unreadable file. When every row is done, the statistics are written and the file gets its name.
+The file is laid out whole as `<path>.partial` and closed; from then on HDF5 never opens it for writing again. Rows go
+to their known offsets with `pwrite`, are fsynced, and only then marked done, so a kill loses at most the rows since the
+last flush and can never leave an unreadable file. When every row is done, the statistics are written and the file gets
+its name.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def create_latents(
         rows: Number of clips, N.
         shape: (C, G, h, w) of one row.
         attributes: Small facts (str, int, float, list); a file to resume must carry the same.
-        has_logvar: False for a deterministic tokenizer. Without it the first row decides, and the file is laid out then.
+        has_logvar: False for a deterministic tokenizer. Without it the first row decides, and lays the file out.
         launch: Processes that give the same text fill the file together: one creates it, then the others join, and when
             all have flushed, one finishes. Without it the file has one writer.
 
@@ -72,18 +73,25 @@ class LatentsWriter:
     """
 
     def __init__(
-        self, path: Path, rows: int, shape: tuple[int, ...], attributes: dict, has_logvar: bool | None, launch: str | None
+        self,
+        path: Path,
+        rows: int,
+        shape: tuple[int, ...],
+        attributes: dict,
+        has_logvar: bool | None,
+        launch: str | None,
     ):
         self.path, self.partial, self.rows, self.shape = path, partial_path(path), rows, shape
-        self._attributes = {name: plain(value) for name, value in attributes.items()} | {"format_version": FORMAT_VERSION}
+        self._attributes = {name: plain(value) for name, value in attributes.items()}
+        self._attributes["format_version"] = FORMAT_VERSION
         self._has_logvar = has_logvar
         self._descriptor = -1
         self._unmarked: list[int] = []
         self._lock_path = path.with_name(f".{path.name}.lock")
+        self._refuse_existing()
         self._lock = self._take_lock(launch)
         try:
-            if path.exists():
-                raise InputError(f"{path} exists already; move it away, or write to another name")
+            self._refuse_existing()  # another process may have finished it meanwhile
             if self.partial.exists():
                 self._check_resumable()
             elif has_logvar is not None:
@@ -95,6 +103,10 @@ class LatentsWriter:
             raise
 
     # -- creating ------------------------------------------------------------------------------------------------------
+
+    def _refuse_existing(self) -> None:
+        if self.path.exists():
+            raise InputError(f"{self.path} exists already; move it away, or write to another name")
 
     def _take_lock(self, launch: str | None):
         """Hold the lock file, exclusively or together with the processes of one launch."""
@@ -158,7 +170,8 @@ class LatentsWriter:
             raise InputError(f"{self.partial} is no latents file to go on with ({error}); remove it") from error
         if self._has_logvar is None:
             self._has_logvar = "logvar" in present
-        wanted = {name: (dtype, (self.rows, *shape)) for name, (dtype, shape) in row_types(self.shape, self._has_logvar).items()}
+        types = row_types(self.shape, self._has_logvar)
+        wanted = {name: (dtype, (self.rows, *shape)) for name, (dtype, shape) in types.items()}
         differing = [
             f"{name}: was {str(found.get(name))[:60]!r}, now {str(self._attributes.get(name))[:60]!r}"
             for name in sorted(found.keys() | self._attributes.keys())
@@ -268,7 +281,8 @@ class LatentsWriter:
         self.flush()
         missing = self.missing()
         if missing:
-            raise InputError(f"{self.partial}: {len(missing)} of {self.rows} rows are missing, the first is {missing[0]}")
+            count = f"{len(missing)} of {self.rows} rows are missing"
+            raise InputError(f"{self.partial}: {count}, the first is {missing[0]}")
         with h5py.File(self.partial, "r") as file:
             statistics = latents_statistics(file["mean"], file["logvar"] if self._has_logvar else None)
         for name, value in zip(STATISTICS, (statistics.mean, statistics.std), strict=True):

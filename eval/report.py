@@ -1,0 +1,258 @@
+"""One page that shows what a run of the whole chain did: `python -m eval.report --run GENERATOR_RUN --out report.html`.
+
+Real, reconstructed, predicted and generated clips that play; curves; every number with interval, count, features and controls; what was
+run, on what, and for how long; and in words how it differs from the paper.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.command import CommonFlags, flag, run_command
+from runtime.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(CommonFlags):
+    """Flags of `python -m eval.report`."""
+
+    run: str | None = flag(None, "run of generator.train; default: the newest run")
+    clips: int = flag(12, "clips of each kind to show", low=1)
+    steps: int = flag(100, "Euler steps of the shown samples", low=1)
+    guidance_scale: float = flag(1.0, "guidance of the shown samples", low=0.0)
+    shipped: bool = flag(True, "also show the shipped weights, where the data fit them")
+    out: str = flag("report.html", "file to write")
+
+
+def report(config: ReportConfig) -> Path:
+    """Write the page and print the metrics table; returns the page's path."""
+    from eval.page import bullet_list, page, section
+    from eval.results import read_results, table
+    from runtime.run import newest_run, read_run
+    from runtime.run import timed_part as timed
+
+    run = read_run(config.run or newest_run(config.runs_dir, "generator"), "generator")
+    facts = run.manifest["latents"]
+    tokenizer = Path(facts["tokenizer"])
+    with timed(run.dir, "eval.report"):
+        tokenizer_run = read_run(tokenizer, "tokenizer") if (tokenizer / "manifest.json").is_file() else None
+        results = [read_results(path) for path in newest_results(run.dir)]
+        if tokenizer_run:
+            results = [read_results(path) for path in newest_results(tokenizer_run.dir)] + results
+        rows = [row for record, found in results if record["kind"] != "convergence" for row in found]
+        sections = clip_sections(config, run, facts)
+        sections.append(section("Numbers", _numbers_intro(), _tables(results)))
+        sections.append(section("Curves", curves(run, tokenizer_run, results)))
+        if config.shipped and facts["data"] == "moving_shapes":
+            sections += shipped_section(config)
+        words = sorted({word for record, _ in results for word in record.get("differences", [])})
+        sections.append(section("How this differs from the paper", bullet_list([*model_words(run, tokenizer_run), *words])))
+        sections.append(section("What was run", what_was_run(run, tokenizer_run)))
+        out = Path(config.out)
+        if not out.parent.is_dir():
+            raise InputError(f"--out {config.out}: no such folder {out.parent}")
+        intro = (f"Tokenizer, latents, generator and evaluation of <b>{html.escape(run.dir.name)}</b> on {html.escape(facts['data'])}: "
+                 "real clips, what the tokenizer makes of them, what it predicts, and what the generator draws from noise.")
+        partial = out.with_name(out.name + ".partial")
+        partial.write_text(page(f"PV-VAE on {facts['data']}", intro, sections))
+        partial.replace(out)
+    print(table(rows))
+    print(f"eval.report: open {out}")
+    return out
+
+
+def newest_results(run_dir: Path) -> list[Path]:
+    """The evaluations of a run, the newest of each kind, in a fixed order of kinds."""
+    from runtime.run import read_json
+
+    newest: dict[str, tuple[str, Path]] = {}
+    for path in (run_dir / "eval").glob("*.json"):
+        record = read_json(path)
+        if "kind" in record:
+            newest[record["kind"]] = max(newest.get(record["kind"], ("", path)), (record["created"], path))
+    order = ("reconstruction", "fvd", "convergence")
+    return [path for _, path in sorted(newest.values(), key=lambda item: order.index(read_json(item[1])["kind"]))]
+
+
+def clip_sections(config: ReportConfig, run, facts: dict) -> list[str]:
+    """Real, reconstructed, predicted and generated clips."""
+    import torch
+
+    from eval.figures import animation, bordered
+    from eval.page import clip_grid, section
+    from eval.sets import open_training_clips, real_batches, stratified_halves
+    from runtime.processes import autocast, resolve_device, resolve_dtype
+    from tokenizer.zoo import load
+    from videos import psnr, to_float, to_uint8
+
+    dataset = open_training_clips(facts)
+    names = json.loads(facts.get("class_names", "[]"))
+    items = stratified_halves(dataset.labels(), config.clips, config.seed)[1]
+    batches = list(real_batches(dataset, items, config.seed))
+    clip = torch.cat([video for video, _ in batches])
+    captions = [names[label] if 0 <= label < len(names) else f"clip {i}" for i, label in enumerate(l for _, part in batches for l in part)]
+    device = resolve_device(config.device)
+    vae, predictor = load(facts["tokenizer"], device=device), load(facts["tokenizer"], stage="video", device=device)
+    video, groups = to_float(clip.to(device)), vae.spec.groups(clip.shape[2])
+    observed = vae.spec.frames(groups - groups // 2)
+    with torch.no_grad(), autocast(device, resolve_dtype(config.dtype, device)):
+        decoded = to_uint8(vae.decode(vae.encode(video).mode())).cpu()
+        predicted = to_uint8(predictor.predict(video[:, :, :observed], groups // 2)).cpu()
+    decibels = psnr(decoded.double() / 255, clip.double() / 255)
+
+    def frames(clips):
+        return clips.permute(0, 2, 3, 4, 1).numpy()
+
+    def moving(clips, words):
+        return clip_grid([(animation(c, quality=_quality(c)), w) for c, w in zip(frames(clips), words, strict=True)])
+
+    pairs = [(animation(bordered(c, observed), quality=_quality(c)), w) for c, w in zip(frames(predicted), captions, strict=True)]
+    generated, words = generated_clips(config, str(run.dir), names)
+    return [
+        section("Real", "<p class=quiet>Training clips of the data set, one line for all that follows.</p>", moving(clip, captions)),
+        section("Reconstructed", "<p class=quiet>The same clips through encoder and decoder.</p>",
+                moving(decoded, [f"{float(d):.1f} dB" for d in decibels])),
+        section("Predicted", f'<p class=quiet>The encoder sees the first {observed} frames (<span class="green">green</span>); the decoder '
+                f'of the video stage draws the rest (<span class="orange">orange</span>) from padding.</p>', clip_grid(pairs)),
+        section("Generated, trained just now", f"<p class=quiet>From noise, {config.steps} Euler steps, guidance "
+                f"{config.guidance_scale:g}; the class that was asked for.</p>", moving(generated, words)),
+    ]
+
+
+def _quality(clip) -> int | None:
+    """Lossless for tiny pictures, where every pixel shows; compressed for photographs."""
+    return None if clip.shape[1] <= 48 else 80
+
+
+def generated_clips(config: ReportConfig, run: str, names: list[str]):
+    """The first samples of a generator, uint8 `[n, 3, 1+T, H, W]`, and their captions with what the judge sees."""
+    import torch
+
+    from eval.decode import decoded_clips, tokenizer_for
+    from eval.features import load_features
+    from generator.sample import SampleConfig, sample
+    from latents_cache import open_latents
+    from videos import to_float
+
+    path = sample(SampleConfig(runs_dir=config.runs_dir, seed=config.seed, device=config.device, dtype=config.dtype, run=run,
+                               samples=config.clips, steps=config.steps, guidance_scale=config.guidance_scale))
+    with open_latents(path) as reader:
+        found = list(decoded_clips(reader, tokenizer_for(reader, device="cpu"), config.clips, device=config.device, dtype=config.dtype))
+        data = reader.attributes.get("data", "")
+    clips, labels = torch.cat([video for video, _ in found]), [int(label) for _, part in found for label in part]
+    words = [names[label] if 0 <= label < len(names) else f"sample {i}" for i, label in enumerate(labels)]
+    if data.startswith("moving_shapes"):
+        seen = load_features("shapes").probabilities(to_float(clips)).argmax(1)
+        words = [f"{word} ✓" if int(s) == label else f"{word}; judge: {names[int(s)]}" for word, s, label in zip(words, seen, labels, strict=True)]
+    return clips, words
+
+
+def shipped_section(config: ReportConfig) -> list[str]:
+    """Clips and numbers of the shipped weights, named as what they are; nothing when none are shipped."""
+    from eval.figures import animation
+    from eval.page import clip_grid, results_table, section
+    from eval.results import Row
+    from generator.loading import SHIPPED
+    from runtime.run import read_json
+
+    folder = SHIPPED["moving-shapes"]
+    if not (folder / "manifest.json").is_file():
+        return []
+    manifest = read_json(folder / "manifest.json")
+    state = read_json(folder / "state.json")
+    clips, words = generated_clips(config, "moving-shapes", json.loads(state["latents"]["class_names"]))
+    pictures = [(animation(c), w) for c, w in zip(clips.permute(0, 2, 3, 4, 1).numpy(), words, strict=True)]
+    commands = "\n".join(manifest["commands"])
+    return [section(f"Shipped, trained {manifest['hours']:.1f} hours by this command", f"<pre>{html.escape(commands)}</pre>",
+                    clip_grid(pictures), results_table([Row(**row) for row in manifest.get("rows", [])]))]
+
+
+def _numbers_intro() -> str:
+    return ("<p class=quiet>Intervals are 95 % by jackknife over clips: they cover what fresh clips would change at this count, not other "
+            "training seeds. Grey rows are controls: <i>real</i> is other real clips against the same reference (the floor), <i>frozen</i> "
+            "and <i>shuffled</i> are real clips without, or with wrong, motion, <i>untrained</i> decodes pure noise, <i>blank</i> is a flat "
+            "picture.</p>")
+
+
+def _tables(results: list) -> str:
+    from eval.page import results_table
+
+    parts = []
+    for record, rows in results:
+        if record["kind"] != "convergence":
+            parts.append(f"<p><b>{html.escape(record['kind'])}</b> <span class=quiet>{html.escape(record['command'])}</span></p>" + results_table(rows))
+    return "".join(parts) or "<p class=quiet>Nothing was measured yet.</p>"
+
+
+def curves(run, tokenizer_run, results: list) -> str:
+    """Loss and convergence curves."""
+    from eval.figures import curve, smoothed
+
+    charts = []
+    if tokenizer_run:
+        log = read_log(tokenizer_run.dir)
+        charts.append(curve({name: smoothed([(line["step"], line[name]) for line in log if name in line]) for name in ("mse", "temporal")},
+                            x_label="tokenizer step", y_label="tokenizer loss terms", log_y=True))
+        charts.append(curve({"PSNR": [(line["step"], line["val_psnr"]) for line in log if "val_psnr" in line]},
+                            x_label="tokenizer step", y_label="PSNR on held-out clips, dB"))
+    log = read_log(run.dir)
+    charts.append(curve({"loss": smoothed([(line["step"], line["loss"]) for line in log])},
+                        x_label="generator step", y_label="flow loss", log_y=True))
+    for record, _ in results:
+        if record["kind"] == "convergence":
+            points = record["curve"]
+            bands = [(p["step"], p["low"], p["high"]) for p in points if p["low"] is not None]
+            metric = record["metric"]
+            charts.append(curve({metric: [(p["step"], p["value"]) for p in points]}, bands={metric: bands}, log_y=record["floor"] > 0,
+                                levels={"other real clips": record["floor"], "untrained": record["untrained"]},
+                                x_label="generator step", y_label=f"{metric}, {record['samples']} clips"))
+    return f'<div class="charts">{"".join(charts)}</div>'
+
+
+def read_log(run_dir: Path) -> list[dict]:
+    """metrics.jsonl, one dict a step."""
+    path = run_dir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def model_words(run, tokenizer_run) -> list[str]:
+    """In words, how the models differ from the paper's."""
+    words = []
+    if tokenizer_run:
+        count, preset = tokenizer_run.manifest["parameters"], tokenizer_run.config["preset"]
+        words.append(f"tokenizer preset {preset}: {count / 1e6:.1f} M parameters (paper: 661 M), trained {tokenizer_run.manifest['identity']['steps']:,} "
+                     f"steps in all (paper: 400,000), LPIPS weight {tokenizer_run.config['lpips_weight']:g}, no GAN yet")
+    steps = run.config["steps"]
+    words.append(f"generator preset {run.config['preset']}: {run.manifest['parameters'] / 1e6:.1f} M parameters (Latte-XL: 674 M), "
+                 f"{steps:,} steps (paper: 250,000)")
+    return words
+
+
+def what_was_run(run, tokenizer_run) -> str:
+    """Commands, machine, versions, hashes, and how long each part took."""
+    from eval.page import facts_table
+
+    facts = []
+    for info in filter(None, (tokenizer_run, run)):
+        manifest = info.manifest
+        seconds = sum(session.get("seconds", 0.0) for session in manifest["sessions"])
+        facts.append((f"{manifest['kind']}: {manifest['name']}", f"{manifest['command']} — {seconds / 60:.1f} minutes in "
+                      f"{len(manifest['sessions'])} session(s), seed {info.config['seed']}, started {manifest['started'][:19]} UTC"))
+        parts = info.dir / "parts.jsonl"
+        for line in parts.read_text().splitlines() if parts.is_file() else []:
+            part = json.loads(line)
+            facts.append((part["part"], f"{part['command']} — {part['seconds'] / 60:.1f} minutes"))
+    manifest = run.manifest
+    facts += [("machine", f"{manifest['machine']['processor']}, {manifest['machine']['cores']} cores, {manifest['machine']['system']}"),
+              ("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())),
+              ("code", manifest["git_commit"]), ("encoder", manifest["latents"]["encoder_hash"]),
+              ("latents", f"{manifest['latents']['rows']} rows of {manifest['latents']['shape']} from {manifest['latents']['data']} "
+               f"({manifest['latents']['split']}), data fingerprint {manifest['latents']['data_fingerprint']}")]
+    return facts_table(facts)
+
+
+if __name__ == "__main__":
+    run_command(report, ReportConfig, example="python -m eval.report --run runs/my-generator --out report.html")
