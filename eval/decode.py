@@ -11,7 +11,7 @@ from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 
 
-def tokenizer_for(reader, tokenizer: str | None = None, device: str = "cpu"):
+def tokenizer_for(reader, tokenizer: str | None = None, device: str = "auto"):
     """The tokenizer whose decoder fits a latents or samples file.
 
     Args:
@@ -21,12 +21,14 @@ def tokenizer_for(reader, tokenizer: str | None = None, device: str = "cpu"):
     Raises:
         InputError: If its *encoder* is another one than the file's. Another decoder of the same encoder is welcome.
     """
+    from runtime.processes import resolve_device
+    from runtime.processes import resolve_device
     from tokenizer.zoo import load
 
     name = tokenizer or reader.attributes.get("tokenizer")
     if not name:
         raise InputError(f"{reader.path}: it names no tokenizer; give --tokenizer")
-    vae = load(name, device=device)
+    vae = load(name, device=resolve_device(device))
     wanted = reader.attributes.get("encoder_hash")
     if wanted and vae.encoder_hash != wanted:
         raise InputError(f"{reader.path} was encoded by encoder {wanted}, tokenizer {name} has {vae.encoder_hash}; "

@@ -7,7 +7,9 @@ clips (the floor at this sample size), real clips frozen or shuffled in time, an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import zlib
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -63,7 +65,10 @@ class Judge:
         self.run, self.shipped = run, run in SHIPPED
         self.network = load_chosen(features, self.facts["data"], device)
         self.dataset = open_training_clips(self.facts, root)
-        self.reference_items, self.other_items = stratified_halves(self.dataset.labels(), samples, seed)
+        # Only what was encoded: --max-clips may have left out the rest of the data set.
+        copies = int(self.facts.get("windows", 1)) * (2 if self.facts.get("flip") else 1)
+        labels = self.dataset.labels()[: int(self.facts["rows"]) // copies]
+        self.reference_items, self.other_items = stratified_halves(labels, samples, seed)
         self.dir = generator.dir
 
     def folder(self, runs_dir: str) -> Path:
@@ -91,13 +96,16 @@ class Judge:
         from generator.sample import SampleConfig, sample
         from latents_cache import open_latents
 
+        # An untrained network's velocity is exactly zero, so one step ends where a hundred would.
+        steps = 1 if untrained else config.steps
         path = sample(SampleConfig(runs_dir=config.runs_dir, seed=config.seed, device=config.device, dtype=config.dtype, run=self.run,
-                                   step=step, samples=self.samples, steps=config.steps, guidance_scale=guidance_scale,
+                                   step=step, samples=self.samples, steps=steps, guidance_scale=guidance_scale,
                                    batch_size=config.batch_size, untrained=untrained))
         with open_latents(path) as reader:
             vae = tokenizer_for(reader, tokenizer, config.device)
             self.decoder_hash = vae.decoder_hash
-            key = self._key(subject="generated", file=path.name, decoder=self.decoder_hash, step=reader.attributes["step"])
+            latents = zlib.crc32(reader.batch(range(self.samples))["mean"].tobytes())
+            key = self._key(subject="generated", file=path.name, latents=latents, decoder=self.decoder_hash, dtype=config.dtype)
             return kept_features(folder / "features", path.stem, key, lambda: extract(
                 self.network, decoded_clips(reader, vae, self.samples, device=config.device, dtype=config.dtype), None, self.device))
 
@@ -131,8 +139,13 @@ def judge_rows(found, subject: str, network, note: str = "") -> list:
     if asked.min() < 0 or asked.max() >= len(SHAPES) * motions:
         return rows
     right = {"shape": seen // motions == asked // motions, "motion": seen % motions == asked % motions, "class": seen == asked}
-    return rows + [row_from(estimate(lambda x: x.mean(), hits.astype(float)), metric=f"accuracy-{what}", subject=subject, features=label,
-                            note=note) for what, hits in right.items()]
+    for what, hits in right.items():
+        found_row = row_from(estimate(lambda x: x.mean(), hits.astype(float)), metric=f"accuracy-{what}", subject=subject, features=label,
+                             note=note)
+        # The jackknife knows no bounds; a share has two.
+        low, high = (None if edge is None else min(1.0, max(0.0, edge)) for edge in (found_row.low, found_row.high))
+        rows.append(replace(found_row, low=low, high=high))
+    return rows
 
 
 def differences(features: str, samples: int, reference: int, steps: int, facts: dict) -> list[str]:
@@ -148,8 +161,6 @@ def differences(features: str, samples: int, reference: int, steps: int, facts: 
         words.append(f"{steps} Euler steps instead of 100")
     if facts.get("data") not in ("ucf101", "realestate10k"):
         words.append(f"data set {facts.get('data')} instead of UCF101 or RealEstate10K")
-    import json
-
     clip = json.loads(facts["clip"])
     if clip["size"] != 256 or clip["num_frames"] != 17:
         words.append(f"clips of {clip['num_frames']} frames at {clip['size']} pixels instead of 17 at 256")
@@ -190,7 +201,7 @@ def fvd(config: FVDConfig) -> Path:
     words = differences(judge.network.name, config.samples, len(reference.features), config.steps, judge.facts)
     write_results(out, kind="fvd", rows=rows, run=str(run), step=judge.step, samples=config.samples, seed=config.seed,
                   device=config.device, data=judge.facts["data"], features=f"{judge.network.name}@{judge.network.version_hash}",
-                  protocol=config.protocol, decoder_hash=judge.decoder_hash, reference_clips=len(reference.features),
+                  protocol=config.protocol, steps=config.steps, guidance_scales=list(config.guidance_scales), decoder_hash=judge.decoder_hash, reference_clips=len(reference.features),
                   differences=words, seconds=round(time.monotonic() - began, 1))
     print(table(rows))
     for word in words:

@@ -49,7 +49,7 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     data = config.data or trained.get("data") or ("moving_shapes" if name == "moving-shapes" else None)
     if data is None:
         raise InputError(f"--data is needed: {name!r} is no training run that could name a data set")
-    vae = load(name, device=config.device if config.device != "auto" else "cpu")
+    vae = load(name)
     predictor = load(name, stage="video")
     shipped_size = 32 if name == "moving-shapes" else 256
     clip = ClipSpec(num_frames=config.num_frames or trained.get("num_frames", 17), size=config.size or trained.get("size", shipped_size),

@@ -34,6 +34,9 @@ def report(config: ReportConfig) -> Path:
     from runtime.run import newest_run, read_run
     from runtime.run import timed_part as timed
 
+    out = Path(config.out)
+    if not out.parent.is_dir():
+        raise InputError(f"--out {config.out}: no such folder {out.parent}")
     run = read_run(config.run or newest_run(config.runs_dir, "generator"), "generator")
     facts = run.manifest["latents"]
     tokenizer = Path(facts["tokenizer"])
@@ -51,9 +54,6 @@ def report(config: ReportConfig) -> Path:
         words = sorted({word for record, _ in results for word in record.get("differences", [])})
         sections.append(section("How this differs from the paper", bullet_list([*model_words(run, tokenizer_run), *words])))
         sections.append(section("What was run", what_was_run(run, tokenizer_run)))
-        out = Path(config.out)
-        if not out.parent.is_dir():
-            raise InputError(f"--out {config.out}: no such folder {out.parent}")
         intro = (f"Tokenizer, latents, generator and evaluation of <b>{html.escape(run.dir.name)}</b> on {html.escape(facts['data'])}: "
                  "real clips, what the tokenizer makes of them, what it predicts, and what the generator draws from noise.")
         partial = out.with_name(out.name + ".partial")
@@ -140,7 +140,7 @@ def generated_clips(config: ReportConfig, run: str, names: list[str]):
     path = sample(SampleConfig(runs_dir=config.runs_dir, seed=config.seed, device=config.device, dtype=config.dtype, run=run,
                                samples=config.clips, steps=config.steps, guidance_scale=config.guidance_scale))
     with open_latents(path) as reader:
-        found = list(decoded_clips(reader, tokenizer_for(reader, device="cpu"), config.clips, device=config.device, dtype=config.dtype))
+        found = list(decoded_clips(reader, tokenizer_for(reader, device=config.device), config.clips, device=config.device, dtype=config.dtype))
         data = reader.attributes.get("data", "")
     clips, labels = torch.cat([video for video, _ in found]), [int(label) for _, part in found for label in part]
     words = [names[label] if 0 <= label < len(names) else f"sample {i}" for i, label in enumerate(labels)]

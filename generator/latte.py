@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from runtime.errors import InputError
 
 FREQUENCIES = 256
-# Below this many keys, a materialised softmax beats the fused kernel on the CPU (its backward is slow for short sequences), and on
-# the temporal axis it wastes less of the GPU's tiles and has no limit on the number of sequences.
+# Up to this many keys, a materialised softmax beats the fused kernel: on the CPU, whose backward is slow for short sequences, and
+# on the temporal axis of the GPU, where it wastes less of the tiles and has no limit on the number of sequences.
 SHORT_SEQUENCE = 32
 
 
@@ -97,14 +97,14 @@ class TimeEmbedding(nn.Module):
         self.register_buffer("frequencies", torch.exp(-math.log(10_000.0) * torch.arange(half) / half), persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
-        angles = 1000.0 * t.float()[:, None] * self.frequencies
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
+        with torch.autocast(t.device.type, enabled=False):  # angles up to 1000 need the digits
+            angles = 1000.0 * t.float()[:, None] * self.frequencies
+            return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """LayerNorm without affine in float32, then scale and shift `[B, 1, 1, D]` of tokens `[B, G, S, D]`."""
-    with torch.autocast(x.device.type, enabled=False):
-        return F.layer_norm(x.float(), x.shape[-1:], eps=1e-6) * (1.0 + scale.float()) + shift.float()
+    """LayerNorm without affine, then scale and shift `[B, 1, 1, D]` of tokens `[B, G, S, D]`; all in float32."""
+    return F.layer_norm(x.float(), x.shape[-1:], eps=1e-6) * (1.0 + scale.float()) + shift.float()
 
 
 class Attention(nn.Module):
@@ -198,14 +198,7 @@ class Latte(nn.Module):
         Raises:
             InputError: If shapes or labels do not fit the config.
         """
-        config = self.config
-        if tuple(x.shape[1:]) != config.latent_shape:
-            raise InputError(f"the generator takes latents [B, {', '.join(map(str, config.latent_shape))}], got {list(x.shape)}")
-        if (y is None) != (config.num_classes == 0):
-            raise InputError("labels are needed exactly when the generator has classes: "
-                             f"num_classes is {config.num_classes}, labels are {'absent' if y is None else 'given'}")
-        if return_block is not None and not 1 <= return_block <= config.depth:
-            raise InputError(f"return_block must lie in 1…{config.depth}, got {return_block}")
+        self._check(x, t, y, return_block)
         tokens = self.embed(rearrange(x, "b c g h w -> b g (h w) c")).float() + self.cells  # [B, G, S, D]
         condition = self.time(t)
         if self.classes is not None:
@@ -220,5 +213,25 @@ class Latte(nn.Module):
                 kept = tokens
         shift, scale = self.final_modulation(condition)[:, None, None].chunk(2, dim=-1)
         velocity = self.final(modulate(tokens, shift, scale)).float()
-        velocity = rearrange(velocity, "b g (h w) c -> b c g h w", h=config.height)
+        velocity = rearrange(velocity, "b g (h w) c -> b c g h w", h=self.config.height)
         return velocity if return_block is None else (velocity, kept)
+
+    def _check(self, x: Tensor, t: Tensor, y: Tensor | None, return_block: int | None) -> None:
+        config = self.config
+        if tuple(x.shape[1:]) != config.latent_shape:
+            wanted = ", ".join(map(str, config.latent_shape))
+            raise InputError(f"the generator takes latents [B, {wanted}], got {list(x.shape)}")
+        if t.shape != x.shape[:1]:
+            raise InputError(f"the generator takes one t for each of the {len(x)} samples, got shape {list(t.shape)}")
+        if (y is None) != (config.num_classes == 0):
+            raise InputError("labels are needed exactly when the generator has classes: "
+                             f"num_classes is {config.num_classes}, labels are {'absent' if y is None else 'given'}")
+        if y is not None:
+            if y.shape != x.shape[:1] or y.dtype != torch.int64:
+                raise InputError(f"labels must be int64 [{len(x)}], got {y.dtype} {list(y.shape)}")
+            # On a GPU, looking at the values would make every call wait for the device.
+            if y.device.type == "cpu" and not ((y >= 0) & (y <= config.num_classes)).all():
+                raise InputError(f"labels must lie in 0…{config.num_classes} ({config.num_classes} is no class), "
+                                 f"got {int(y.min())}…{int(y.max())}")
+        if return_block is not None and not 1 <= return_block <= config.depth:
+            raise InputError(f"return_block must lie in 1…{config.depth}, got {return_block}")

@@ -99,7 +99,7 @@ def sample_attributes(config: SampleConfig, generator, run: str, dtype: str) -> 
     """What a samples file says about itself."""
     facts = generator.latents
     known = ("tokenizer", "tokenizer_name", "encoder_hash", "data", "root", "split", "clip", "spec", "num_classes", "class_names")
-    return {**{name: facts[name] for name in known if name in facts}, "kind": "samples", "generator_run": run, "step": generator.step,
+    return {**{name: facts[name] for name in known if name in facts}, "kind": "samples", "generator_run": run, "step": 0 if config.untrained else generator.step,
             "untrained": int(config.untrained), "steps": config.steps, "nfe": config.steps, "guidance_scale": config.guidance_scale,
             "rows_per_call": 2 if config.guidance_scale != 1.0 else 1, "seed": config.seed, "dtype": dtype}
 

@@ -65,7 +65,7 @@ def check_rows(reader) -> None:
     """Read everything; InputError names the damaged rows."""
     import numpy as np
 
-    from latents_cache.statistics import latents_statistics
+    from latents_cache.moments import latents_statistics
 
     damaged = reader.damaged_rows()
     if damaged:

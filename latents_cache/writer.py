@@ -27,7 +27,7 @@ from latents_cache.layout import (
     row_types,
     sync_folder,
 )
-from latents_cache.statistics import latents_statistics
+from latents_cache.moments import latents_statistics
 from runtime.errors import InputError
 
 FLUSH_ROWS = 64

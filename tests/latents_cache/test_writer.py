@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from latents_cache import create_latents, open_latents
-from latents_cache.statistics import ChannelStatistics
+from latents_cache.moments import ChannelStatistics
 from runtime.errors import InputError
 
 SHAPE = (3, 5, 2, 2)

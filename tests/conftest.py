@@ -1,0 +1,38 @@
+"""What every test may use: folders of real clips, and reasons to skip."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, and say why."""
+    real = [item for item in items if item.get_closest_marker("real")]
+    if real and not _real_data():
+        for item in real:
+            item.add_marker(pytest.mark.skip(reason="PVVAE_TEST_DATA names no folder of real clips"))
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu and not _has_gpu():
+        for item in gpu:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _real_data() -> Path | None:
+    folder = os.environ.get("PVVAE_TEST_DATA")
+    return Path(folder) if folder and Path(folder).is_dir() else None
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real clips that `PVVAE_TEST_DATA` names (ucf101/, realestate10k/, …); skips without one."""
+    folder = _real_data()
+    if folder is None:
+        pytest.skip("PVVAE_TEST_DATA names no folder of real clips")
+    return folder
