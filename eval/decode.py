@@ -12,27 +12,32 @@ from runtime.errors import InputError
 
 
 def tokenizer_for(reader, tokenizer: str | None = None, device: str = "auto"):
-    """The tokenizer whose decoder fits a latents or samples file.
+    """The tokenizer whose decoder fits an open latents or samples file; see `fitting_tokenizer`."""
+    return fitting_tokenizer(reader.attributes, reader.path, tokenizer, device)
+
+
+def fitting_tokenizer(facts: dict, source: object, tokenizer: str | None = None, device: str = "auto"):
+    """The tokenizer whose decoder fits latents.
 
     Args:
-        reader: An open latents file.
-        tokenizer: Run, folder or name; default: the one that the file names.
+        facts: What is known of the latents: "tokenizer" and "encoder_hash".
+        source: Where they come from, for the message.
+        tokenizer: Run, folder or name; default: the one that the facts name.
 
     Raises:
-        InputError: If its *encoder* is another one than the file's. Another decoder of the same encoder is welcome.
+        InputError: If its *encoder* is another one than theirs. Another decoder of the same encoder is welcome.
     """
-    from runtime.processes import resolve_device
     from runtime.processes import resolve_device
     from tokenizer.zoo import load
 
-    name = tokenizer or reader.attributes.get("tokenizer")
+    name = tokenizer or facts.get("tokenizer")
     if not name:
-        raise InputError(f"{reader.path}: it names no tokenizer; give --tokenizer")
+        raise InputError(f"{source}: it names no tokenizer; give --tokenizer")
     vae = load(name, device=resolve_device(device))
-    wanted = reader.attributes.get("encoder_hash")
+    wanted = facts.get("encoder_hash")
     if wanted and vae.encoder_hash != wanted:
-        raise InputError(f"{reader.path} was encoded by encoder {wanted}, tokenizer {name} has {vae.encoder_hash}; "
-                         "decode with the tokenizer that encoded it (a fine-tuned decoder of it will do)")
+        raise InputError(f"{source}: the latents are of encoder {wanted}, tokenizer {name} has {vae.encoder_hash}; "
+                         "decode with the tokenizer that encoded them (a fine-tuned decoder of it will do)")
     return vae
 
 

@@ -56,7 +56,9 @@ def load_chosen(features: str, data: str, device: str):
 class Judge:
     """Everything that judging one generator shares: its facts, the real sets, the feature network, and kept features."""
 
-    def __init__(self, run: str, *, features: str, root: str | None, samples: int, seed: int, device: str, step: int | None = None):
+    def __init__(self, run: str, *, features: str, root: str | None, samples: int, seed: int, device: str, step: int | None = None,
+                 tokenizer: str | None = None):
+        from eval.decode import fitting_tokenizer
         from eval.sets import open_training_clips, stratified_halves
         from generator.loading import SHIPPED, load_generator
 
@@ -64,6 +66,8 @@ class Judge:
         self.facts, self.step, self.seed, self.device, self.samples = generator.latents, generator.step, seed, device, samples
         self.run, self.shipped = run, run in SHIPPED
         self.network = load_chosen(features, self.facts["data"], device)
+        # Before anything is sampled: the wrong tokenizer should cost nothing.
+        self.vae = fitting_tokenizer(self.facts, run, tokenizer, device)
         self.dataset = open_training_clips(self.facts, root)
         # Only what was encoded: --max-clips may have left out the rest of the data set.
         copies = int(self.facts.get("windows", 1)) * (2 if self.facts.get("flip") else 1)
@@ -88,10 +92,9 @@ class Judge:
         return kept_features(folder / "features", subject, self._key(subject=subject),
                              lambda: extract(self.network, real_batches(self.dataset, items, self.seed), change, self.device))
 
-    def generated(self, folder: Path, config, *, guidance_scale: float = 1.0, step: int | None = None, untrained: bool = False,
-                  tokenizer: str | None = None):
+    def generated(self, folder: Path, config, *, guidance_scale: float = 1.0, step: int | None = None, untrained: bool = False):
         """Features of generated clips; samples what is missing."""
-        from eval.decode import decoded_clips, tokenizer_for
+        from eval.decode import decoded_clips
         from eval.sets import extract, kept_features
         from generator.sample import SampleConfig, sample
         from latents_cache import open_latents
@@ -102,12 +105,10 @@ class Judge:
                                    step=step, samples=self.samples, steps=steps, guidance_scale=guidance_scale,
                                    batch_size=config.batch_size, untrained=untrained))
         with open_latents(path) as reader:
-            vae = tokenizer_for(reader, tokenizer, config.device)
-            self.decoder_hash = vae.decoder_hash
             latents = zlib.crc32(reader.batch(range(self.samples))["mean"].tobytes())
-            key = self._key(subject="generated", file=path.name, latents=latents, decoder=self.decoder_hash, dtype=config.dtype)
+            key = self._key(subject="generated", file=path.name, latents=latents, decoder=self.vae.decoder_hash, dtype=config.dtype)
             return kept_features(folder / "features", path.stem, key, lambda: extract(
-                self.network, decoded_clips(reader, vae, self.samples, device=config.device, dtype=config.dtype), None, self.device))
+                self.network, decoded_clips(reader, self.vae, self.samples, device=config.device, dtype=config.dtype), None, self.device))
 
 
 def distance_rows(found, reference, subject: str, network, note: str = "") -> list:
@@ -177,7 +178,7 @@ def fvd(config: FVDConfig) -> Path:
     began = time.monotonic()
     run = config.run or str(newest_run(config.runs_dir, "generator"))
     judge = Judge(run, features=config.features, root=config.root, samples=config.samples, seed=config.seed, device=config.device,
-                  step=config.step)
+                  step=config.step, tokenizer=config.tokenizer)
     folder = judge.folder(config.runs_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if min(len(judge.reference_items), len(judge.other_items)) < 2:
@@ -186,7 +187,7 @@ def fvd(config: FVDConfig) -> Path:
         reference = judge.real(folder, "reference")
         rows = []
         for scale in config.guidance_scales:
-            found = judge.generated(folder, config, guidance_scale=scale, step=config.step, tokenizer=config.tokenizer)
+            found = judge.generated(folder, config, guidance_scale=scale, step=config.step)
             subject = "generated" if scale == config.guidance_scales[0] else f"generated (guidance {scale:g})"
             note = f"guidance {scale:g}" if subject == "generated" else ""
             rows += distance_rows(found, reference, subject, judge.network, note) + judge_rows(found, subject, judge.network)
@@ -195,14 +196,15 @@ def fvd(config: FVDConfig) -> Path:
                 found = judge.real(folder, subject)
                 rows += distance_rows(found, reference, subject, judge.network)
                 rows += judge_rows(found, subject, judge.network) if subject == "real" else []
-            untrained = judge.generated(folder, config, untrained=True, step=config.step, tokenizer=config.tokenizer)
+            untrained = judge.generated(folder, config, untrained=True, step=config.step)
             rows += distance_rows(untrained, reference, "untrained", judge.network)
     out = Path(config.out) if config.out else folder / f"fvd-{judge.network.name}-step{judge.step:08d}-n{config.samples}.json"
     words = differences(judge.network.name, config.samples, len(reference.features), config.steps, judge.facts)
     write_results(out, kind="fvd", rows=rows, run=str(run), step=judge.step, samples=config.samples, seed=config.seed,
                   device=config.device, data=judge.facts["data"], features=f"{judge.network.name}@{judge.network.version_hash}",
-                  protocol=config.protocol, steps=config.steps, guidance_scales=list(config.guidance_scales), decoder_hash=judge.decoder_hash, reference_clips=len(reference.features),
-                  differences=words, seconds=round(time.monotonic() - began, 1))
+                  protocol=config.protocol, steps=config.steps, guidance_scales=list(config.guidance_scales),
+                  decoder_hash=judge.vae.decoder_hash, reference_clips=len(reference.features), differences=words,
+                  seconds=round(time.monotonic() - began, 1))
     print(table(rows))
     for word in words:
         print(f"  differs from the paper: {word}")

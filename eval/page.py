@@ -32,7 +32,7 @@ pre { overflow-x: auto; background: color-mix(in srgb, var(--ink) 6%, transparen
   font-size: .8rem } ul { padding-left: 1.2rem } .green { color: #2ea043 } .orange { color: #e37400 }
 """
 
-CONTROLS = ("real", "frozen", "shuffled", "untrained", "blank", "repeat")
+CONTROLS = ("real", "frozen", "shuffled", "untrained", "blank", "repeat", "rounding")
 
 
 def clip_grid(clips: Sequence[tuple[str, str]]) -> str:

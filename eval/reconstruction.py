@@ -110,11 +110,14 @@ def measure(vae, predictor, dataset, count: int, observed: int, network, config:
             video = to_float(clip.to(device))
             groups = vae.spec.groups(video.shape[2])
             with autocast(device, dtype):
-                decoded = to_uint8(vae.decode(vae.encode(video).mode()))
+                exact = vae.decode(vae.encode(video).mode()).clamp(-1, 1)
                 left = vae.spec.groups(observed)
                 predicted = predictor.predict(video[:, :, :observed], groups - left) if groups > left else None
+            decoded = to_uint8(exact)
             real, output = clip.double() / 255, decoded.cpu().double() / 255
-            part = {"psnr": psnr(output, real), "ssim": ssim(output, real)}
+            part = {"psnr": psnr(output, real), "ssim": ssim(output, real), "rounding": psnr(output, (exact.cpu().double() + 1) / 2)}
+            if video.shape[2] > 1:  # the first frame itself would be perfect
+                part["frozen"] = psnr(real[:, :, :1].expand_as(real)[:, :, 1:], real[:, :, 1:])
             part["change_error"] = (output.diff(dim=2) - real.diff(dim=2)).square().sum((1, 2, 3, 4))
             part["change"] = real.diff(dim=2).square().sum((1, 2, 3, 4))
             try:
@@ -124,6 +127,11 @@ def measure(vae, predictor, dataset, count: int, observed: int, network, config:
             if predicted is not None:
                 ours, repeat = prediction_errors(video, predicted, observed)
                 blank, _ = prediction_errors(video, blank_like(video), observed)
+                # From the last observed frame on, so that the step into the unknown counts too.
+                guess = to_uint8(predicted).cpu().double()[:, :, observed - 1 :].diff(dim=2) / 255
+                truth = real[:, :, observed - 1 :].diff(dim=2)
+                part["predicted_change_error"] = (guess - truth).square().sum((1, 2, 3, 4))
+                part["predicted_change"] = truth.square().sum((1, 2, 3, 4))
                 part |= {"predicted": ours.cpu(), "repeat": repeat.cpu(), "blank": blank.cpu()}
             if network is not None:
                 part["real_features"] = network.features(video).float().cpu()
@@ -131,6 +139,11 @@ def measure(vae, predictor, dataset, count: int, observed: int, network, config:
             for key, value in part.items():
                 found.setdefault(key, []).append(value.numpy())
     return {key: value[0] if key == "no_lpips" else np.concatenate(value) for key, value in found.items()}
+
+
+def _not_measured(reason: str) -> str:
+    """The reason alone: where to get a file is for the command that asks for it by name."""
+    return f"not measured: {reason.split(';')[0]}"
 
 
 def blank_like(video):
@@ -157,11 +170,16 @@ def make_rows(measured: dict, network, missing: str) -> list:
             name = "LPIPS (alex)" if metric == "lpips" else metric.upper()
             rows.append(row_from(estimate(np.mean, measured[metric]), metric=name, subject="reconstructed"))
     if "no_lpips" in measured:
-        rows.append(Row(metric="LPIPS (alex)", subject="reconstructed", value=None, note=f"not measured: {measured['no_lpips']}"))
-    change = np.stack([measured["change_error"], measured["change"]], axis=1)
-    if change[:, 1].sum() > 0:
-        rows.append(row_from(estimate(lambda pairs: 1.0 - ratio(pairs), change), metric="change explained", subject="reconstructed",
-                             note="1 - squared error of frame differences over their power"))
+        rows.append(Row(metric="LPIPS (alex)", subject="reconstructed", value=None, note=_not_measured(measured["no_lpips"])))
+    for name, note in (("frozen", "control: the first frame repeated, later frames"),
+                       ("rounding", "ceiling: the same output before and after rounding to uint8")):
+        if name in measured and np.isfinite(measured[name]).all():
+            rows.append(row_from(estimate(np.mean, measured[name]), metric="PSNR", subject=name, note=note))
+    for name, subject in (("change", "reconstructed"), ("predicted_change", "predicted")):
+        if name in measured and measured[name].sum() > 0:
+            change = np.stack([measured[f"{name}_error"], measured[name]], axis=1)
+            rows.append(row_from(estimate(lambda pairs: 1.0 - ratio(pairs), change), metric="change explained", subject=subject,
+                                 note="1 - squared error of frame differences over their power; standing still scores 0"))
     if "predicted" in measured:
         for subject in ("predicted", "blank"):
             pairs = np.stack([measured[subject].sum(1), measured["repeat"].sum(1)], axis=1)
@@ -178,7 +196,7 @@ def make_rows(measured: dict, network, missing: str) -> list:
         name = "rFVD" if network.name == "i3d" else f"r{FRECHET_NAMES[network.name]}"
         rows.append(row_from(pair, metric=name, subject="reconstructed", features=f"{network.name}@{network.version_hash}"))
     else:
-        rows.append(Row(metric="rFVD", subject="reconstructed", value=None, note=f"not measured: {missing}"))
+        rows.append(Row(metric="rFVD", subject="reconstructed", value=None, note=_not_measured(missing)))
     return rows
 
 

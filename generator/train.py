@@ -6,9 +6,8 @@ flow noise, time and label dropping are functions of (seed, step, global row), s
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -16,7 +15,11 @@ from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 
 MAX_SKIPPED_IN_A_ROW = 10
+# Fields that do not change what is learnt. `steps` may grow, except under a schedule that depends on it.
 _NOT_IDENTITY = {"runs_dir", "name", "device", "dry_run", "save_every", "keep_every", "steps", "latents"}
+# What a generator, and then its samples, repeat of the latents file's attributes.
+_REMEMBERED = ("tokenizer", "tokenizer_name", "encoder_hash", "decoder_hash", "data", "root", "split", "num_classes",
+               "class_names", "clip", "spec", "windows", "flip", "seed", "data_fingerprint")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +30,20 @@ class TrainConfig(CommonFlags):
     preset: str = flag("latte-xl", "size and recipe", choices=("latte-xl", "latte-l", "latte-b", "latte-s", "demo"))
     steps: int = flag(250_000, "optimizer updates in total; may grow when a finished run is resumed", low=1)
     batch_size: int = flag(64, "clips in a batch, over all processes", low=1)
-    learning_rate: float = flag(1e-4, "of AdamW, constant after warm-up", low=0.0)
+    learning_rate: float = flag(1e-4, "of AdamW, after warm-up", low=0.0)
+    schedule: str = flag("constant", "of the learning rate; cosine falls to a tenth", choices=("constant", "cosine"))
     warmup: int = flag(0, "steps of linear warm-up", low=0)
+    betas: tuple[float, ...] = flag((0.9, 0.999), "of AdamW", low=0.0)
     weight_decay: float = flag(0.0, "of AdamW", low=0.0)
     gradient_clip: float = flag(1.0, "largest norm of the gradient; 0: no limit", low=0.0)
     ema_decay: float = flag(0.9999, "of the averaged weights, which are the ones sampled from", low=0.0, high=1.0)
     class_dropout: float = flag(0.1, "part of the labels replaced by the null class, for guidance", low=0.0, high=1.0)
-    save_every: int = flag(5000, "steps between checkpoints", low=1)
-    keep_every: int | None = flag(None, "steps between checkpoints that stay, for convergence curves; default: a tenth of --steps", low=1)
+    save_every: int = flag(5000, "steps between checkpoints; the last two stay", low=1)
+    keep_every: int | None = flag(None, "steps between checkpoints that all stay; default: a tenth of --steps", low=1)
+
+    def __post_init__(self) -> None:
+        if len(self.betas) != 2 or max(self.betas) >= 1.0:
+            raise InputError(f"--betas {','.join(map(str, self.betas))}: expected two numbers in [0, 1), as in 0.9,0.999")
 
 
 def preset_defaults(given: dict) -> dict:
@@ -44,198 +53,184 @@ def preset_defaults(given: dict) -> dict:
     return dict(PRESETS[given.get("preset", "latte-xl")].training)
 
 
-@dataclass(frozen=True)
-class LatentBatches:
-    """Training batches of normalised latents, a function of (seed, step, global rows)."""
-
-    reader: object
-    batch_size: int
-    seed: int
-    rows: Sequence[int]
-
-    def at(self, step: int):
-        """(latents float32 `[b, C, G, h, w]` sampled from their posteriors and normalised, labels int64 `[b]`) for one step."""
-        import numpy as np
-        import torch
-
-        from runtime.seeds import normal_rows
-
-        count = len(self.reader)
-        positions = step * self.batch_size + np.asarray(self.rows)
-        indices = [int(_permutation(count, int(p // count), self.seed)[p % count]) for p in positions]
-        batch = self.reader.batch(indices)
-        latents = torch.from_numpy(batch["mean"].astype(np.float32))
-        if batch["logvar"] is not None:
-            std = torch.exp(0.5 * torch.from_numpy(batch["logvar"].astype(np.float32)))
-            latents = latents + std * normal_rows(self.seed, "posterior", step, self.rows, latents.shape[1:])
-        mean, std = (torch.from_numpy(v.astype(np.float32)).view(1, -1, 1, 1, 1) for v in (self.reader.mean, self.reader.std))
-        return (latents - mean) / std, torch.from_numpy(batch["label"].astype(np.int64))
-
-    def stream(self, start: int) -> Iterator[tuple]:
-        """Endless batches from step `start` on, gathered one ahead by a thread."""
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            ahead = pool.submit(self.at, start)
-            step = start
-            while True:
-                batch = ahead.result()
-                step += 1
-                ahead = pool.submit(self.at, step)
-                yield batch
-
-
-_orders: dict = {}
-
-
-def _permutation(count: int, epoch: int, seed: int):
-    """The order of one epoch; the last two are kept, since a batch may span both."""
-    from runtime.seeds import numpy_generator
-
-    if (count, epoch, seed) not in _orders:
-        while len(_orders) > 1:
-            _orders.pop(next(iter(_orders)))
-        _orders[count, epoch, seed] = numpy_generator(seed, "order", epoch).permutation(count)
-    return _orders[count, epoch, seed]
-
-
-def latents_facts(reader) -> dict:
-    """What a generator must remember of its latents file, as JSON values."""
-    attributes = reader.attributes
-    known = ("tokenizer", "tokenizer_name", "encoder_hash", "decoder_hash", "data", "root", "split", "num_classes", "class_names",
-             "clip", "spec", "windows", "flip", "seed", "data_fingerprint")
-    return {"path": str(reader.path), "rows": len(reader), "shape": list(reader.shape), "mean": reader.mean.tolist(),
-            "std": reader.std.tolist(), **{name: attributes[name] for name in known if name in attributes}}
-
-
-def build_config(preset: str, reader):
-    """The preset's size at the file's latent shape and classes."""
-    from generator.presets import PRESETS
-
-    channels, groups, height, width = reader.shape
-    classes = int(reader.attributes.get("num_classes", 0))
-    if classes and not (0 <= reader.labels.min() and reader.labels.max() < classes):
-        raise InputError(f"{reader.path}: labels {reader.labels.min()}…{reader.labels.max()} do not fit num_classes {classes}")
-    return replace(PRESETS[preset].model, channels=channels, groups=groups, height=height, width=width, num_classes=classes)
-
-
 def train(config: TrainConfig) -> Path:
     """Train, or resume, one generator run; returns its directory."""
     from latents_cache import open_latents
 
     reader = open_latents(config.latents)
     model_config = build_config(config.preset, reader)
-    facts = latents_facts(reader)
 
     import torch
 
+    from generator.batches import LatentBatches, channel_statistics
     from generator.latte import Latte
-    from runtime import processes, seeds
+    from runtime import processes
     from runtime.ema import EMA
-    from runtime.log import MetricsLog, Progress
-    from runtime.run import Run, default_name
+    from runtime.run import default_name
 
     world = processes.start_processes(config.device)
+    rows = world.rows(config.batch_size)
     dtype = processes.resolve_dtype(config.dtype, world.device)
-    identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
-    identity |= {"dtype": str(dtype), "latents": {name: facts.get(name) for name in ("rows", "shape", "mean", "encoder_hash", "data")}}
+    mean, std = (values.tolist() for values in channel_statistics(reader))
+    facts = {"path": str(reader.path), "rows": len(reader), "shape": list(reader.shape), "mean": mean, "std": std,
+             **{name: reader.attributes[name] for name in _REMEMBERED if name in reader.attributes}}
+    identity = run_identity(config, dtype, facts)
     name = config.name or default_name(config.preset, config.latents, identity)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = Latte(model_config).to(world.device).train()
     ema = EMA(model, config.ema_decay)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
-                                  fused=world.device.type == "cuda")
-    extra = {"latents": facts, "parameters": sum(p.numel() for p in model.parameters()), "config": {"model": asdict(model_config)}}
-    with Run.open(config, kind="generator", name=name, identity=identity, extra_manifest=extra) as run:
-        seeds.seed_everything(config.seed)
-        step = restore(run.dir, model, ema, optimizer)
-        log = MetricsLog(run.dir, resume_step=step)
-        progress = Progress(config.steps, start=step, label=name)
-        rows = list(world.rows(config.batch_size))
-        batches = LatentBatches(reader, config.batch_size, config.seed, rows).stream(step)
-        train_loop(config, model, ema, optimizer, batches, step=step, rows=rows, run_dir=run.dir, facts=facts, dtype=dtype,
-                   log=log, progress=progress)
-        batches.close()
-        progress.close()
-        log.close()
-    return run.dir
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=config.betas,
+                                  weight_decay=config.weight_decay, fused=True)
+    manifest = {"latents": facts, "parameters": sum(p.numel() for p in model.parameters()), "processes": world.size,
+                "config": {"model": asdict(model_config)}}
+    with open_run(config, world, name, identity, manifest) as run_dir:
+        step, skipped = restore(run_dir, model, ema, optimizer)
+        if step >= config.steps and world.is_main:
+            print(f"generator.train: {run_dir} is complete ({step} steps)")
+        batches = LatentBatches(reader, config.batch_size, rows=rows, seed=config.seed, class_dropout=config.class_dropout,
+                                num_classes=model_config.num_classes, pin=world.device.type == "cuda")
+        with closing(batches.stream(step, config.steps)) as stream:
+            train_loop(config, world, model, ema, optimizer, stream, step=step, skipped=skipped, run_dir=run_dir, facts=facts,
+                       dtype=dtype)
+    return run_dir
 
 
-def train_loop(config: TrainConfig, model, ema, optimizer, batches: Iterator, *, step: int, rows: Sequence[int], run_dir: Path,
-               facts: dict, dtype, log, progress) -> None:
-    """Train from `step` to `config.steps`."""
+def train_loop(config: TrainConfig, world, model, ema, optimizer, batches: Iterator, *, step: int, skipped: int, run_dir: Path,
+               facts: dict, dtype) -> None:
+    """Train from `step` to `config.steps`; the main process logs and saves."""
     import torch
 
     from generator.rectified_flow import flow_loss
+    from runtime.log import MetricsLog, Progress
     from runtime.processes import autocast
     from runtime.schedule import is_due, learning_rate
-    from runtime.seeds import normal_rows, uniform_rows
 
-    device = next(model.parameters()).device
+    network = model
+    if world.size > 1:
+        network = torch.nn.parallel.DistributedDataParallel(model, [world.device] if world.device.type == "cuda" else None)
+    log = MetricsLog(run_dir, resume_step=step) if world.is_main else None
+    progress = Progress(config.steps, start=step, label=run_dir.name)
     keep_every = config.keep_every or max(1, config.steps // 10)
-    skipped = skipped_in_a_row = 0
+    skipped_in_a_row = 0
     while step < config.steps:
         with progress.wait():
-            latents, labels = next(batches)
-        latents = latents.to(device, non_blocking=True)
-        noise = normal_rows(config.seed, "noise", step, rows, latents.shape[1:]).to(device)
-        t = uniform_rows(config.seed, "time", step, rows).to(device)
-        classes = None
-        if model.config.num_classes:
-            dropped = uniform_rows(config.seed, "label", step, rows) < config.class_dropout
-            classes = torch.where(dropped, model.config.num_classes, labels).to(device)
-        rate = learning_rate(step, base=config.learning_rate, total=config.steps, warmup=config.warmup)
+            latents, noise, t, labels = next(batches).to(world.device)
+        rate = learning_rate(step, base=config.learning_rate, total=config.steps, warmup=config.warmup, kind=config.schedule)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with autocast(device, dtype):
-            losses = flow_loss(model, latents, classes, noise=noise, t=t)
-        loss = losses.mean()
-        loss.backward()
+        with autocast(world.device, dtype):
+            losses = flow_loss(network, latents, labels, noise=noise, t=t)
+        losses.mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip or float("inf"))
-        if torch.isfinite(loss) and torch.isfinite(norm):
+        values = step_values(losses.detach(), t, norm, world)
+        if values["finite"]:
             optimizer.step()
             skipped_in_a_row = 0
         else:
             skipped, skipped_in_a_row = skipped + 1, skipped_in_a_row + 1
-            if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-                raise InputError(f"{run_dir}: loss or gradient was not finite in {skipped_in_a_row} steps in a row, up to step {step + 1}; "
-                                 "lower --learning-rate; the newest checkpoint is from before")
+            if skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+                raise InputError(f"{run_dir}: loss or gradient was not finite in {skipped_in_a_row} steps in a row, up to step "
+                                 f"{step + 1}; {last_good(run_dir)}; lower --learning-rate under another --name")
         optimizer.zero_grad(set_to_none=True)
         step += 1
         ema.update(step)
-        values = {"loss": float(loss.detach()), "grad_norm": float(norm), "learning_rate": rate, "skipped": skipped}
-        values |= loss_by_time(losses.detach(), t)
-        log.write(step, values)
+        if not world.is_main:
+            continue
+        log.write(step, {**values, "learning_rate": rate, "skipped": skipped})
         progress.update(step, {"loss": values["loss"]})
-        if is_due(step, config.save_every, config.steps) or is_due(step, keep_every, config.steps):
-            save(run_dir, step, model, ema, optimizer, facts, keep=is_due(step, keep_every, config.steps))
+        keep = is_due(step, keep_every, config.steps)
+        if keep or is_due(step, config.save_every, config.steps):
+            save(run_dir, step, model, ema, optimizer, facts, skipped=skipped, keep=keep)
+    if world.is_main:
+        progress.close()
+        log.close()
 
 
-def loss_by_time(losses, t) -> dict[str, float]:
-    """Mean loss in each quarter of time: near noise (0) the task is another one than near data (3)."""
-    quarter = (t * 4).long().clamp(max=3)
-    return {f"loss_t{q}": float(losses[quarter == q].mean()) for q in range(4) if bool((quarter == q).any())}
+def step_values(losses, t, norm, world) -> dict[str, float]:
+    """What one step logs, over all processes, in one transfer from the device.
+
+    Beside the mean loss, the mean in each quarter of time: near noise (0) the task is another one than near data (3).
+    """
+    import torch
+
+    quarter = (t * 4).long().clamp(max=3) == torch.arange(4, device=t.device)[:, None]  # [4, b]
+    sums = torch.cat([torch.where(quarter, losses, 0.0).sum(1), quarter.sum(1)])
+    if world.size > 1:
+        torch.distributed.all_reduce(sums)
+    *sums, norm = torch.cat([sums, norm.detach().view(1)]).tolist()
+    loss, count = sum(sums[:4]) / sum(sums[4:]), sums[4:]
+    values = {"loss": loss, "grad_norm": norm, "finite": float(abs(loss) < float("inf") and abs(norm) < float("inf"))}
+    return values | {f"loss_t{q}": sums[q] / count[q] for q in range(4) if count[q]}
 
 
-def restore(run_dir: Path, model, ema, optimizer) -> int:
-    """Load the newest checkpoint of the run; 0 when there is none."""
+def build_config(preset: str, reader):
+    """The preset's size at the file's latent shape and classes; InputError when the file cannot be trained on."""
+    from generator.presets import PRESETS
+
+    if reader.attributes.get("kind") == "samples":
+        raise InputError(f"{reader.path} holds samples of a generator; --latents takes a file of tokenizer.encode")
+    channels, groups, height, width = reader.shape
+    classes = int(reader.attributes.get("num_classes", 0))
+    if classes and not (reader.labels.min() >= 0 and reader.labels.max() < classes):
+        found = f"{reader.labels.min()}…{reader.labels.max()}"
+        raise InputError(f"{reader.path}: labels {found} do not fit num_classes {classes}; encode the data set again")
+    return replace(PRESETS[preset].model, channels=channels, groups=groups, height=height, width=width, num_classes=classes)
+
+
+def run_identity(config: TrainConfig, dtype, facts: dict) -> dict:
+    """Everything that changes what is learnt; a run is resumed only by the same."""
+    identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
+    if config.schedule != "constant":
+        identity["steps"] = config.steps
+    known = {name: facts.get(name) for name in ("rows", "shape", "mean", "std", "encoder_hash", "data")}
+    return identity | {"dtype": str(dtype), "latents": known}
+
+
+@contextmanager
+def open_run(config: TrainConfig, world, name: str, identity: dict, manifest: dict) -> Iterator[Path]:
+    """The run directory, opened by the main process before the others see it."""
+    from runtime import processes
+    from runtime.run import Run
+
+    run_dir = Path(config.runs_dir) / name
+    if not world.is_main:
+        processes.barrier()
+        yield run_dir
+        return
+    with Run.open(config, kind="generator", name=name, identity=identity, extra_manifest=manifest) as run:
+        processes.barrier()
+        yield run.dir
+
+
+def restore(run_dir: Path, model, ema, optimizer) -> tuple[int, int]:
+    """Load the newest checkpoint; returns its step and how many steps were skipped so far, (0, 0) when there is none."""
     from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 
     if not list_checkpoints(run_dir):
-        return 0
+        return 0, 0
     checkpoint = load_checkpoint(find_checkpoint(run_dir), optimizer=True)
     model.load_state_dict(checkpoint.tensors["model"])
     ema.load_state_dict(checkpoint.tensors["ema"])
     optimizer.load_state_dict(checkpoint.optimizer)
-    return checkpoint.step
+    return checkpoint.step, checkpoint.state["skipped"]
 
 
-def save(run_dir: Path, step: int, model, ema, optimizer, facts: dict, *, keep: bool) -> None:
+def save(run_dir: Path, step: int, model, ema, optimizer, facts: dict, *, skipped: int, keep: bool) -> None:
     """One checkpoint; the latents' statistics travel in it, so that samples can only be read back with the right ones."""
     from runtime.checkpoint import save_checkpoint
 
-    config = json.loads(json.dumps(asdict(model.config)))
-    save_checkpoint(run_dir, step, tensors={"model": model.state_dict(), "ema": ema.state_dict()}, optimizer=optimizer.state_dict(),
-                    state={"latents": facts}, files={"config.json": config}, keep=keep)
+    save_checkpoint(run_dir, step, tensors={"model": model.state_dict(), "ema": ema.state_dict()},
+                    optimizer=optimizer.state_dict(), state={"latents": facts, "skipped": skipped},
+                    files={"config.json": asdict(model.config)}, keep=keep)
+
+
+def last_good(run_dir: Path) -> str:
+    """Words for the newest checkpoint, which is from before."""
+    from runtime.checkpoint import list_checkpoints
+
+    found = list_checkpoints(run_dir)
+    return f"the last good checkpoint is {found[-1][1]}" if found else "there is no checkpoint yet"
 
 
 if __name__ == "__main__":

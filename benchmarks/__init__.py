@@ -1,0 +1,1 @@
+"""Speed and memory of every stage. Nothing imports this package."""

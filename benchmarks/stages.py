@@ -1,0 +1,243 @@
+"""Clips a second of every stage, and how long training waits for data: `python -m benchmarks.stages`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.command import CommonFlags, flag, run_command
+
+STAGES = ("reading", "reading-files", "tokenizer-step", "encoding", "generator-step", "sampling", "features", "distances")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagesConfig(CommonFlags):
+    """Flags of `python -m benchmarks.stages`."""
+
+    stages: tuple[str, ...] = flag(STAGES, "which stages", choices=STAGES)
+    seconds: float = flag(5.0, "time for each stage", low=0.0)
+    batch_size: int = flag(16, "clips in a batch of the tokenizer; the generator takes four times as many", low=1)
+    root: str | None = flag(None, "folder of real videos to read; default: $PVVAE_TEST_DATA/ucf101 where it exists")
+    out: str | None = flag(None, "JSON file to write, e.g. benchmarks/results/stages-cpu.json")
+
+
+def stages(config: StagesConfig) -> dict:
+    """Measure, print a line a stage, and write the JSON when `--out` is given."""
+    from benchmarks.measuring import peak_memory_gib, write_benchmark
+    from runtime.processes import resolve_device, resolve_dtype
+
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.dtype, device)
+    measures: dict[str, Callable] = {
+        "reading": reading, "reading-files": reading_files, "tokenizer-step": tokenizer_step, "encoding": encoding,
+        "generator-step": generator_step, "sampling": sampling, "features": features, "distances": distances,
+    }
+    results: dict[str, dict] = {}
+    for name in config.stages:
+        found = measures[name](config, device, dtype)
+        if found is None:
+            print(f"{name:16} not measured: no real videos (give --root)")
+            continue
+        results[name] = found | {"peak_memory_gib": round(peak_memory_gib(device), 3)}
+        more = f"  data wait {100 * found['data_wait']:.1f} %" if "data_wait" in found else ""
+        print(f"{name:16} {found['per_second']:10.2f} {found['unit']}  ({found['low']:.2f} … {found['high']:.2f}, {found['repeats']} repeats){more}")
+    if config.out:
+        write_benchmark(config.out, results, device=str(device), dtype=str(dtype), seed=config.seed, batch_size=config.batch_size)
+    return results
+
+
+def _demo_models(device):
+    """The demo's networks as they start, in training mode."""
+    from dataclasses import replace
+
+    import torch
+
+    from generator import Latte
+    from generator.presets import PRESETS as GENERATORS
+    from tokenizer import PVVAE
+    from tokenizer.presets import PRESETS as TOKENIZERS
+
+    torch.manual_seed(0)
+    vae = PVVAE(TOKENIZERS["demo"].model).to(device, memory_format=torch.channels_last_3d)
+    size = vae.spec.latent_shape(17, 32, 32)
+    config = replace(GENERATORS["demo"].model, channels=size[0], groups=size[1], height=size[2], width=size[3], num_classes=12)
+    return vae, Latte(config).to(device)
+
+
+def _clips(count: int, device):
+    """float32 `[count, 3, 17, 32, 32]` in [-1, 1]."""
+    import torch
+
+    from videos import ClipSpec, open_dataset, to_float
+
+    dataset = open_dataset("moving_shapes", split="train", clip=ClipSpec(num_frames=17, size=32))
+    video = torch.stack([torch.as_tensor(dataset[i]["video"]) for i in range(count)])
+    return to_float(video.to(device)).contiguous(memory_format=torch.channels_last_3d)
+
+
+def reading(config: StagesConfig, device, dtype) -> dict:
+    """Synthetic clips, one thread."""
+    from benchmarks.measuring import timed
+    from videos import ClipSpec, open_dataset
+
+    dataset = open_dataset("moving_shapes", split="train", clip=ClipSpec(num_frames=17, size=32))
+    return timed(lambda: [dataset[i] for i in range(64)], items=64, unit="clips", seconds=config.seconds, device=device)
+
+
+def reading_files(config: StagesConfig, device, dtype) -> dict | None:
+    """Real videos: 17 frames, resized and cropped to 256, one thread."""
+    from benchmarks.measuring import timed
+    from videos import ClipSpec, open_dataset
+
+    root = config.root or (f"{os.environ['PVVAE_TEST_DATA']}/ucf101" if os.environ.get("PVVAE_TEST_DATA") else None)
+    if root is None or not Path(root).is_dir():
+        return None
+    dataset = open_dataset("videos", root=root, clip=ClipSpec(num_frames=17, size=256))
+    count = min(8, len(dataset))
+    return timed(lambda: [dataset.item(i, i) for i in range(count)], items=count, unit="clips", seconds=config.seconds, device=device)
+
+
+def tokenizer_step(config: StagesConfig, device, dtype) -> dict:
+    """One whole training step of the demo's video stage, fed by the real loader; also its share of time waiting for data."""
+    import itertools
+    import time
+
+    import torch
+
+    from benchmarks.measuring import timed
+    from runtime.processes import autocast
+    from tokenizer.losses import tokenizer_loss
+    from videos import BatchLoader, ClipSpec, open_dataset, to_float
+
+    vae, _ = _demo_models(device)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-4)
+    dataset = open_dataset("moving_shapes", split="train", clip=ClipSpec(num_frames=17, size=32))
+    batches, counter = iter(BatchLoader(dataset, config.batch_size, seed=config.seed)), itertools.count()
+    waited, began = 0.0, time.perf_counter()
+
+    def step() -> None:
+        nonlocal waited
+        start = time.perf_counter()
+        _, batch = next(batches)
+        waited += time.perf_counter() - start
+        video = to_float(batch["video"].to(device)).contiguous(memory_format=torch.channels_last_3d)
+        with autocast(device, dtype):
+            output, posterior = vae(video, num_dropped=next(counter) % 5)
+        loss, _ = tokenizer_loss(output, video, posterior, kl_weight=1e-5)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    result = timed(step, items=config.batch_size, unit="clips", seconds=config.seconds, device=device)
+    batches.close()
+    return result | {"data_wait": waited / (time.perf_counter() - began)}
+
+
+def encoding(config: StagesConfig, device, dtype) -> dict:
+    """Clips to latents, without reading and writing."""
+    import torch
+
+    from benchmarks.measuring import timed
+    from runtime.processes import autocast
+
+    vae, video = _demo_models(device)[0].eval(), _clips(config.batch_size, device)
+
+    def encode() -> None:
+        with torch.no_grad(), autocast(device, dtype):
+            vae.encode(video)
+
+    return timed(encode, items=config.batch_size, unit="clips", seconds=config.seconds, device=device)
+
+
+def generator_step(config: StagesConfig, device, dtype) -> dict:
+    """One training step of the demo's generator at four times the batch size, latents read from a file."""
+    import numpy as np
+    import torch
+
+    from benchmarks.measuring import timed
+    from generator import flow_loss
+    from generator.train import LatentBatches
+    from latents_cache import create_latents, open_latents
+    from runtime.processes import autocast
+    from runtime.seeds import normal_rows, uniform_rows
+
+    _, model = _demo_models(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    count, rows = 256, list(range(4 * config.batch_size))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "latents.h5"
+        writer = create_latents(path, count, model.config.latent_shape, {"num_classes": 12, "kind": "latents"})
+        random = np.random.default_rng(config.seed)
+        for row in range(count):
+            writer.write(row, random.standard_normal(model.config.latent_shape), random.standard_normal(model.config.latent_shape) - 6, label=row % 12)
+        writer.finish()
+        batches = LatentBatches(open_latents(path), len(rows), config.seed, rows).stream(0)
+
+        def step() -> None:
+            latents, labels = next(batches)
+            noise = normal_rows(config.seed, "noise", 0, rows, latents.shape[1:]).to(device)
+            with autocast(device, dtype):
+                loss = flow_loss(model, latents.to(device), labels.to(device), noise=noise, t=uniform_rows(config.seed, "time", 0, rows).to(device))
+            loss.mean().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        result = timed(step, items=len(rows), unit="clips", seconds=config.seconds, device=device)
+        batches.close()
+    return result
+
+
+def sampling(config: StagesConfig, device, dtype) -> dict:
+    """Latents from noise in 100 Euler steps, guidance off."""
+    import torch
+
+    from benchmarks.measuring import timed
+    from generator import integrate
+    from runtime.processes import autocast
+
+    model = _demo_models(device)[1].eval()
+    noise = torch.randn(64, *model.config.latent_shape, device=device)
+    labels = torch.arange(64, device=device) % 12
+
+    def draw() -> None:
+        with autocast(device, dtype):
+            integrate(model, noise, labels, steps=100)
+
+    return timed(draw, items=64, unit="latents", seconds=config.seconds, device=device)
+
+
+def features(config: StagesConfig, device, dtype) -> dict:
+    """The judge of synthetic clips, float32 as in every evaluation."""
+    import torch
+
+    from benchmarks.measuring import timed
+    from eval.features.shapes import ShapesNet
+
+    network, video = ShapesNet().to(device).eval(), _clips(32, device)
+
+    def extract() -> None:
+        with torch.no_grad():
+            network.features(video)
+
+    return timed(extract, items=32, unit="clips", seconds=config.seconds, device=device)
+
+
+def distances(config: StagesConfig, device, dtype) -> dict:
+    """Fréchet and kernel distance of two sets of 2,048 x 400 features (always on the CPU, float64)."""
+    import numpy as np
+    import torch
+
+    from benchmarks.measuring import timed
+    from eval import frechet_distance, kernel_distance
+
+    random = np.random.default_rng(config.seed)
+    a, b = random.standard_normal((2048, 400)), random.standard_normal((2048, 400))
+    return timed(lambda: (frechet_distance(a, b), kernel_distance(a, b)), items=1, unit="pairs", seconds=config.seconds,
+                 device=torch.device("cpu"))
+
+
+if __name__ == "__main__":
+    run_command(stages, StagesConfig, example="python -m benchmarks.stages --out benchmarks/results/stages-cpu.json")

@@ -1,0 +1,76 @@
+"""A whole chain at its very smallest, made once: tokenizer run, latents file, generator run, an untrained judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Where the parts of the chain are."""
+
+    runs: Path
+    tokenizer: Path
+    latents: Path
+    generator: Path
+
+
+COMMON = {"device": "cpu", "dtype": "float32"}
+
+
+@pytest.fixture(scope="session")
+def judge_weights(tmp_path_factory):
+    """Random weights of the shapes network, so that no test depends on the trained ones."""
+    import torch
+    from safetensors.torch import save_file
+
+    from eval.features.shapes import ShapesNet
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = ShapesNet()
+    path = tmp_path_factory.mktemp("judge") / "shapes.safetensors"
+    save_file({name: value.half() for name, value in network.state_dict().items()}, path)
+    return path
+
+
+@pytest.fixture
+def judge(judge_weights, monkeypatch):
+    """Make `load_features("shapes")` return the random judge, and let no published weights be found."""
+    monkeypatch.setattr("eval.features.shapes.WEIGHTS", judge_weights)
+    monkeypatch.setenv("PVVAE_WEIGHTS", str(judge_weights.parent))
+    monkeypatch.setenv("HOME", str(judge_weights.parent))
+    return judge_weights
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory) -> Chain:
+    """Four tokenizer steps, 40 encoded clips, four generator steps; all on 17x32x32 clips."""
+    pytest.importorskip("tensorboard")
+    from generator import train as generator_train
+    from generator.latte import LatteConfig
+    from generator.presets import PRESETS as GENERATORS
+    from generator.presets import GeneratorPreset
+    from tokenizer import encode as encoding
+    from tokenizer import train as tokenizer_train
+    from tokenizer.presets import PRESETS as TOKENIZERS
+    from tokenizer.presets import TokenizerPreset
+    from tokenizer.pvvae import PVVAEConfig
+
+    runs = tmp_path_factory.mktemp("chain") / "runs"
+    model = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), decoder_channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
+    with pytest.MonkeyPatch.context() as patch:
+        stages = {"images": 1, "video": 2, "decoder": 1}
+        patch.setitem(TOKENIZERS, "tiny", TokenizerPreset(model=model, stage_steps=stages, training={}))
+        patch.setitem(GENERATORS, "demo", GeneratorPreset(model=LatteConfig(hidden_size=32, depth=2, num_heads=2), training={}))
+        tokenizer = tokenizer_train.train(tokenizer_train.TrainConfig(
+            runs_dir=str(runs), name="vae", preset="tiny", data="moving_shapes", size=32, batch_size=2, lpips_weight=0.0, warmup=1,
+            validate_every=2, **COMMON))
+        latents = encoding.encode(encoding.EncodeConfig(runs_dir=str(runs), tokenizer=str(tokenizer), max_clips=40,
+                                                        out=str(runs.parent / "shapes.h5"), **COMMON))
+        generator = generator_train.train(generator_train.TrainConfig(
+            runs_dir=str(runs), name="gen", latents=str(latents), preset="demo", steps=4, keep_every=2, batch_size=4, **COMMON))
+    return Chain(runs, Path(tokenizer), Path(latents), Path(generator))

@@ -1,0 +1,125 @@
+"""The judge of a generator: sets, names, controls, and what is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from eval.fvd import FVDConfig, choose_features, fvd, judge_rows
+from eval.results import read_results
+from eval.sets import FeatureSet, frozen, kept_features, shuffled, stratified_halves
+from runtime.command import parse
+from runtime.errors import InputError
+
+COMMON = {"device": "cpu", "dtype": "float32", "steps": 2, "samples": 12}
+
+
+def run_fvd(chain, tmp_path, **flags):
+    return read_results(fvd(FVDConfig(runs_dir=str(chain.runs), out=str(tmp_path / "fvd.json"), **{**COMMON, **flags})))
+
+
+def test_every_number_has_interval_count_features_and_controls(chain, judge, tmp_path, capsys):
+    facts, rows = run_fvd(chain, tmp_path, guidance_scales=(1.0, 2.0))
+    distances = {row.subject: row for row in rows if row.metric == "FD-shapes"}
+    assert set(distances) == {"generated", "generated (guidance 2)", "real", "frozen", "shuffled", "untrained"}
+    assert {row.metric for row in rows if row.subject == "generated"} == {
+        "FD-shapes", "KD-shapes", "IS-shapes", "accuracy-shape", "accuracy-motion", "accuracy-class"}
+    assert all(row.low <= row.value <= row.high and row.n == 12 and row.features.startswith("shapes@") for row in rows)
+    assert all(0 <= row.low and row.high <= 1 for row in rows if row.metric.startswith("accuracy"))
+    assert not any(row.metric in ("FVD", "KVD", "IS") for row in rows)
+    assert any("no FVD" in words for words in facts["differences"])
+    assert facts["guidance_scales"] == [1.0, 2.0] and facts["steps"] == 2 and facts["step"] == 4
+    assert "FD-shapes" in capsys.readouterr().out
+
+
+def test_a_second_call_takes_the_kept_features_and_says_the_same(chain, judge, tmp_path, monkeypatch):
+    _, first = run_fvd(chain, tmp_path)
+    monkeypatch.setattr("eval.sets.extract", lambda *_, **__: pytest.fail("features were computed again"))
+    _, second = run_fvd(chain, tmp_path)
+    assert first == second
+
+
+def test_another_tokenizer_is_refused_before_anything_is_sampled(chain, judge, tmp_path, monkeypatch):
+    from tokenizer.pvvae import PVVAE
+    from tokenizer.zoo import load
+
+    other = PVVAE(load(chain.tokenizer).config)
+    other.save_pretrained(tmp_path / "other")
+    monkeypatch.setattr("generator.sample.sample", lambda config: pytest.fail("sampled all the same"))
+    with pytest.raises(InputError, match="decode with the tokenizer that encoded them"):
+        run_fvd(chain, tmp_path, tokenizer=str(tmp_path / "other"))
+
+
+def test_only_clips_that_were_encoded_are_references(chain, judge):
+    from eval.fvd import Judge
+
+    found = Judge(str(chain.generator), features="auto", root=None, samples=2048, seed=0, device="cpu")
+    assert sorted(found.reference_items + found.other_items) == list(range(40))
+
+
+def test_one_sample_is_refused_on_the_command_line():
+    with pytest.raises(InputError, match="--samples 1 is too small: the least is 2"):
+        parse(["--samples", "1"], FVDConfig)
+
+
+def test_auto_features_are_the_judges_on_synthetic_clips_only():
+    assert choose_features("auto", "moving_shapes_textured") == "shapes"
+    assert choose_features("auto", "ucf101") == "i3d"
+    assert choose_features("shapes", "ucf101") == "shapes"
+
+
+def test_absent_i3d_weights_name_the_file_and_the_way_without(chain, judge, tmp_path):
+    with pytest.raises(InputError, match=r"i3d_torchscript.*--features shapes gives a distance under another name"):
+        run_fvd(chain, tmp_path, features="i3d")
+
+
+def test_halves_are_disjoint_seeded_and_stratified():
+    labels = [i % 4 for i in range(80)]
+    first, second = stratified_halves(labels, 20, seed=3)
+    assert len(first) == len(second) == 20 and not set(first) & set(second)
+    assert [sum(labels[i] == c for i in first) for c in range(4)] == [5] * 4
+    assert (first, second) == stratified_halves(labels, 20, seed=3) != stratified_halves(labels, 20, seed=4)
+    assert stratified_halves(labels, 8, seed=3)[0] == first[:8]
+
+
+def test_controls_keep_the_pictures_and_change_the_motion():
+    video = torch.randint(256, (2, 3, 5, 4, 4), dtype=torch.uint8)
+    assert torch.equal(frozen(video)[:, :, 3], video[:, :, 0])
+    mixed = shuffled(video, seed=1)
+    assert torch.equal(mixed.sort(dim=2).values, video.sort(dim=2).values)
+    assert torch.equal(mixed, shuffled(video, seed=1))
+
+
+def test_accuracy_counts_shape_and_motion_apart():
+    seen = np.array([0, 1, 4, 5])  # shape 0 0 1 1, motion 0 1 0 1
+    probabilities = np.eye(12)[seen]
+    rows = judge_rows(FeatureSet(np.zeros((4, 2)), probabilities, np.zeros(4, dtype=int)), "generated", Named)
+    values = {row.metric: row.value for row in rows}
+    assert values["accuracy-shape"] == values["accuracy-motion"] == 0.5
+    assert values["accuracy-class"] == 0.25
+    assert values["IS-shapes"] == pytest.approx(4.0)
+
+
+class Named:
+    """Stands for a feature network where only its name counts."""
+
+    name, version_hash = "shapes", "test"
+
+
+def test_features_are_kept_by_their_key_and_damage_is_named(tmp_path):
+    made = FeatureSet(np.ones((3, 2), dtype=np.float32), None, np.arange(3))
+    calls = []
+
+    def make():
+        calls.append(1)
+        return made
+
+    for key in ({"a": 1}, {"a": 1}, {"a": 2}):
+        found = kept_features(tmp_path, "real", key, make)
+        assert np.array_equal(found.features, made.features) and found.probabilities is None
+    assert len(calls) == 2 and not list(tmp_path.glob("*.partial"))
+    for file in tmp_path.glob("*.npz"):
+        file.write_bytes(b"no features")
+    with pytest.raises(InputError, match="damaged feature file"):
+        kept_features(tmp_path, "real", {"a": 1}, make)
