@@ -22,8 +22,22 @@ def bordered(clip: np.ndarray, observed: int, width: int = 2) -> np.ndarray:
     return out
 
 
+def side_by_side(clips: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
+    """Clips uint8 `[N, H, W, 3]` of any heights next to each other, centred: RGBA, with transparent gaps."""
+    height = max(clip.shape[1] for clip in clips)
+    width = sum(clip.shape[2] for clip in clips) + gap * (len(clips) - 1)
+    out = np.zeros((len(clips[0]), height, width, 4), dtype=np.uint8)
+    left = 0
+    for clip in clips:
+        top = (height - clip.shape[1]) // 2
+        place = out[:, top : top + clip.shape[1], left : left + clip.shape[2]]
+        place[..., :3], place[..., 3] = clip, 255
+        left += clip.shape[2] + gap
+    return out
+
+
 def animation(clip: np.ndarray, fps: float = 8.0, quality: int | None = None) -> str:
-    """A looping animated WebP of uint8 `[N, H, W, 3]` as a data address; lossless unless `quality` is given."""
+    """A looping animated WebP of uint8 `[N, H, W, 3 or 4]` as a data address; lossless unless `quality` is given."""
     from PIL import Image
 
     pictures = [Image.fromarray(frame) for frame in clip]
@@ -51,11 +65,11 @@ def curve(series: dict[str, Sequence[tuple[float, float]]], *, x_label: str, y_l
     xs = [x for points in series.values() for x, _ in points]
     if not xs:
         return "<p class=quiet>Nothing was logged.</p>"
-    width, height, left, bottom, top, right = 560, 260, 58, 40, 12, 12
+    width, height, left, bottom, top, right = 560, 260, 58, 40, 12, 26
     scale = math.log10 if log_y else float
     low_y, high_y = scale(min(ys)), scale(max(ys))
     pad = 0.06 * (high_y - low_y) or 1.0
-    low_y, high_y, low_x, high_x = low_y - pad, high_y + pad, min(xs), max(xs)
+    low_y, high_y, low_x, high_x = low_y - pad, high_y + pad, min(0.0, *xs), max(xs)
 
     def place(x: float, y: float) -> str:
         across = left + (x - low_x) / ((high_x - low_x) or 1) * (width - left - right)
@@ -63,15 +77,13 @@ def curve(series: dict[str, Sequence[tuple[float, float]]], *, x_label: str, y_l
         return f"{across:.1f},{down:.1f}"
 
     parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(y_label)} against {html.escape(x_label)}">']
-    for fraction in (0.0, 0.25, 0.5, 0.75, 1.0):
-        level = low_y + fraction * (high_y - low_y)
-        value = 10**level if log_y else level
+    for value in log_ticks(10**low_y, 10**high_y) if log_y else ticks(low_y, high_y):
         y = float(place(low_x, value).split(",")[1])
         parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                     f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
-        x_value = low_x + fraction * (high_x - low_x)
-        x = float(place(x_value, 10**low_y if log_y else low_y).split(",")[0])
-        parts.append(f'<text x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{x_value:.4g}</text>')
+                     f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>')
+    for value in ticks(low_x, high_x):
+        x = float(place(value, 10**low_y if log_y else low_y).split(",")[0])
+        parts.append(f'<text x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{value:,.6g}</text>')
     for name, value in levels.items():
         y = place(low_x, value).split(",")[1]
         parts.append(f'<line class="level" x1="{left}" x2="{width - right}" y1="{y}" y2="{y}"/>'
@@ -87,6 +99,23 @@ def curve(series: dict[str, Sequence[tuple[float, float]]], *, x_label: str, y_l
     parts.append(f'<text x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">{html.escape(x_label)}</text></svg>')
     key = " ".join(f'<span class="key s{i % 4}">{html.escape(name)}</span>' for i, name in enumerate(series))
     return f'<figure>{"".join(parts)}<figcaption>{html.escape(y_label)} {key if len(series) > 1 else ""}</figcaption></figure>'
+
+
+def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) in [low, high], about `wanted` of them."""
+    if not high > low:
+        return [low]
+    power = 10.0 ** math.floor(math.log10((high - low) / wanted))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power * wanted >= (high - low) * 0.999)
+    return [round(number * step, 12) for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten in [low, high]; where they are few, also 2 and 5 times them; within one step, `ticks`."""
+    powers = [10.0**n for n in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    whole = [value for value in powers if low <= value <= high]
+    finer = [m * value for value in powers for m in (1, 2, 5) if low <= m * value <= high]
+    return whole if len(whole) > 2 else finer if len(finer) > 1 else ticks(low, high)
 
 
 def smoothed(points: Sequence[tuple[float, float]], count: int = 150) -> list[tuple[float, float]]:

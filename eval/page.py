@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from eval.results import Row, format_number
 
@@ -16,14 +16,14 @@ STYLE = """
 h1 { font-size: 1.7rem; margin: 0 0 .3rem } h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem; border-top: 1px solid var(--line);
   padding-top: 1.2rem } p { margin: .4rem 0 } .quiet, figcaption { color: var(--quiet); font-size: .88rem }
 .clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)); gap: .6rem; margin: .7rem 0 }
-.clips figure { margin: 0 } .clips img { width: 100%; image-rendering: pixelated; display: block; border-radius: 3px }
+.strips { grid-template-columns: repeat(auto-fill, minmax(264px, 1fr)); gap: 1rem } .clips figure { margin: 0 } .clips img { width: 100%; image-rendering: pixelated; display: block; border-radius: 3px }
 .clips figcaption { font-size: .74rem; line-height: 1.3; margin-top: .15rem } .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .88rem; width: 100% } th, td { padding: .3rem .6rem; text-align: left;
   border-bottom: 1px solid var(--line); vertical-align: top } td.n { text-align: right; font-variant-numeric: tabular-nums;
   white-space: nowrap } th { font-weight: 600 } tr.control td { color: var(--quiet) }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 1rem } .charts figure { margin: 0 }
 svg { width: 100%; height: auto } svg text { fill: var(--quiet); font: 11px system-ui, sans-serif } .grid { stroke: var(--line) }
-.line { fill: none; stroke-width: 1.8 } .band { fill: none; stroke-width: 5; opacity: .3 } .level { stroke: var(--quiet);
+.line { fill: none; stroke-width: 1.8 } .band { fill: none; stroke-width: 7; opacity: .35 } .level { stroke: var(--quiet);
   stroke-dasharray: 4 4 } .s0 { stroke: var(--s0); fill: var(--s0) } .s1 { stroke: var(--s1); fill: var(--s1) }
 .s2 { stroke: var(--s2); fill: var(--s2) } .s3 { stroke: var(--s3); fill: var(--s3) } .line.s0, .line.s1, .line.s2, .line.s3,
 .band.s0, .band.s1, .band.s2, .band.s3 { fill: none } .key { margin-left: .6rem } .key.s0 { color: var(--s0) }
@@ -35,9 +35,9 @@ pre { overflow-x: auto; background: color-mix(in srgb, var(--ink) 6%, transparen
 CONTROLS = ("real", "frozen", "shuffled", "untrained", "blank", "repeat", "rounding")
 
 
-def clip_grid(clips: Sequence[tuple[str, str]]) -> str:
-    """(data address, caption) pairs as a grid of playing clips."""
-    return '<div class="clips">' + "".join(
+def clip_grid(clips: Iterable[tuple[str, str]], wide: bool = False) -> str:
+    """(data address, caption) pairs as a grid of playing clips; `wide` for pictures of several clips side by side."""
+    return f'<div class="clips{" strips" if wide else ""}">' + "".join(
         f'<figure><img src="{address}" alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
         for address, caption in clips) + "</div>"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
@@ -22,7 +22,7 @@ class ReportConfig(CommonFlags):
     run: str | None = flag(None, "run of generator.train; default: the newest run")
     clips: int = flag(12, "clips of each kind to show", low=1)
     steps: int = flag(100, "Euler steps of the shown samples", low=1)
-    guidance_scale: float = flag(1.0, "guidance of the shown samples", low=0.0)
+    guidance_scale: float | None = flag(None, "guidance of the shown samples; default: those that eval.fvd measured, else 1", low=0.0)
     shipped: bool = flag(True, "also show the shipped weights, where the data fit them")
     out: str = flag("report.html", "file to write")
 
@@ -81,16 +81,17 @@ def clip_sections(config: ReportConfig, run, facts: dict) -> list[str]:
     """Real, reconstructed, predicted and generated clips."""
     import torch
 
-    from eval.figures import animation, bordered
+    from eval.figures import animation, bordered, side_by_side
     from eval.page import clip_grid, section
-    from eval.sets import open_training_clips, real_batches, stratified_halves
+    from eval.sets import real_batches, stratified_halves
     from runtime.processes import autocast, resolve_device, resolve_dtype
     from tokenizer.zoo import load
     from videos import psnr, to_float, to_uint8
 
-    dataset = open_training_clips(facts)
+    dataset, seen = shown_clips(facts)
     names = json.loads(facts.get("class_names", "[]"))
-    items = stratified_halves(dataset.labels(), config.clips, config.seed)[1]
+    halves = stratified_halves(dataset.labels(), config.clips, config.seed)
+    items = [*halves[1], *halves[0]][: config.clips]
     batches = list(real_batches(dataset, items, config.seed))
     clip = torch.cat([video for video, _ in batches])
     captions = [names[label] if 0 <= label < len(names) else f"clip {i}" for i, label in enumerate(l for _, part in batches for l in part)]
@@ -106,20 +107,50 @@ def clip_sections(config: ReportConfig, run, facts: dict) -> list[str]:
     def frames(clips):
         return clips.permute(0, 2, 3, 4, 1).numpy()
 
-    def moving(clips, words):
-        return clip_grid([(animation(c, quality=_quality(c)), w) for c, w in zip(frames(clips), words, strict=True)])
+    # One picture for the three, so that they play in step.
+    rows = zip(frames(clip), frames(decoded), frames(predicted), strict=True)
+    pictures = [animation(side_by_side([real, ours, bordered(ahead, observed)]), quality=_quality(real)) for real, ours, ahead in rows]
+    words = [f"{caption}, {float(d):.1f} dB" for caption, d in zip(captions, decibels, strict=True)]
+    sections = [section(
+        "Real, reconstructed, predicted", f"<p class=quiet>{seen}. Left: the clip itself. Middle: through encoder and decoder. Right: "
+        f'the encoder sees the first {observed} frames (<span class="green">green</span>), and the decoder of the video stage draws the '
+        f'rest (<span class="orange">orange</span>) from padding.</p>', clip_grid(zip(pictures, words, strict=True), wide=True))]
+    for scale in shown_scales(config, run.dir):
+        made = replace(config, guidance_scale=scale)
+        generated, words = generated_clips(made, str(run.dir), names)
+        pictures = [animation(c, quality=_quality(c)) for c in frames(generated)]
+        sections.append(section(f"Generated, trained just now, guidance {scale:g}", generated_words(made, facts),
+                                clip_grid(zip(pictures, words, strict=True))))
+    return sections
 
-    pairs = [(animation(bordered(c, observed), quality=_quality(c)), w) for c, w in zip(frames(predicted), captions, strict=True)]
-    generated, words = generated_clips(config, str(run.dir), names)
-    return [
-        section("Real", "<p class=quiet>Training clips of the data set, one line for all that follows.</p>", moving(clip, captions)),
-        section("Reconstructed", "<p class=quiet>The same clips through encoder and decoder.</p>",
-                moving(decoded, [f"{float(d):.1f} dB" for d in decibels])),
-        section("Predicted", f'<p class=quiet>The encoder sees the first {observed} frames (<span class="green">green</span>); the decoder '
-                f'of the video stage draws the rest (<span class="orange">orange</span>) from padding.</p>', clip_grid(pairs)),
-        section("Generated, trained just now", f"<p class=quiet>From noise, {config.steps} Euler steps, guidance "
-                f"{config.guidance_scale:g}; the class that was asked for.</p>", moving(generated, words)),
-    ]
+
+def shown_clips(facts: dict):
+    """Clips to show, and a sentence on where they come from: held-out ones where the data set has any."""
+    from eval.sets import open_training_clips
+
+    if facts["split"] == "train":
+        try:
+            return open_training_clips({**facts, "split": "test"}), f"Clips of {html.escape(facts['data'])} that no training has seen"
+        except InputError:
+            pass  # a data set without a test part
+    return open_training_clips(facts), f"Training clips of {html.escape(facts['data'])}"
+
+
+def shown_scales(config: ReportConfig, run_dir: Path) -> tuple[float, ...]:
+    """The guidance scale that was asked for, else those that eval.fvd measured."""
+    from runtime.run import read_json
+
+    if config.guidance_scale is not None:
+        return (config.guidance_scale,)
+    measured = [read_json(path) for path in newest_results(run_dir)]
+    return next((tuple(record["guidance_scales"]) for record in measured if "guidance_scales" in record), (1.0,))
+
+
+def generated_words(config: ReportConfig, facts: dict) -> str:
+    """What a grid of generated clips shows."""
+    judged = facts["data"].startswith("moving_shapes")
+    return (f"<p class=quiet>From noise in {config.steps} Euler steps. Below each clip the class that was asked for"
+            f"{', ticked where the judge sees it too, else with what it sees instead' if judged else ''}.</p>")
 
 
 def _quality(clip) -> int | None:
@@ -163,7 +194,8 @@ def shipped_section(config: ReportConfig) -> list[str]:
         return []
     manifest = read_json(folder / "manifest.json")
     state = read_json(folder / "state.json")
-    clips, words = generated_clips(config, "moving-shapes", json.loads(state["latents"]["class_names"]))
+    scale = 1.0 if config.guidance_scale is None else config.guidance_scale
+    clips, words = generated_clips(replace(config, guidance_scale=scale), "moving-shapes", json.loads(state["latents"]["class_names"]))
     pictures = [(animation(c), w) for c, w in zip(clips.permute(0, 2, 3, 4, 1).numpy(), words, strict=True)]
     commands = "\n".join(manifest["commands"])
     return [section(f"Shipped, trained {manifest['hours']:.1f} hours by this command", f"<pre>{html.escape(commands)}</pre>",
@@ -198,6 +230,9 @@ def curves(run, tokenizer_run, results: list) -> str:
                             x_label="tokenizer step", y_label="tokenizer loss terms", log_y=True))
         charts.append(curve({"PSNR": [(line["step"], line["val_psnr"]) for line in log if "val_psnr" in line]},
                             x_label="tokenizer step", y_label="PSNR on held-out clips, dB"))
+        ratio = "val_predicted_over_repeat"
+        charts.append(curve({"predicted": [(line["step"], line[ratio]) for line in log if ratio in line]}, x_label="tokenizer step",
+                            levels={"repeating the last frame": 1.0}, y_label="squared error of predicted frames over that of repeating"))
     log = read_log(run.dir)
     charts.append(curve({"loss": smoothed([(line["step"], line["loss"]) for line in log])},
                         x_label="generator step", y_label="flow loss", log_y=True))
@@ -215,7 +250,8 @@ def curves(run, tokenizer_run, results: list) -> str:
 def read_log(run_dir: Path) -> list[dict]:
     """metrics.jsonl, one dict a step."""
     path = run_dir / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    # A run that is still writing may end in half a line.
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.is_file() else []
 
 
 def model_words(run, tokenizer_run) -> list[str]:
@@ -249,6 +285,7 @@ def what_was_run(run, tokenizer_run) -> str:
     facts += [("machine", f"{manifest['machine']['processor']}, {manifest['machine']['cores']} cores, {manifest['machine']['system']}"),
               ("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())),
               ("code", manifest["git_commit"]), ("encoder", manifest["latents"]["encoder_hash"]),
+              ("decoder", manifest["latents"].get("decoder_hash", "–")),
               ("latents", f"{manifest['latents']['rows']} rows of {manifest['latents']['shape']} from {manifest['latents']['data']} "
                f"({manifest['latents']['split']}), data fingerprint {manifest['latents']['data_fingerprint']}")]
     return facts_table(facts)

@@ -17,7 +17,7 @@ from torch import Tensor
 from latents_cache import LatentsReader
 from runtime.seeds import normal_rows, numpy_generator, uniform_rows
 
-# A channel that never changes would be divided by zero; divided by this it stays a constant that costs nothing to learn.
+# A channel that never changes would be divided by zero; divided by this it stays a constant that is easy to learn.
 SMALLEST_STD = 1e-6
 
 
@@ -55,7 +55,9 @@ def epoch_order(count: int, epoch: int, seed: int) -> np.ndarray:
 def batch_indices(count: int, batch_size: int, step: int, seed: int, rows: Sequence[int]) -> np.ndarray:
     """Rows of the file, int64, at the places `rows` of the global batch of `step`; each epoch visits every row once."""
     positions = step * batch_size + np.asarray(rows, dtype=np.int64)
-    return np.array([epoch_order(count, int(place // count), seed)[place % count] for place in positions], dtype=np.int64)
+    return np.array(
+        [epoch_order(count, int(place // count), seed)[place % count] for place in positions], dtype=np.int64
+    )
 
 
 class LatentBatches:
@@ -71,12 +73,23 @@ class LatentBatches:
         pin: Keep batches in pinned memory, for a GPU.
     """
 
-    def __init__(self, reader: LatentsReader, batch_size: int, *, rows: Sequence[int], seed: int, class_dropout: float = 0.1,
-                 num_classes: int = 0, pin: bool = False):
+    def __init__(
+        self,
+        reader: LatentsReader,
+        batch_size: int,
+        *,
+        rows: Sequence[int],
+        seed: int,
+        class_dropout: float = 0.1,
+        num_classes: int = 0,
+        pin: bool = False,
+    ):
         self.reader, self.batch_size, self.rows, self.seed = reader, batch_size, list(rows), seed
         self.class_dropout, self.num_classes, self.pin = class_dropout, num_classes, pin
         mean, std = channel_statistics(reader)
-        self._mean, self._scale = (torch.from_numpy(v.astype(np.float32)).view(1, -1, 1, 1, 1) for v in (mean, 1.0 / std))
+        self._mean, self._scale = (
+            torch.from_numpy(v.astype(np.float32)).view(1, -1, 1, 1, 1) for v in (mean, 1.0 / std)
+        )
 
     def at(self, step: int) -> Batch:
         """The batch that follows after `step` finished updates."""

@@ -1,9 +1,9 @@
 """Latte, the factorised video diffusion transformer, on latents of any shape and with patch 1.
 
-Source: Latte (arXiv 2401.03048), variant 1: spatial and temporal blocks alternate, adaLN-Zero conditioning. PV-VAE drops the 2x2
-patching, because the latents are small already.
+Source: Latte (arXiv 2401.03048), variant 1: spatial and temporal blocks alternate, adaLN-Zero conditioning. PV-VAE
+drops the 2x2 patching, because the latents are small already.
 
-Legend: B batch, C latent channels, G groups (latent time), S = h * w cells, D hidden size. Tokens stay `[B, G, S, D]` throughout.
+Legend: B batch, C latent channels, G groups (latent time), S = h * w cells, D hidden size. Tokens stay `[B, G, S, D]`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from runtime.errors import InputError
 
 FREQUENCIES = 256
-# Up to this many keys, a materialised softmax beats the fused kernel: on the CPU, whose backward is slow for short sequences, and
-# on the temporal axis of the GPU, where it wastes less of the tiles and has no limit on the number of sequences.
+# Up to this many keys, a materialised softmax beats the fused kernel: on the CPU, whose backward is slow for short
+# sequences, and on the GPU's temporal axis, where it wastes less of the tiles and has no limit on how many there are.
 SHORT_SEQUENCE = 32
 
 
@@ -54,7 +54,9 @@ class LatteConfig:
         if self.num_classes < 0:
             raise InputError(f"num_classes must be at least 0, got {self.num_classes}")
         if self.hidden_size % self.num_heads or self.hidden_size % 4:
-            raise InputError(f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}, and of 4")
+            raise InputError(
+                f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}, and of 4"
+            )
         if self.depth % 2:
             raise InputError(f"depth {self.depth} must be even: spatial and temporal blocks alternate")
 
@@ -75,7 +77,9 @@ class LatteConfig:
 def sinusoids(positions: Tensor, width: int) -> Tensor:
     """Sine-cosine table `[len(positions), width]`, frequencies from 1 down to 1e-4."""
     half = width // 2
-    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(half, dtype=torch.float64, device=positions.device) / half)
+    frequencies = torch.exp(
+        -math.log(10_000.0) * torch.arange(half, dtype=torch.float64, device=positions.device) / half
+    )
     angles = positions.double()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
@@ -94,7 +98,9 @@ class TimeEmbedding(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
         half = FREQUENCIES // 2
-        self.register_buffer("frequencies", torch.exp(-math.log(10_000.0) * torch.arange(half) / half), persistent=False)
+        self.register_buffer(
+            "frequencies", torch.exp(-math.log(10_000.0) * torch.arange(half) / half), persistent=False
+        )
 
     def forward(self, t: Tensor) -> Tensor:
         with torch.autocast(t.device.type, enabled=False):  # angles up to 1000 need the digits
@@ -117,7 +123,9 @@ class Attention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        pattern = "b g s (three m d) -> three b g m s d" if self.axis == "spatial" else "b g s (three m d) -> three b s m g d"
+        pattern = (
+            "b g s (three m d) -> three b g m s d" if self.axis == "spatial" else "b g s (three m d) -> three b s m g d"
+        )
         query, key, value = rearrange(self.qkv(x), pattern, three=3, m=self.num_heads)
         y = self._attend(query, key, value)
         back = "b g m s d -> b g s (m d)" if self.axis == "spatial" else "b s m g d -> b g s (m d)"
@@ -224,14 +232,18 @@ class Latte(nn.Module):
         if t.shape != x.shape[:1]:
             raise InputError(f"the generator takes one t for each of the {len(x)} samples, got shape {list(t.shape)}")
         if (y is None) != (config.num_classes == 0):
-            raise InputError("labels are needed exactly when the generator has classes: "
-                             f"num_classes is {config.num_classes}, labels are {'absent' if y is None else 'given'}")
+            raise InputError(
+                "labels are needed exactly when the generator has classes: "
+                f"num_classes is {config.num_classes}, labels are {'absent' if y is None else 'given'}"
+            )
         if y is not None:
             if y.shape != x.shape[:1] or y.dtype != torch.int64:
                 raise InputError(f"labels must be int64 [{len(x)}], got {y.dtype} {list(y.shape)}")
             # On a GPU, looking at the values would make every call wait for the device.
             if y.device.type == "cpu" and not ((y >= 0) & (y <= config.num_classes)).all():
-                raise InputError(f"labels must lie in 0…{config.num_classes} ({config.num_classes} is no class), "
-                                 f"got {int(y.min())}…{int(y.max())}")
+                raise InputError(
+                    f"labels must lie in 0…{config.num_classes} ({config.num_classes} is no class), "
+                    f"got {int(y.min())}…{int(y.max())}"
+                )
         if return_block is not None and not 1 <= return_block <= config.depth:
             raise InputError(f"return_block must lie in 1…{config.depth}, got {return_block}")

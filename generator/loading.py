@@ -1,15 +1,20 @@
-"""Find a trained generator by run directory or shipped name."""
+"""Checkpoints of a generator: save and restore its training, and load it, by run directory or shipped name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from generator.latte import Latte, LatteConfig
+from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from runtime.ema import EMA
 from runtime.errors import InputError
+from runtime.run import read_json, read_run
 
 # Names of generators that come with the package, and where.
 SHIPPED = {"moving-shapes": Path(__file__).parent / "pretrained" / "moving-shapes"}
@@ -22,7 +27,7 @@ class LoadedGenerator:
     Attributes:
         model: In evaluation mode, gradients off.
         config: Its size.
-        latents: What is known of the latents it was trained on: mean and std `[C]`, encoder_hash, tokenizer, data set, clip.
+        latents: What is known of its training latents: mean and std `[C]`, encoder_hash, tokenizer, data, clip.
         step: Training step of the weights.
         dir: The run directory, or the folder of the shipped weights.
     """
@@ -35,39 +40,86 @@ class LoadedGenerator:
 
     def denormalize(self, latents: Tensor) -> Tensor:
         """Normalised latents `[B, C, G, h, w]` -> raw latents, with the training file's statistics."""
-        mean, std = (torch.tensor(self.latents[name], device=latents.device).view(1, -1, 1, 1, 1) for name in ("mean", "std"))
-        return latents * std + mean
+        mean, std = (torch.tensor(self.latents[name], device=latents.device) for name in ("mean", "std"))
+        return latents * std.view(1, -1, 1, 1, 1) + mean.view(1, -1, 1, 1, 1)
 
 
-def load_generator(name_or_path: str | Path, step: int | None = None, *, ema: bool = True,
-                   device: str | torch.device = "cpu") -> LoadedGenerator:
+def load_generator(
+    name_or_path: str | Path, step: int | None = None, *, ema: bool = True, device: str | torch.device = "cpu"
+) -> LoadedGenerator:
     """Load a generator.
 
     Args:
         name_or_path: A run directory of `generator.train`, or a shipped name ("moving-shapes").
         step: Which checkpoint; None: the newest.
-        ema: Averaged weights (the ones to sample from), or the raw ones.
+        ema: Averaged weights (the ones to sample from), or the raw ones; shipped generators have only the averaged.
 
     Raises:
         InputError: If there is no such run or checkpoint, or its files do not fit together.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from runtime.checkpoint import find_checkpoint
-    from runtime.run import read_json, read_run
-
-    if str(name_or_path) in SHIPPED:
-        folder = SHIPPED[str(name_or_path)]
-        directory, weights = folder, folder / "model.safetensors"
+    shipped = SHIPPED.get(str(name_or_path))
+    if shipped is not None:
+        directory, folder, weights = shipped, shipped, shipped / "model.safetensors"
+    elif not Path(name_or_path).is_dir():
+        raise InputError(f"{name_or_path} is neither a run directory nor a shipped generator ({', '.join(SHIPPED)})")
     else:
         directory = read_run(name_or_path, "generator").dir
         folder = find_checkpoint(directory, step)
         weights = folder / ("ema.safetensors" if ema else "model.safetensors")
     config, state = LatteConfig.from_dict(read_json(folder / "config.json")), read_json(folder / "state.json")
+    if shipped is not None and step not in (None, state["step"]):
+        raise InputError(f"the shipped generator {name_or_path} has step {state['step']} only; leave --step out")
     model = Latte(config)
     try:
         model.load_state_dict(load_file(weights))
     except (SafetensorError, OSError, RuntimeError) as error:
         raise InputError(f"{weights}: damaged, absent, or of another config ({str(error).splitlines()[0]})") from error
-    return LoadedGenerator(model.to(device).eval().requires_grad_(False), config, state["latents"], state["step"], directory)
+    model.to(device).eval().requires_grad_(False)
+    return LoadedGenerator(model, config, state["latents"], state["step"], directory)
+
+
+def save(
+    run_dir: Path,
+    step: int,
+    model: Latte,
+    ema: EMA,
+    optimizer: torch.optim.Optimizer,
+    *,
+    latents: dict,
+    skipped: int,
+    keep: bool,
+) -> Path:
+    """Write one checkpoint of training.
+
+    Args:
+        latents: Facts of the latents file; they travel in the checkpoint, so that samples are read back with the right
+            statistics and decoder.
+        skipped: Steps without an update so far.
+        keep: Never prune it.
+    """
+    return save_checkpoint(
+        run_dir,
+        step,
+        tensors={"model": model.state_dict(), "ema": ema.state_dict()},
+        optimizer=optimizer.state_dict(),
+        state={"latents": latents, "skipped": skipped},
+        files={"config.json": asdict(model.config)},
+        keep=keep,
+    )
+
+
+def restore(run_dir: Path, model: Latte, ema: EMA, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+    """Load the newest checkpoint of training; returns its step and number of skipped steps, (0, 0) without any."""
+    if not list_checkpoints(run_dir):
+        return 0, 0
+    checkpoint = load_checkpoint(find_checkpoint(run_dir), optimizer=True)
+    model.load_state_dict(checkpoint.tensors["model"])
+    ema.load_state_dict(checkpoint.tensors["ema"])
+    optimizer.load_state_dict(checkpoint.optimizer)
+    return checkpoint.step, checkpoint.state["skipped"]
+
+
+def last_good(run_dir: Path) -> str:
+    """Words for the newest checkpoint of a run that went wrong since."""
+    found = list_checkpoints(run_dir)
+    return f"the last good checkpoint is {found[-1][1]}" if found else "there is no checkpoint yet"

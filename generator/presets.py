@@ -20,8 +20,15 @@ class GeneratorPreset:
     training: dict[str, int | float | str | bool]
 
 
-# PV-VAE trains its generator at 1e-4 with batch 64 for 250K steps. A kept checkpoint every tenth gives the convergence curve.
-_PAPER = {"steps": 250_000, "batch_size": 64, "learning_rate": 1e-4, "warmup": 0, "ema_decay": 0.9999, "save_every": 5000}
+# PV-VAE trains its generator at 1e-4 with batch 64 for 250K steps.
+_PAPER = {
+    "steps": 250_000,
+    "batch_size": 64,
+    "learning_rate": 1e-4,
+    "warmup": 0,
+    "ema_decay": 0.9999,
+    "save_every": 5000,
+}
 
 PRESETS: dict[str, GeneratorPreset] = {
     "latte-xl": GeneratorPreset(model=LatteConfig(hidden_size=1152, depth=28, num_heads=16), training=_PAPER),
@@ -32,7 +39,12 @@ PRESETS: dict[str, GeneratorPreset] = {
     "demo": GeneratorPreset(
         model=LatteConfig(hidden_size=152, depth=6, num_heads=4),
         training={
-            "steps": 3000, "batch_size": 64, "learning_rate": 1e-3, "warmup": 100, "ema_decay": 0.999, "save_every": 500,
+            "steps": 3000,
+            "batch_size": 64,
+            "learning_rate": 1e-3,
+            "warmup": 100,
+            "ema_decay": 0.999,
+            "save_every": 500,
         },
     ),
 }

@@ -1,11 +1,12 @@
 """Sample latents from a generator into a latents file: `python -m generator.sample --run RUN --samples 2048`.
 
-Sample i has its own noise, from (seed, i), and class i % num_classes, so more samples never change the first ones: a second call adds
-only what is missing. With guidance each of the `steps` model calls evaluates twice as many rows.
+Sample i has its own noise, from (seed, i), and class i % num_classes, so more samples never change the first ones: a
+second call adds only what is missing. With guidance each of the `steps` model calls evaluates twice as many rows.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,62 +24,121 @@ class SampleConfig(CommonFlags):
     steps: int = flag(100, "Euler steps, one model call each", low=1)
     guidance_scale: float = flag(1.0, "classifier-free guidance; 1 is off", low=0.0)
     batch_size: int = flag(64, "samples in one forward pass", low=1)
-    untrained: bool = flag(False, "sample from the same network before training: a control")
+    untrained: bool = flag(False, "a control: the same network before training, whose samples are the noise itself")
     out: str | None = flag(None, "file to write; default: in the run's samples folder")
 
 
-def sample_path(run_dir: Path, step: int, steps: int, guidance_scale: float, seed: int, untrained: bool = False) -> Path:
+def sample_path(
+    run_dir: Path, step: int, steps: int, guidance_scale: float, seed: int, untrained: bool = False
+) -> Path:
     """Where the samples of these settings are kept."""
     kind = "untrained" if untrained else f"step_{step:08d}"
     return Path(run_dir) / "samples" / f"{kind}_euler{steps}_guidance{guidance_scale:g}_seed{seed}.h5"
 
 
 def sample(config: SampleConfig) -> Path:
-    """Bring the samples file to `config.samples` rows; returns its path."""
+    """Bring the samples file to `config.samples` rows at least; returns its path.
+
+    The file grows under another name beside it, so that it is whole at any moment. Its bytes do not depend on how it
+    grew as long as the forward passes are the same: when the earlier counts were multiples of `batch_size`.
+
+    Raises:
+        InputError: If there is no such generator, guidance is asked of one without classes, or the file holds others.
+    """
     from generator.loading import SHIPPED, load_generator
-    from latents_cache import create_latents, open_latents
     from runtime import processes
-    from runtime.log import Progress
     from runtime.run import newest_run
 
     run = config.run or str(newest_run(config.runs_dir, "generator"))
-    device = processes.resolve_device(config.device)
-    dtype = processes.resolve_dtype(config.dtype, device)
-    generator = load_generator(run, config.step, device=device)
+    world = processes.start_processes(config.device)
+    dtype = processes.resolve_dtype(config.dtype, world.device)
+    generator = load_generator(run, config.step, device=world.device)
     if config.guidance_scale != 1.0 and not generator.config.num_classes:
-        raise InputError(f"--guidance-scale {config.guidance_scale:g} needs a class-conditional generator; {run} has no classes: use 1")
+        scale = f"--guidance-scale {config.guidance_scale:g}"
+        raise InputError(f"{scale} needs a class-conditional generator; {run} has no classes: use 1")
     folder = Path(config.runs_dir) / f"shipped-{run}" if run in SHIPPED else generator.dir
-    out = Path(config.out) if config.out else sample_path(folder, generator.step, config.steps, config.guidance_scale, config.seed,
-                                                          config.untrained)
-    attributes = sample_attributes(config, generator, str(run), str(dtype))
-    finished = None
-    if out.is_file():
-        finished = open_latents(out)
-        if any(finished.attributes.get(name) != value for name, value in attributes.items()):
-            raise InputError(f"{out} exists and holds samples of other settings; move it away or give another --out")
-        if len(finished) >= config.samples:
-            return out
-        finished.close()
-        grown = out.with_name(out.name + ".smaller")
-        out.rename(grown)  # stays until the larger file is whole
-    model = untrained_like(generator, config.seed, device) if config.untrained else generator.model
-    writer = create_latents(out, config.samples, generator.config.latent_shape, attributes, has_logvar=False)
-    copy_rows(out.with_name(out.name + ".smaller"), writer)
-    missing = writer.missing()
-    progress = Progress(config.samples, start=config.samples - len(missing), label=f"sample {out.stem}")
-    for start in range(0, len(missing), config.batch_size):
-        rows = missing[start : start + config.batch_size]
-        for row, latents, label in zip(rows, *sample_rows(config, generator, model, rows, device, dtype), strict=True):
-            writer.write(row, latents, label=label, name=f"sample-{row:06d}")
-        writer.flush()
-        progress.update(progress.step + len(rows), {})
-    progress.close()
-    writer.finish()
-    out.with_name(out.name + ".smaller").unlink(missing_ok=True)
+    default = sample_path(folder, generator.step, config.steps, config.guidance_scale, config.seed, config.untrained)
+    out = Path(config.out) if config.out else default
+    attributes = sample_attributes(config, generator, str(dtype))
+    growing = out.with_name(f"{out.stem}.growing.h5")
+    if world.is_main and growing.is_file():  # whole, but killed before it got its name
+        os.replace(growing, out)
+    processes.barrier()
+    before = finished_rows(out, attributes)
+    if before >= config.samples:
+        return out
+    fill(
+        config, world, dtype, generator, attributes, smaller=out if before else None, target=growing if before else out
+    )
+    if before and world.is_main:
+        os.replace(growing, out)
+    processes.barrier()
     return out
 
 
-def sample_rows(config: SampleConfig, generator, model, rows: list[int], device, dtype):
+def finished_rows(out: Path, attributes: dict) -> int:
+    """How many samples the file has, 0 without a file; InputError when they are of other settings."""
+    from latents_cache import open_latents
+
+    if not out.is_file():
+        return 0
+    with open_latents(out) as reader:
+        found = reader.attributes
+        changed = [
+            f"{name}: {found.get(name)!r}, now {value!r}"
+            for name, value in attributes.items()
+            if found.get(name) != value
+        ]
+        if changed:
+            raise InputError(
+                f"{out} exists and holds other samples ({'; '.join(changed)[:300]}); move it away or give another --out"
+            )
+        return len(reader)
+
+
+def fill(
+    config: SampleConfig, world, dtype, generator, attributes: dict, *, smaller: Path | None, target: Path
+) -> None:
+    """Write `config.samples` rows to `target`: those of a smaller file as they are, the others sampled."""
+    from latents_cache import create_latents
+    from runtime import processes
+    from runtime.log import Progress
+
+    def open_writer():
+        launch = os.environ.get("TORCHELASTIC_RUN_ID", "launch") if world.size > 1 else None
+        return create_latents(
+            target, config.samples, generator.config.latent_shape, attributes, has_logvar=False, launch=launch
+        )
+
+    writer = open_writer() if world.is_main else None
+    if writer is not None and smaller is not None:
+        copy_rows(smaller, writer)
+    processes.barrier()
+    writer = writer or open_writer()
+    missing = set(writer.missing())
+    progress = Progress(config.samples, start=config.samples - len(missing), label=f"sample {target.stem}")
+    processes.barrier()  # before anyone's rows are done, all have seen what is missing
+    starts = range(world.rank * config.batch_size, config.samples, world.size * config.batch_size)
+    for rows in (range(start, min(start + config.batch_size, config.samples)) for start in starts):
+        wanted = missing.intersection(rows)
+        if not wanted:
+            continue
+        # The whole block, even for one missing row: another batch size may round differently.
+        raw, labels = sample_rows(config, generator, rows, world.device, dtype)
+        for row in sorted(wanted):
+            writer.write(row, raw[row - rows.start], label=labels[row - rows.start], name=f"sample-{row:06d}")
+        writer.flush()
+        if world.is_main:
+            progress.update(min(config.samples, progress.step + len(wanted) * world.size), {})
+    processes.barrier()
+    if world.is_main:
+        progress.close()
+        writer.finish()
+    else:
+        writer.close()
+
+
+def sample_rows(config: SampleConfig, generator, rows: range, device, dtype):
     """Raw latents float32 numpy `[b, C, G, h, w]` and labels (-1 without classes) of the given samples."""
     import torch
 
@@ -86,45 +146,59 @@ def sample_rows(config: SampleConfig, generator, model, rows: list[int], device,
     from runtime.processes import autocast
     from runtime.seeds import normal_rows
 
-    shape, classes = generator.config.latent_shape, generator.config.num_classes
-    noise = normal_rows(config.seed, "sample", 0, rows, shape).to(device)
-    labels = torch.tensor([row % classes for row in rows], device=device) if classes else None
-    with autocast(device, dtype):
-        latents = integrate(model, noise, labels, steps=config.steps, guidance_scale=config.guidance_scale)
-    raw = generator.denormalize(latents.float()).cpu().numpy()
-    return raw, (labels.tolist() if classes else [-1] * len(rows))
+    classes = generator.config.num_classes
+    latents = normal_rows(config.seed, "sample", 0, rows, generator.config.latent_shape).to(device)
+    labels = [row % classes if classes else -1 for row in rows]
+    if (
+        not config.untrained
+    ):  # before training the velocity is zero everywhere, and the flow leaves the noise where it is
+        asked = torch.tensor(labels, device=device) if classes else None
+        with autocast(device, dtype):
+            latents = integrate(
+                generator.model, latents, asked, steps=config.steps, guidance_scale=config.guidance_scale
+            )
+    return generator.denormalize(latents.float()).cpu().numpy(), labels
 
 
-def sample_attributes(config: SampleConfig, generator, run: str, dtype: str) -> dict:
+def sample_attributes(config: SampleConfig, generator, dtype: str) -> dict:
     """What a samples file says about itself."""
     facts = generator.latents
-    known = ("tokenizer", "tokenizer_name", "encoder_hash", "data", "root", "split", "clip", "spec", "num_classes", "class_names")
-    return {**{name: facts[name] for name in known if name in facts}, "kind": "samples", "generator_run": run, "step": 0 if config.untrained else generator.step,
-            "untrained": int(config.untrained), "steps": config.steps, "nfe": config.steps, "guidance_scale": config.guidance_scale,
-            "rows_per_call": 2 if config.guidance_scale != 1.0 else 1, "seed": config.seed, "dtype": dtype}
-
-
-def untrained_like(generator, seed: int, device):
-    """The generator's network as it was before training; its velocity is zero, so its samples are the noise itself."""
-    import torch
-
-    from generator.latte import Latte
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Latte(generator.config).to(device).eval()
+    known = (
+        "tokenizer",
+        "tokenizer_name",
+        "encoder_hash",
+        "data",
+        "root",
+        "split",
+        "clip",
+        "spec",
+        "num_classes",
+        "class_names",
+    )
+    return {
+        **{name: facts[name] for name in known if name in facts},
+        "kind": "samples",
+        "generator_run": generator.dir.resolve().name,
+        "step": 0 if config.untrained else generator.step,
+        "untrained": int(config.untrained),
+        "steps": config.steps,
+        "nfe": 0 if config.untrained else config.steps,
+        "guidance_scale": config.guidance_scale,
+        "rows_per_call": 1 if config.guidance_scale == 1.0 else 2,
+        "seed": config.seed,
+        "dtype": dtype,
+    }
 
 
 def copy_rows(smaller: Path, writer) -> None:
     """Take over the rows of a smaller samples file, byte for byte."""
-    if not smaller.is_file():
-        return
     from latents_cache import open_latents
 
     with open_latents(smaller) as reader:
-        for row in set(range(len(reader))) & set(writer.missing()):
+        names = reader.names
+        for row in set(range(len(reader))).intersection(writer.missing()):
             values = reader.batch([row])
-            writer.write(row, values["mean"][0], label=int(values["label"][0]), name=f"sample-{row:06d}")
+            writer.write(row, values["mean"][0], label=int(values["label"][0]), name=names[row])
     writer.flush()
 
 

@@ -1,11 +1,13 @@
 """Train Latte with rectified flow on a latents file: `python -m generator.train --latents ucf101.h5`.
 
-Source: PV-VAE section 4.1: 250K steps, batch 64, learning rate 1e-4; the rest are documented defaults. Data order, posterior noise,
-flow noise, time and label dropping are functions of (seed, step, global row), so a resumed run repeats an undisturbed one.
+Source: PV-VAE section 4.1: 250K steps, batch 64, learning rate 1e-4; the rest are documented defaults. Data order,
+posterior noise, flow noise, time and label dropping are functions of (seed, step, global row), so a resumed run repeats
+an undisturbed one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -18,8 +20,23 @@ MAX_SKIPPED_IN_A_ROW = 10
 # Fields that do not change what is learnt. `steps` may grow, except under a schedule that depends on it.
 _NOT_IDENTITY = {"runs_dir", "name", "device", "dry_run", "save_every", "keep_every", "steps", "latents"}
 # What a generator, and then its samples, repeat of the latents file's attributes.
-_REMEMBERED = ("tokenizer", "tokenizer_name", "encoder_hash", "decoder_hash", "data", "root", "split", "num_classes",
-               "class_names", "clip", "spec", "windows", "flip", "seed", "data_fingerprint")
+_REMEMBERED = (
+    "tokenizer",
+    "tokenizer_name",
+    "encoder_hash",
+    "decoder_hash",
+    "data",
+    "root",
+    "split",
+    "num_classes",
+    "class_names",
+    "clip",
+    "spec",
+    "windows",
+    "flip",
+    "seed",
+    "data_fingerprint",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +60,9 @@ class TrainConfig(CommonFlags):
 
     def __post_init__(self) -> None:
         if len(self.betas) != 2 or max(self.betas) >= 1.0:
-            raise InputError(f"--betas {','.join(map(str, self.betas))}: expected two numbers in [0, 1), as in 0.9,0.999")
+            raise InputError(
+                f"--betas {','.join(map(str, self.betas))}: expected two numbers in [0, 1), as in 0.9,0.999"
+            )
 
 
 def preset_defaults(given: dict) -> dict:
@@ -64,6 +83,7 @@ def train(config: TrainConfig) -> Path:
 
     from generator.batches import LatentBatches, channel_statistics
     from generator.latte import Latte
+    from generator.loading import restore
     from runtime import processes
     from runtime.ema import EMA
     from runtime.run import default_name
@@ -72,35 +92,78 @@ def train(config: TrainConfig) -> Path:
     rows = world.rows(config.batch_size)
     dtype = processes.resolve_dtype(config.dtype, world.device)
     mean, std = (values.tolist() for values in channel_statistics(reader))
-    facts = {"path": str(reader.path), "rows": len(reader), "shape": list(reader.shape), "mean": mean, "std": std,
-             **{name: reader.attributes[name] for name in _REMEMBERED if name in reader.attributes}}
+    facts = {
+        "path": str(reader.path),
+        "rows": len(reader),
+        "shape": list(reader.shape),
+        "mean": mean,
+        "std": std,
+        **{name: reader.attributes[name] for name in _REMEMBERED if name in reader.attributes},
+    }
     identity = run_identity(config, dtype, facts)
     name = config.name or default_name(config.preset, config.latents, identity)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = Latte(model_config).to(world.device).train()
     ema = EMA(model, config.ema_decay)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=config.betas,
-                                  weight_decay=config.weight_decay, fused=True)
-    manifest = {"latents": facts, "parameters": sum(p.numel() for p in model.parameters()), "processes": world.size,
-                "config": {"model": asdict(model_config)}}
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+    )
+    manifest = {
+        "latents": facts,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "processes": world.size,
+        "config": {"model": asdict(model_config)},
+    }
     with open_run(config, world, name, identity, manifest) as run_dir:
         step, skipped = restore(run_dir, model, ema, optimizer)
-        if step >= config.steps and world.is_main:
+        if step >= config.steps:
             print(f"generator.train: {run_dir} is complete ({step} steps)")
-        batches = LatentBatches(reader, config.batch_size, rows=rows, seed=config.seed, class_dropout=config.class_dropout,
-                                num_classes=model_config.num_classes, pin=world.device.type == "cuda")
+            return run_dir
+        batches = LatentBatches(
+            reader,
+            config.batch_size,
+            rows=rows,
+            seed=config.seed,
+            class_dropout=config.class_dropout,
+            num_classes=model_config.num_classes,
+            pin=world.device.type == "cuda",
+        )
         with closing(batches.stream(step, config.steps)) as stream:
-            train_loop(config, world, model, ema, optimizer, stream, step=step, skipped=skipped, run_dir=run_dir, facts=facts,
-                       dtype=dtype)
+            train_loop(
+                config,
+                world,
+                model,
+                ema,
+                optimizer,
+                stream,
+                step=step,
+                skipped=skipped,
+                run_dir=run_dir,
+                facts=facts,
+                dtype=dtype,
+            )
     return run_dir
 
 
-def train_loop(config: TrainConfig, world, model, ema, optimizer, batches: Iterator, *, step: int, skipped: int, run_dir: Path,
-               facts: dict, dtype) -> None:
+def train_loop(
+    config: TrainConfig,
+    world,
+    model,
+    ema,
+    optimizer,
+    batches: Iterator,
+    *,
+    step: int,
+    skipped: int,
+    run_dir: Path,
+    facts: dict,
+    dtype,
+) -> None:
     """Train from `step` to `config.steps`; the main process logs and saves."""
     import torch
 
+    from generator.loading import last_good, save
     from generator.rectified_flow import flow_loss
     from runtime.log import MetricsLog, Progress
     from runtime.processes import autocast
@@ -108,7 +171,8 @@ def train_loop(config: TrainConfig, world, model, ema, optimizer, batches: Itera
 
     network = model
     if world.size > 1:
-        network = torch.nn.parallel.DistributedDataParallel(model, [world.device] if world.device.type == "cuda" else None)
+        devices = [world.device] if world.device.type == "cuda" else None
+        network = torch.nn.parallel.DistributedDataParallel(model, devices, broadcast_buffers=False)
     log = MetricsLog(run_dir, resume_step=step) if world.is_main else None
     progress = Progress(config.steps, start=step, label=run_dir.name)
     keep_every = config.keep_every or max(1, config.steps // 10)
@@ -116,7 +180,9 @@ def train_loop(config: TrainConfig, world, model, ema, optimizer, batches: Itera
     while step < config.steps:
         with progress.wait():
             latents, noise, t, labels = next(batches).to(world.device)
-        rate = learning_rate(step, base=config.learning_rate, total=config.steps, warmup=config.warmup, kind=config.schedule)
+        rate = learning_rate(
+            step, base=config.learning_rate, total=config.steps, warmup=config.warmup, kind=config.schedule
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         with autocast(world.device, dtype):
@@ -124,14 +190,16 @@ def train_loop(config: TrainConfig, world, model, ema, optimizer, batches: Itera
         losses.mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip or float("inf"))
         values = step_values(losses.detach(), t, norm, world)
-        if values["finite"]:
+        if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
             optimizer.step()
             skipped_in_a_row = 0
         else:
             skipped, skipped_in_a_row = skipped + 1, skipped_in_a_row + 1
             if skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
-                raise InputError(f"{run_dir}: loss or gradient was not finite in {skipped_in_a_row} steps in a row, up to step "
-                                 f"{step + 1}; {last_good(run_dir)}; lower --learning-rate under another --name")
+                raise InputError(
+                    f"{run_dir}: loss or gradient was not finite in {skipped_in_a_row} steps in a row, up to step "
+                    f"{step + 1}; {last_good(run_dir)}; lower --learning-rate under another --name"
+                )
         optimizer.zero_grad(set_to_none=True)
         step += 1
         ema.update(step)
@@ -141,7 +209,7 @@ def train_loop(config: TrainConfig, world, model, ema, optimizer, batches: Itera
         progress.update(step, {"loss": values["loss"]})
         keep = is_due(step, keep_every, config.steps)
         if keep or is_due(step, config.save_every, config.steps):
-            save(run_dir, step, model, ema, optimizer, facts, skipped=skipped, keep=keep)
+            save(run_dir, step, model, ema, optimizer, latents=facts, skipped=skipped, keep=keep)
     if world.is_main:
         progress.close()
         log.close()
@@ -160,8 +228,7 @@ def step_values(losses, t, norm, world) -> dict[str, float]:
         torch.distributed.all_reduce(sums)
     *sums, norm = torch.cat([sums, norm.detach().view(1)]).tolist()
     loss, count = sum(sums[:4]) / sum(sums[4:]), sums[4:]
-    values = {"loss": loss, "grad_norm": norm, "finite": float(abs(loss) < float("inf") and abs(norm) < float("inf"))}
-    return values | {f"loss_t{q}": sums[q] / count[q] for q in range(4) if count[q]}
+    return {"loss": loss, "grad_norm": norm} | {f"loss_t{q}": sums[q] / count[q] for q in range(4) if count[q]}
 
 
 def build_config(preset: str, reader):
@@ -175,7 +242,9 @@ def build_config(preset: str, reader):
     if classes and not (reader.labels.min() >= 0 and reader.labels.max() < classes):
         found = f"{reader.labels.min()}…{reader.labels.max()}"
         raise InputError(f"{reader.path}: labels {found} do not fit num_classes {classes}; encode the data set again")
-    return replace(PRESETS[preset].model, channels=channels, groups=groups, height=height, width=width, num_classes=classes)
+    return replace(
+        PRESETS[preset].model, channels=channels, groups=groups, height=height, width=width, num_classes=classes
+    )
 
 
 def run_identity(config: TrainConfig, dtype, facts: dict) -> dict:
@@ -201,36 +270,6 @@ def open_run(config: TrainConfig, world, name: str, identity: dict, manifest: di
     with Run.open(config, kind="generator", name=name, identity=identity, extra_manifest=manifest) as run:
         processes.barrier()
         yield run.dir
-
-
-def restore(run_dir: Path, model, ema, optimizer) -> tuple[int, int]:
-    """Load the newest checkpoint; returns its step and how many steps were skipped so far, (0, 0) when there is none."""
-    from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
-
-    if not list_checkpoints(run_dir):
-        return 0, 0
-    checkpoint = load_checkpoint(find_checkpoint(run_dir), optimizer=True)
-    model.load_state_dict(checkpoint.tensors["model"])
-    ema.load_state_dict(checkpoint.tensors["ema"])
-    optimizer.load_state_dict(checkpoint.optimizer)
-    return checkpoint.step, checkpoint.state["skipped"]
-
-
-def save(run_dir: Path, step: int, model, ema, optimizer, facts: dict, *, skipped: int, keep: bool) -> None:
-    """One checkpoint; the latents' statistics travel in it, so that samples can only be read back with the right ones."""
-    from runtime.checkpoint import save_checkpoint
-
-    save_checkpoint(run_dir, step, tensors={"model": model.state_dict(), "ema": ema.state_dict()},
-                    optimizer=optimizer.state_dict(), state={"latents": facts, "skipped": skipped},
-                    files={"config.json": asdict(model.config)}, keep=keep)
-
-
-def last_good(run_dir: Path) -> str:
-    """Words for the newest checkpoint, which is from before."""
-    from runtime.checkpoint import list_checkpoints
-
-    found = list_checkpoints(run_dir)
-    return f"the last good checkpoint is {found[-1][1]}" if found else "there is no checkpoint yet"
 
 
 if __name__ == "__main__":

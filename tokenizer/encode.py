@@ -98,16 +98,16 @@ def encode(config: EncodeConfig) -> Path:
             raise InputError(f"{out} exists and holds other latents; move it away or give another --out")
         print(f"tokenizer.encode: {out} is complete ({len(existing)} rows)")
         return out
-    writer = create_latents(out, items * copies, shape=shape, attributes=attributes)
-    missing = writer.missing()
-    progress = Progress(items * copies, start=items * copies - len(missing), label=f"encode {source.data}")
-    for rows, video, labels, names in _batches(dataset, missing, copies, config, progress):
-        mean, logvar = _posterior(vae, video, device, dtype)
-        for i, row in enumerate(rows):
-            writer.write(row, mean[i], None if logvar is None else logvar[i], label=labels[i], name=names[i])
-        progress.update(progress.step + len(rows), {})
-    progress.close()
-    writer.finish()
+    with create_latents(out, items * copies, shape=shape, attributes=attributes) as writer:
+        missing = writer.missing()
+        progress = Progress(items * copies, start=items * copies - len(missing), label=f"encode {source.data}")
+        for rows, video, labels, names in _batches(dataset, missing, copies, config, progress):
+            mean, logvar = _posterior(vae, video, device, dtype)
+            for i, row in enumerate(rows):
+                writer.write(row, mean[i], None if logvar is None else logvar[i], label=labels[i], name=names[i])
+            progress.update(progress.step + len(rows), {})
+        progress.close()
+        writer.finish()
     reader = open_latents(out)
     statistics = Path(source.tokenizer) / "latent_statistics.json"
     if (Path(source.tokenizer) / "manifest.json").is_file():

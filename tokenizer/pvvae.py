@@ -231,9 +231,10 @@ class PVVAE(nn.Module):
         directory = Path(directory)
         vae = cls(PVVAEConfig.from_dict(read_json(directory / "config.json")))
         tensors = read_weights(directory / "model.safetensors")
-        if "latents_mean" in tensors:
-            vae.set_latent_statistics(tensors.pop("latents_mean"), tensors.pop("latents_std"))
+        statistics = [tensors.pop(name, None) for name in ("latents_mean", "latents_std")]
         load_strictly(vae, tensors, directory)
+        if statistics[0] is not None:
+            vae.set_latent_statistics(*statistics)
         return vae.eval()
 
     def _check_video(self, video: Tensor) -> None:

@@ -146,6 +146,9 @@ def train_stage(config: TrainConfig, stage: Stage, step: int, *, vae, ema, optim
     batch_size = config.batch_size * (config.images_per_clip if images else 1)
     rows = list(world.rows(batch_size))
     drop = SuffixDrop(config.max_drop_ratio if predictive else 0.0)
+    if stage.name == "decoder" and step == stage.start:
+        # The averaged encoder is the one that will be used: freeze it as it is, and fit the decoder to its latents.
+        vae.load_state_dict(ema.state_dict())
     trained = freeze_for(stage.name, vae)
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay,
                                   fused=world.device.type == "cuda")

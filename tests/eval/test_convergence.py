@@ -61,7 +61,7 @@ def test_a_run_beside_itself_is_not_faster(chain, judge, capsys, tmp_path):
     import shutil
 
     twin = chain.runs / "twin"
-    shutil.copytree(chain.generator, twin)
+    shutil.copytree(chain.generator, twin, ignore=shutil.ignore_patterns("samples", "eval"))
     try:
         convergence(ConvergenceConfig(runs_dir=str(chain.runs), runs=(str(chain.generator), str(twin)), samples=8, steps=2, **COMMON))
     finally:

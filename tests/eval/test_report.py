@@ -1,0 +1,166 @@
+"""The page: whole, self-contained, and honest about what it shows."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from eval.convergence import ConvergenceConfig, convergence
+from eval.figures import OBSERVED, PREDICTED, animation, bordered, curve, log_ticks, side_by_side, smoothed, ticks
+from eval.fvd import FVDConfig, fvd
+from eval.page import results_table
+from eval.reconstruction import ReconstructionConfig, reconstruction
+from eval.report import ReportConfig, report
+from eval.results import Row
+from runtime.errors import InputError
+
+COMMON = {"device": "cpu", "dtype": "float32"}
+VOID = {"meta", "img", "line", "polyline", "circle", "br", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks nesting, and collects tags, addresses and headings."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.addresses, self.headings, self.tags = [], [], [], set()
+        self.feed(text)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+@pytest.fixture
+def measured(chain, judge):
+    flags = {"runs_dir": str(chain.runs), **COMMON}
+    reconstruction(ReconstructionConfig(samples=12, **flags))
+    fvd(FVDConfig(samples=12, steps=2, guidance_scales=(1.0, 2.0), **flags))
+    convergence(ConvergenceConfig(samples=8, steps=2, **flags))
+    return chain
+
+
+@pytest.fixture
+def written(measured, tmp_path, capsys):
+    out = report(ReportConfig(runs_dir=str(measured.runs), clips=12, steps=2, shipped=False, out=str(tmp_path / "report.html"), **COMMON))
+    return out.read_text(), capsys.readouterr().out
+
+
+def test_the_page_needs_nothing_but_itself(written):
+    text, _ = written
+    found = Page(text)
+    assert found.addresses and all(address.startswith("data:image/webp;base64,") for address in found.addresses)
+    assert "script" not in found.tags and "link" not in found.tags
+    assert not re.search(r"https?://", re.sub(r'src="[^"]*"', "", text).replace("http://www.w3.org/2000/svg", ""))
+    assert "prefers-color-scheme: dark" in text and "width=device-width" in text
+
+
+def test_the_page_shows_every_kind_of_clip_and_the_clips_play(written):
+    from PIL import Image
+
+    text, _ = written
+    headings = Page(text).headings
+    assert headings[:3] == ["Real, reconstructed, predicted", "Generated, trained just now, guidance 1",
+                            "Generated, trained just now, guidance 2"]
+    pictures = re.findall(r'src="data:image/webp;base64,([^"]+)"', text)
+    assert len(pictures) == 36
+    first = Image.open(io.BytesIO(base64.b64decode(pictures[0])))
+    assert first.n_frames == 17 and first.size == (32 + 2 + 32 + 2 + 36, 36)
+    assert "that no training has seen" in text and "disc bounce" in text and "judge" in text
+
+
+def test_the_page_holds_curves_numbers_times_and_differences(written):
+    text, printed = written
+    for words in ("flow loss", "PSNR on held-out clips", "FD-shapes, 8 clips", "other real clips", "How this differs from the paper",
+                  "What was run", "eval.fvd", "cores", "torch ", "paper: 250,000", "change explained"):
+        assert words in text, words
+    assert text.count("<svg") == 5
+    assert "FD-shapes" in printed and "report.html" in printed
+
+
+def test_a_run_without_any_measurement_still_has_a_page(chain, judge, tmp_path):
+    import shutil
+
+    runs = tmp_path / "runs"
+    shutil.copytree(chain.generator, runs / "gen", ignore=shutil.ignore_patterns("samples", "eval"))
+    out = report(ReportConfig(runs_dir=str(runs), clips=2, steps=1, shipped=False, out=str(tmp_path / "report.html"), **COMMON))
+    Page(out.read_text())
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_missing_folder_is_refused_before_any_work(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        report(ReportConfig(runs_dir=str(tmp_path / "none"), out=str(tmp_path / "nowhere" / "report.html")))
+
+
+def test_no_run_says_which_command_makes_one(tmp_path):
+    with pytest.raises(InputError, match="generator.train"):
+        report(ReportConfig(runs_dir=str(tmp_path), out=str(tmp_path / "report.html")))
+
+
+def test_animation_keeps_every_pixel_of_every_frame():
+    from PIL import Image
+
+    clip = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    picture = Image.open(io.BytesIO(base64.b64decode(animation(clip).split(",")[1])))
+    for number, frame in enumerate(clip):
+        picture.seek(number)
+        assert np.array_equal(np.asarray(picture.convert("RGB")), frame)
+
+
+def test_borders_tell_observed_from_predicted_frames():
+    out = bordered(np.zeros((3, 4, 4, 3), dtype=np.uint8), observed=2, width=1)
+    assert out.shape == (3, 6, 6, 3)
+    assert [tuple(frame[0, 0]) for frame in out] == [OBSERVED, OBSERVED, PREDICTED]
+    assert not out[:, 1:-1, 1:-1].any()
+
+
+def test_clips_side_by_side_are_centred_with_transparent_gaps():
+    out = side_by_side([np.full((2, 4, 4, 3), 7, np.uint8), np.full((2, 6, 6, 3), 9, np.uint8)], gap=2)
+    assert out.shape == (2, 6, 12, 4)
+    assert (out[:, :, 4:6, 3] == 0).all() and (out[:, 0, :4, 3] == 0).all() and (out[:, 1:5, :4, 0] == 7).all()
+
+
+def test_ticks_are_round_and_inside():
+    assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+    assert ticks(0.013, 0.087) == [0.02, 0.04, 0.06, 0.08]
+    assert log_ticks(0.5, 2000) == [1, 10, 100, 1000]
+    assert log_ticks(3, 30) == [5, 10, 20]
+    assert all(4.1 <= value <= 4.9 for value in log_ticks(4.1, 4.9))
+
+
+def test_a_curve_leaves_out_what_cannot_be_drawn():
+    drawn = curve({"loss": [(1, 2.0), (2, float("nan")), (3, None), (4, -1.0), (5, 1.0)]}, x_label="step", y_label="loss", log_y=True)
+    assert drawn.count("<circle") == 2 and "nan" not in drawn
+    assert "Nothing was logged" in curve({"loss": []}, x_label="step", y_label="loss")
+
+
+def test_a_long_log_becomes_a_short_line_of_means():
+    points = [(float(i), float(i % 2)) for i in range(3000)]
+    short = smoothed(points)
+    assert len(short) == 150 and all(abs(y - 0.5) < 0.05 for _, y in short)
+    assert smoothed(points[:10]) == points[:10]
+
+
+def test_the_table_escapes_words_and_greys_controls():
+    rows = [Row(metric="FD <b>", subject="real", value=1.0, low=0.5, high=1.5, n=3), Row(metric="LPIPS", subject="reconstructed", value=None)]
+    drawn = results_table(rows)
+    assert "FD &lt;b&gt;" in drawn and drawn.count('class="control"') == 1 and "0.5 … 1.5" in drawn and "–" in drawn

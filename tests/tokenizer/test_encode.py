@@ -1,0 +1,113 @@
+"""Encoding a data set into a latents file, and the commands that show a tokenizer at work."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from latents_cache import open_latents
+from runtime.command import parse
+from runtime.errors import InputError
+from tokenizer import PVVAE, PVVAEConfig
+from tokenizer.encode import EncodeConfig, encode
+from tokenizer.predict import PredictConfig, predict
+from tokenizer.reconstruct import ReconstructConfig, reconstruct
+from videos import ClipSpec, open_dataset, read_video, to_float, write_video
+
+TINY = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a saved tokenizer "vae"."""
+    torch.manual_seed(0)
+    PVVAE(TINY).save_pretrained(tmp_path / "vae")
+    return tmp_path
+
+
+def encode_with(folder, *words: str):
+    common = ["--tokenizer", str(folder / "vae"), "--data", "moving_shapes", "--size", "32", "--device", "cpu", "--dtype", "float32",
+              "--runs-dir", str(folder), "--out", str(folder / "out.h5"), "--batch-size", "4"]
+    return encode(parse([*common, *words], EncodeConfig, None))
+
+
+def test_rows_hold_the_posteriors_of_the_clips_in_order(folder):
+    path = encode_with(folder, "--max-clips", "6")
+    vae = PVVAE.from_pretrained(folder / "vae")
+    dataset = open_dataset("moving_shapes", split="train", clip=ClipSpec(17, 32))
+    with open_latents(path) as reader:
+        assert len(reader) == 6 and reader.shape == (4, 5, 2, 2)
+        rows = reader.batch([3, 0])
+        assert rows["label"].tolist() == [dataset[3]["label"], dataset[0]["label"]]
+        with torch.no_grad():
+            posterior = vae.encode(to_float(torch.as_tensor(dataset[3]["video"])[None]))
+        # float16 keeps three digits
+        assert np.allclose(rows["mean"][0], posterior.mean[0].numpy(), atol=2e-3)
+        assert np.allclose(rows["logvar"][0], posterior.logvar[0].numpy(), atol=1e-2)
+        assert reader.attributes["encoder_hash"] == vae.encoder_hash and reader.attributes["num_classes"] == 12
+        assert json.loads(reader.attributes["clip"])["num_frames"] == 17
+
+
+def test_flipped_rows_encode_the_mirrored_clip(folder):
+    path = encode_with(folder, "--max-clips", "2", "--flip")
+    vae = PVVAE.from_pretrained(folder / "vae")
+    clip = torch.as_tensor(open_dataset("moving_shapes", split="train", clip=ClipSpec(17, 32))[1]["video"]).flip(-1)
+    with open_latents(path) as reader, torch.no_grad():
+        assert len(reader) == 4
+        assert np.allclose(reader.batch([3])["mean"][0], vae.encode(to_float(clip[None])).mean[0].numpy(), atol=2e-3)
+
+
+def test_a_second_call_keeps_the_file_and_other_settings_are_refused(folder):
+    path = encode_with(folder, "--max-clips", "3")
+    before = path.stat().st_mtime_ns
+    assert encode_with(folder, "--max-clips", "3") == path and path.stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="holds other latents"):
+        encode_with(folder, "--max-clips", "4")
+
+
+def test_an_interrupted_encoding_goes_on_without_repeating_rows(folder, monkeypatch):
+    import latents_cache.writer as writer
+
+    monkeypatch.setattr(writer, "FLUSH_ROWS", 1, raising=False)
+    import tokenizer.encode as module
+
+    genuine, calls = module._posterior, []
+
+    def count_then_stop(vae, video, *rest):
+        calls.append(len(video))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return genuine(vae, video, *rest)
+
+    monkeypatch.setattr(module, "_posterior", count_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        encode_with(folder, "--max-clips", "10")
+    assert (folder / "out.h5.partial").exists() and not (folder / "out.h5").exists()
+    monkeypatch.setattr(module, "_posterior", genuine)
+    with open_latents(encode_with(folder, "--max-clips", "10")) as reader:
+        assert len(reader) == 10 and reader.damaged_rows() == []
+
+
+@pytest.fixture
+def clip_file(folder):
+    video = open_dataset("moving_shapes", clip=ClipSpec(19, 32))[0]["video"]
+    write_video(folder / "clip.mp4", np.ascontiguousarray(video.transpose(1, 2, 3, 0)), 8)
+    return folder / "clip.mp4"
+
+
+def test_reconstruct_writes_original_and_reconstruction_side_by_side(folder, clip_file, capsys):
+    reconstruct(ReconstructConfig(tokenizer=str(folder / "vae"), video=str(clip_file), out=str(folder / "out.mp4"), size=32, device="cpu"))
+    assert read_video(folder / "out.mp4").shape == (17, 32, 64, 3)
+    assert "PSNR" in capsys.readouterr().out
+
+
+def test_predict_writes_observed_and_predicted_frames(folder, clip_file, capsys):
+    predict(PredictConfig(tokenizer=str(folder / "vae"), video=str(clip_file), out=str(folder / "out.mp4"), size=32, observed=9, device="cpu"))
+    assert read_video(folder / "out.mp4").shape == (17, 32, 64, 3)
+    assert "9 frames observed, 8 predicted" in capsys.readouterr().out
+
+
+def test_predict_refuses_to_observe_everything(folder, clip_file):
+    with pytest.raises(InputError, match="nothing of --frames 17"):
+        predict(PredictConfig(tokenizer=str(folder / "vae"), video=str(clip_file), observed=17, size=32, device="cpu"))

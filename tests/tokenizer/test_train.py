@@ -1,0 +1,128 @@
+"""Training the tokenizer: stages, exact resume, frozen encoder, the kept checkpoint, refusals, and a short golden run."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from runtime.command import parse
+from runtime.errors import InputError
+from tokenizer import presets
+from tokenizer.pvvae import PVVAEConfig
+from tokenizer.train import Stage, TrainConfig, preset_defaults, stage_plan, train
+from tokenizer.zoo import load
+
+TINY = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
+
+
+@pytest.fixture(autouse=True)
+def tiny_demo(monkeypatch):
+    """The demo preset with a network that trains in milliseconds."""
+    monkeypatch.setitem(presets.PRESETS, "demo", dataclasses.replace(presets.PRESETS["demo"], model=TINY))
+
+
+def config_for(tmp_path, *words: str) -> TrainConfig:
+    common = ["--runs-dir", str(tmp_path), "--device", "cpu", "--dtype", "float32", "--images-per-clip", "2",
+              "--validate-every", "100", "--warmup", "2"]
+    batch = [] if "--batch-size" in words else ["--batch-size", "2"]
+    return parse([*common, *batch, *words], TrainConfig, preset_defaults)
+
+
+def log_of(run_dir) -> list[dict]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "time"} for line in lines]
+
+
+def test_stages_divide_the_steps_in_the_presets_proportions():
+    plan = stage_plan("all", 100, {"images": 30, "video": 10, "decoder": 10})
+    assert plan == [Stage("images", 0, 60), Stage("video", 60, 80), Stage("decoder", 80, 100)]
+    assert stage_plan("all", 3, {"images": 300, "video": 1, "decoder": 1})[-1] == Stage("decoder", 2, 3)
+    assert stage_plan("video", None, {"video": 50}) == [Stage("video", 0, 50)]
+    with pytest.raises(InputError, match="at least 3"):
+        stage_plan("all", 2, {"images": 1, "video": 1, "decoder": 1})
+
+
+def test_without_data_the_demo_preset_trains_on_synthetic_clips_and_with_data_the_paper_preset():
+    assert preset_defaults({})["data"] == "moving_shapes" and preset_defaults({})["preset"] == "demo"
+    assert preset_defaults({"data": "ucf101"})["preset"] == "paper"
+    paper = parse(["--data", "ucf101", "--root", "x"], TrainConfig, preset_defaults)
+    assert (paper.learning_rate, paper.max_drop_ratio, paper.reverse, paper.lpips_weight) == (5e-5, 1.0, 0.5, 1.0)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
+    whole = train(config_for(tmp_path, "--steps", "20", "--name", "whole", "--save-every", "100"))
+
+    class Stop(Exception):
+        pass
+
+    import runtime.checkpoint as checkpoint
+
+    genuine = checkpoint.save_checkpoint
+
+    def save_then_stop(run_dir, step, **rest):
+        path = genuine(run_dir, step, **rest)
+        if step == 10:
+            raise Stop
+        return path
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", save_then_stop)
+    with pytest.raises(Stop):
+        train(config_for(tmp_path, "--steps", "20", "--name", "parts", "--save-every", "10"))
+    monkeypatch.setattr(checkpoint, "save_checkpoint", genuine)
+    parts = train(config_for(tmp_path, "--steps", "20", "--name", "parts", "--save-every", "10"))
+    for file in ("model.safetensors", "ema.safetensors"):
+        ours, theirs = (load_file(run / "checkpoints" / "step_00000020" / file) for run in (whole, parts))
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert log_of(whole) == log_of(parts)
+
+
+def test_decoder_fine_tuning_leaves_the_encoder_alone_and_the_video_stage_is_kept(tmp_path):
+    run = train(config_for(tmp_path, "--steps", "24", "--name", "run", "--save-every", "1"))
+    last, video = load(run), load(run, stage="video")
+    assert last.encoder_hash == video.encoder_hash and last.decoder_hash != video.decoder_hash
+    steps = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert "step_00000024" in steps and len(steps) == 3  # the newest two, and the end of the video stage
+    kept = json.loads((run / "checkpoints" / steps[0] / "state.json").read_text())
+    assert kept["stage_end"] == "video" and kept["keep"]
+
+
+def test_the_video_stage_drops_groups_and_the_others_do_not(tmp_path):
+    run = train(config_for(tmp_path, "--steps", "40", "--name", "run"))
+    dropped = {stage: {line["dropped"] for line in log_of(run) if line["stage"] == stage} for stage in (0, 1, 2)}
+    assert dropped[0] == dropped[2] == {0} and len(dropped[1]) > 1 and max(dropped[1]) <= 4
+
+
+def test_stages_chain_through_init_from(tmp_path):
+    first = train(config_for(tmp_path, "--stage", "images", "--steps", "3", "--name", "images"))
+    second = train(config_for(tmp_path, "--stage", "decoder", "--steps", "3", "--name", "decoder", "--init-from", str(first)))
+    assert load(first).encoder_hash == load(second).encoder_hash
+    with pytest.raises(InputError, match="init-from"):
+        train(config_for(tmp_path, "--steps", "3", "--name", "other", "--padding", "gaussian", "--init-from", str(first)))
+
+
+def test_gaussian_padding_trains(tmp_path):
+    run = train(config_for(tmp_path, "--stage", "video", "--steps", "4", "--name", "gaussian", "--padding", "gaussian"))
+    assert load(run).config.padding == "gaussian"
+
+
+def test_other_settings_under_the_same_name_are_refused_and_listed(tmp_path):
+    train(config_for(tmp_path, "--steps", "3", "--name", "run"))
+    with pytest.raises(InputError, match="learning_rate: was 0.001, now 0.002"):
+        train(config_for(tmp_path, "--steps", "3", "--name", "run", "--learning-rate", "0.002"))
+
+
+def test_a_loss_that_is_not_finite_skips_steps_then_stops_and_names_the_run(tmp_path, monkeypatch):
+    import tokenizer.losses as losses
+
+    genuine = losses.pixel_loss
+    monkeypatch.setattr(losses, "pixel_loss", lambda output, video: genuine(output, video) * float("nan"))
+    with pytest.raises(InputError, match="not finite in 10 steps in a row"):
+        train(config_for(tmp_path, "--steps", "30", "--name", "run"))
+
+
+def test_training_learns(tmp_path):
+    run = train(config_for(tmp_path, "--stage", "images", "--steps", "60", "--name", "run", "--batch-size", "8", "--learning-rate", "3e-3"))
+    losses = [line["mse"] for line in log_of(run)]
+    assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
