@@ -16,7 +16,9 @@ STYLE = """
 h1 { font-size: 1.7rem; margin: 0 0 .3rem } h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem; border-top: 1px solid var(--line);
   padding-top: 1.2rem } p { margin: .4rem 0 } .quiet, figcaption { color: var(--quiet); font-size: .88rem }
 .clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)); gap: .6rem; margin: .7rem 0 }
-.strips { grid-template-columns: repeat(auto-fill, minmax(264px, 1fr)); gap: 1rem } .clips figure { margin: 0 } .clips img { width: 100%; image-rendering: pixelated; display: block; border-radius: 3px }
+
+.strips { grid-template-columns: repeat(auto-fill, minmax(264px, 1fr)); gap: 1rem }
+.clips figure { margin: 0 } .clips img { width: 100%; image-rendering: pixelated; display: block; border-radius: 3px }
 .clips figcaption { font-size: .74rem; line-height: 1.3; margin-top: .15rem } .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .88rem; width: 100% } th, td { padding: .3rem .6rem; text-align: left;
   border-bottom: 1px solid var(--line); vertical-align: top } td.n { text-align: right; font-variant-numeric: tabular-nums;

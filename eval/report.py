@@ -94,7 +94,8 @@ def clip_sections(config: ReportConfig, run, facts: dict) -> list[str]:
     items = [*halves[1], *halves[0]][: config.clips]
     batches = list(real_batches(dataset, items, config.seed))
     clip = torch.cat([video for video, _ in batches])
-    captions = [names[label] if 0 <= label < len(names) else f"clip {i}" for i, label in enumerate(l for _, part in batches for l in part)]
+    labels = [label for _, part in batches for label in part]
+    captions = [names[label] if 0 <= label < len(names) else f"clip {i}" for i, label in enumerate(labels)]
     device = resolve_device(config.device)
     vae, predictor = load(facts["tokenizer"], device=device), load(facts["tokenizer"], stage="video", device=device)
     video, groups = to_float(clip.to(device)), vae.spec.groups(clip.shape[2])
@@ -171,13 +172,15 @@ def generated_clips(config: ReportConfig, run: str, names: list[str]):
     path = sample(SampleConfig(runs_dir=config.runs_dir, seed=config.seed, device=config.device, dtype=config.dtype, run=run,
                                samples=config.clips, steps=config.steps, guidance_scale=config.guidance_scale))
     with open_latents(path) as reader:
-        found = list(decoded_clips(reader, tokenizer_for(reader, device=config.device), config.clips, device=config.device, dtype=config.dtype))
+        vae = tokenizer_for(reader, device=config.device)
+        found = list(decoded_clips(reader, vae, config.clips, device=config.device, dtype=config.dtype))
         data = reader.attributes.get("data", "")
     clips, labels = torch.cat([video for video, _ in found]), [int(label) for _, part in found for label in part]
     words = [names[label] if 0 <= label < len(names) else f"sample {i}" for i, label in enumerate(labels)]
     if data.startswith("moving_shapes"):
         seen = load_features("shapes").probabilities(to_float(clips)).argmax(1)
-        words = [f"{word} ✓" if int(s) == label else f"{word}; judge: {names[int(s)]}" for word, s, label in zip(words, seen, labels, strict=True)]
+        words = [f"{word} ✓" if int(found) == label else f"{word}; judge: {names[int(found)]}"
+                 for word, found, label in zip(words, seen, labels, strict=True)]
     return clips, words
 
 
@@ -194,7 +197,7 @@ def shipped_section(config: ReportConfig) -> list[str]:
         return []
     manifest = read_json(folder / "manifest.json")
     state = read_json(folder / "state.json")
-    scale = 1.0 if config.guidance_scale is None else config.guidance_scale
+    scale = manifest.get("guidance_scale", 1.0) if config.guidance_scale is None else config.guidance_scale
     clips, words = generated_clips(replace(config, guidance_scale=scale), "moving-shapes", json.loads(state["latents"]["class_names"]))
     pictures = [(animation(c), w) for c, w in zip(clips.permute(0, 2, 3, 4, 1).numpy(), words, strict=True)]
     commands = "\n".join(manifest["commands"])
@@ -215,7 +218,8 @@ def _tables(results: list) -> str:
     parts = []
     for record, rows in results:
         if record["kind"] != "convergence":
-            parts.append(f"<p><b>{html.escape(record['kind'])}</b> <span class=quiet>{html.escape(record['command'])}</span></p>" + results_table(rows))
+            parts.append(f"<p><b>{html.escape(record['kind'])}</b> <span class=quiet>{html.escape(record['command'])}</span></p>"
+                         + results_table(rows))
     return "".join(parts) or "<p class=quiet>Nothing was measured yet.</p>"
 
 
@@ -259,8 +263,8 @@ def model_words(run, tokenizer_run) -> list[str]:
     words = []
     if tokenizer_run:
         count, preset = tokenizer_run.manifest["parameters"], tokenizer_run.config["preset"]
-        words.append(f"tokenizer preset {preset}: {count / 1e6:.1f} M parameters (paper: 661 M), trained {tokenizer_run.manifest['identity']['steps']:,} "
-                     f"steps in all (paper: 400,000), LPIPS weight {tokenizer_run.config['lpips_weight']:g}, no GAN yet")
+        words.append(f"tokenizer preset {preset}: {count / 1e6:.1f} M parameters (paper: 661 M), trained "
+                     f"{tokenizer_run.manifest['identity']['steps']:,} steps in all (paper: 400,000), LPIPS weight {tokenizer_run.config['lpips_weight']:g}, no GAN yet")
     steps = run.config["steps"]
     words.append(f"generator preset {run.config['preset']}: {run.manifest['parameters'] / 1e6:.1f} M parameters (Latte-XL: 674 M), "
                  f"{steps:,} steps (paper: 250,000)")

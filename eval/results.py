@@ -68,6 +68,7 @@ def table(rows: list[Row]) -> str:
     cells = [["metric", "of", "value", "95 % interval", "clips", "features"]]
     for row in rows:
         interval = "–" if row.low is None else f"{format_number(row.low)} … {format_number(row.high)}"
-        cells.append([row.metric, row.subject, format_number(row.value), interval, str(row.n), row.features + (f"  ({row.note})" if row.note else "")])
+        words = row.features + (f"  ({row.note})" if row.note else "")
+        cells.append([row.metric, row.subject, format_number(row.value), interval, str(row.n), words])
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)

@@ -108,8 +108,7 @@ def kept_features(folder: Path, subject: str, key: dict, make: Callable[[], Feat
     if path.is_file():
         try:
             with np.load(path, allow_pickle=False) as found:
-                probabilities = found["probabilities"] if "probabilities" in found else None
-                return FeatureSet(found["features"], probabilities, found["labels"])
+                return FeatureSet(found["features"], found.get("probabilities"), found["labels"])
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{path}: damaged feature file ({error}); remove it, and it is made again") from error
     made = make()

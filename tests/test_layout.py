@@ -24,7 +24,7 @@ def modules_of(package: str) -> list[str]:
     return [f"{package}.{path.stem}" for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
 
 
-MODULES = [module for package in PACKAGES for module in modules_of(package)]
+MODULES = [module for package in [*PACKAGES, "benchmarks"] for module in modules_of(package)]
 COMMANDS = [name for name in MODULES if "\n    run_command(" in (ROOT / f"{name.replace('.', '/')}.py").read_text()]
 
 

@@ -1,9 +1,11 @@
-"""Read and write video files. Reading goes through decord, with PyAV where decord fails; the number of frames is checked."""
+"""Read and write video files: decord reads, PyAV reads what decord refuses, and the number of frames is checked."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,40 +13,24 @@ import numpy as np
 from runtime.errors import InputError
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg")
-
-
-def _decord(path: Path):
-    """A decord reader of one thread (so that many files can be read side by side); InputError when it is no video."""
-    import decord
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty")
-    decord.logging.set_level(decord.logging.QUIET)
-    try:
-        reader = decord.VideoReader(str(path), num_threads=1)
-        length = len(reader)
-    except (decord.DECORDError, RuntimeError, OSError) as error:
-        raise InputError(f"{path}: not a readable video ({_first_line(error)})") from error
-    if length == 0:
-        raise InputError(f"{path}: the video has no frames")
-    return reader
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][-120:] if lines else type(error).__name__
+H264_SUFFIXES = (".mp4", ".mkv", ".mov", ".m4v", ".avi")
 
 
 def count_frames(path: str | Path) -> int:
-    """Number of frames that the container promises; InputError when the file is not a video."""
-    return len(_decord(Path(path)))
+    """Number of frames that the container promises, at least 1; InputError when the file is not a video."""
+    path = _existing(path)
+    reader = _decord(path)
+    count = _count_with_av(path) if reader is None else len(reader)
+    if count == 0:
+        raise InputError(f"{path}: the video has no frames")
+    return count
 
 
 def frame_rate(path: str | Path) -> float:
-    """Frames a second."""
-    return float(_decord(Path(path)).get_avg_fps())
+    """Frames a second, on average; InputError when the file is not a video."""
+    path = _existing(path)
+    reader = _decord(path)
+    return _frame_rate_with_av(path) if reader is None else float(reader.get_avg_fps())
 
 
 def read_video(path: str | Path, frames: Sequence[int] | None = None) -> np.ndarray:
@@ -57,73 +43,154 @@ def read_video(path: str | Path, frames: Sequence[int] | None = None) -> np.ndar
     Raises:
         InputError: If the file is absent, empty, not a video, or does not hold the frames that it promises.
     """
-    path = Path(path)
+    path = _existing(path)
     reader = _decord(path)
-    length = len(reader)
+    length = _count_with_av(path) if reader is None else len(reader)
     wanted = list(range(length)) if frames is None else [int(i) for i in frames]
-    if wanted and not (0 <= min(wanted) and max(wanted) < length):
+    if not wanted:
+        raise InputError(f"{path}: no frames to read ({length} in the file, {len(wanted)} asked)")
+    if not (0 <= min(wanted) and max(wanted) < length):
         raise InputError(f"{path}: frames {min(wanted)}…{max(wanted)} asked, it has 0…{length - 1}")
-    import decord
-
-    try:
-        # One pass from the first wanted frame on: seeking is where wrong frames come from.
-        decoded = reader.get_batch(wanted).asnumpy()
-    except (decord.DECORDError, RuntimeError, IndexError) as error:
-        decoded = _read_with_av(path, wanted, error)
+    decoded = None if reader is None else _read_with_decord(reader, wanted)
+    if decoded is None:
+        decoded = _read_with_av(path, wanted)
     if len(decoded) != len(wanted):
         raise InputError(f"{path}: {len(wanted)} frames asked, {len(decoded)} decoded; the file is damaged")
     return np.ascontiguousarray(decoded)
 
 
-def _read_with_av(path: Path, wanted: list[int], cause: Exception) -> np.ndarray:
-    """Decode from the start with PyAV, which tolerates containers that decord does not."""
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty")
+    return path
+
+
+def _decord(path: Path):
+    """A decord reader, or None when decord refuses the file (it does so for sound fragmented mp4 files, too).
+
+    One thread a reader, so that many files can be read side by side.
+    """
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        return decord.VideoReader(str(path), num_threads=1)
+    except (decord.DECORDError, RuntimeError, OSError):
+        return None
+
+
+def _read_with_decord(reader, wanted: list[int]) -> np.ndarray | None:
+    """The frames in one pass (seeking between them is where wrong frames come from); None when decord gives up."""
+    import decord
+
+    try:
+        return reader.get_batch(wanted).asnumpy()
+    except (decord.DECORDError, RuntimeError, IndexError):
+        return None
+
+
+def _open_with_av(path: Path):
+    """A PyAV container with at least one video stream."""
     import av
 
-    keep, found = set(wanted), {}
     try:
-        with av.open(str(path)) as container:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"{path}: not a readable video ({_reason(error)})") from error
+    if not container.streams.video:
+        container.close()
+        raise InputError(f"{path}: not a readable video (no picture stream)")
+    return container
+
+
+def _count_with_av(path: Path) -> int:
+    import av
+
+    try:
+        with _open_with_av(path) as container:
+            return sum(packet.size > 0 and not packet.is_discard for packet in container.demux(video=0))
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"{path}: damaged video ({_reason(error)})") from error
+
+
+def _frame_rate_with_av(path: Path) -> float:
+    with _open_with_av(path) as container:
+        rate = container.streams.video[0].average_rate
+    if not rate:
+        raise InputError(f"{path}: the file states no frame rate")
+    return float(rate)
+
+
+def _read_with_av(path: Path, wanted: list[int]) -> np.ndarray:
+    """Decode from the start; slower than decord, but right for what decord refuses."""
+    import av
+
+    keep, last, found = set(wanted), max(wanted), {}
+    try:
+        with _open_with_av(path) as container:
             for index, frame in enumerate(container.decode(video=0)):
                 if index in keep:
                     found[index] = frame.to_ndarray(format="rgb24")
-                if index >= max(keep):
+                if index >= last:
                     break
-    except (av.FFmpegError, IndexError, OSError) as error:
-        raise InputError(f"{path}: damaged video ({_first_line(error)})") from error
-    lost = [index for index in wanted if index not in found]
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"{path}: damaged video ({_reason(error)})") from error
+    lost = sorted(keep - found.keys())
     if lost:
-        raise InputError(f"{path}: truncated, frame {lost[0]} cannot be decoded") from cause
+        raise InputError(f"{path}: truncated or damaged, frame {lost[0]} cannot be decoded")
+    if len({picture.shape for picture in found.values()}) > 1:
+        raise InputError(f"{path}: its frames differ in size")
     return np.stack([found[index] for index in wanted])
 
 
-def write_video(path: str | Path, video: np.ndarray, fps: float, crf: int = 12) -> None:
-    """Write uint8 RGB `[N, H, W, 3]` as H.264 (or what the suffix asks for), replaced at once.
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
 
-    Odd sizes lose no pixel: the picture is padded by its last row or column to an even size, which the codec needs.
+
+def write_video(path: str | Path, video: np.ndarray, fps: float, crf: int = 12) -> None:
+    """Write a video as H.264, yuv420p; the file gets its name once it is whole.
+
+    The codec needs even sizes: an odd picture is padded by repeating its last row or column, so that no pixel is lost.
 
     Args:
+        path: Ends in one of `H264_SUFFIXES`; its folder exists.
+        video: uint8 RGB `[N, H, W, 3]`, N >= 1.
+        fps: Frames a second.
         crf: Constant rate factor; lower is better and larger.
-    """
-    import av
-    from fractions import Fraction
 
+    Raises:
+        InputError: If an argument is none of the above.
+    """
     path, video = Path(path), np.asarray(video)
-    if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or len(video) == 0:
+    if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or 0 in video.shape:
         raise InputError(f"a video to write is uint8 [N, H, W, 3] with N >= 1, got {video.dtype} {list(video.shape)}")
-    if not fps > 0:
+    if not (fps > 0 and math.isfinite(fps)):
         raise InputError(f"frames a second must be positive, got {fps}")
-    if path.suffix.lower() not in VIDEO_SUFFIXES:
-        raise InputError(f"{path}: a video file ends in one of {', '.join(VIDEO_SUFFIXES)}")
+    if path.suffix.lower() not in H264_SUFFIXES:
+        raise InputError(f"{path}: a video to write ends in one of {', '.join(H264_SUFFIXES)}")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder to write {path.name} to")
     video = np.pad(video, ((0, 0), (0, video.shape[1] % 2), (0, video.shape[2] % 2), (0, 0)), mode="edge")
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    # The process number keeps two writers of one name apart; the last one to finish wins.
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        with av.open(str(partial), "w") as container:
-            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": str(crf)})
-            stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], "yuv420p"
-            for picture in video:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
+        _encode(partial, video, Fraction(fps).limit_denominator(1001), crf)
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _encode(path: Path, video: np.ndarray, rate: Fraction, crf: int) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
+        stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], "yuv420p"
+        for picture in video:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())

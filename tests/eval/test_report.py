@@ -96,6 +96,27 @@ def test_the_page_holds_curves_numbers_times_and_differences(written):
     assert "FD-shapes" in printed and "report.html" in printed
 
 
+def test_shipped_weights_have_a_section_that_names_their_hours_and_command(measured, tmp_path, monkeypatch):
+    import json
+    import shutil
+
+    from runtime.checkpoint import find_checkpoint
+
+    shipped, newest = tmp_path / "shipped", find_checkpoint(measured.generator)
+    shipped.mkdir()
+    shutil.copy(newest / "ema.safetensors", shipped / "model.safetensors")
+    for name in ("config.json", "state.json"):
+        shutil.copy(newest / name, shipped)
+    row = {"metric": "FD-shapes", "subject": "generated", "value": 1.25, "low": 1.0, "high": 1.5, "n": 2048}
+    manifest = {"hours": 3.5, "commands": ["make demo SCALE=long"], "rows": [row]}
+    (shipped / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setitem(__import__("generator.loading").loading.SHIPPED, "moving-shapes", shipped)
+    out = report(ReportConfig(runs_dir=str(measured.runs), clips=2, steps=1, out=str(tmp_path / "report.html"), **COMMON))
+    text = out.read_text()
+    assert "Shipped, trained 3.5 hours by this command" in Page(text).headings
+    assert "make demo SCALE=long" in text and "1.25" in text
+
+
 def test_a_run_without_any_measurement_still_has_a_page(chain, judge, tmp_path):
     import shutil
 
@@ -161,6 +182,7 @@ def test_a_long_log_becomes_a_short_line_of_means():
 
 
 def test_the_table_escapes_words_and_greys_controls():
-    rows = [Row(metric="FD <b>", subject="real", value=1.0, low=0.5, high=1.5, n=3), Row(metric="LPIPS", subject="reconstructed", value=None)]
+    rows = [Row(metric="FD <b>", subject="real", value=1.0, low=0.5, high=1.5, n=3),
+            Row(metric="LPIPS", subject="reconstructed", value=None)]
     drawn = results_table(rows)
     assert "FD &lt;b&gt;" in drawn and drawn.count('class="control"') == 1 and "0.5 … 1.5" in drawn and "–" in drawn
