@@ -56,7 +56,13 @@ def peak_memory_gib(device: torch.device) -> float:
 def write_benchmark(path: str | Path, results: dict, **facts) -> None:
     """Write results with everything that is needed to repeat them."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    about = {"command": command_line(), "created": now(), "git_commit": git_commit(), "machine": machine(), "versions": versions()}
+    about = {
+        "command": command_line(),
+        "created": now(),
+        "git_commit": git_commit(),
+        "machine": machine(),
+        "versions": versions(),
+    }
     if torch.cuda.is_available():
         about["gpu"] = torch.cuda.get_device_name()
     write_json(path, {**about, **facts, "threads": torch.get_num_threads(), "results": results})

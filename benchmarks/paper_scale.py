@@ -1,4 +1,5 @@
-"""Memory and speed of one training step of the paper's networks at 17x256x256, on a GPU: `python -m benchmarks.paper_scale`."""
+"""Memory and speed of one training step of the paper's networks at 17x256x256, on a GPU: `python -m
+benchmarks.paper_scale`."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from runtime.errors import InputError
 class PaperScaleConfig(CommonFlags):
     """Flags of `python -m benchmarks.paper_scale`."""
 
-    tokenizer_batches: tuple[int, ...] = flag((1, 2, 4), "batch sizes of tokenizer preset paper; larger ones are skipped once memory ends", low=1)
+    tokenizer_batches: tuple[int, ...] = flag(
+        (1, 2, 4), "batch sizes of tokenizer preset paper; larger ones are skipped once memory ends", low=1
+    )
     generator_batches: tuple[int, ...] = flag((16, 32, 64), "batch sizes of latte-xl; likewise", low=1)
     seconds: float = flag(10.0, "time for each measurement", low=0.0)
     out: str = flag("benchmarks/results/paper-scale.json", "JSON file to write")
@@ -30,8 +33,10 @@ def paper_scale(config: PaperScaleConfig) -> None:
         raise InputError("the paper's networks at 17x256x256 are measured on a GPU, and there is none here")
     dtype = resolve_dtype(config.dtype, device)
     results = {}
-    for name, batches, build in (("tokenizer-paper", config.tokenizer_batches, tokenizer_work),
-                                 ("latte-xl", config.generator_batches, generator_work)):
+    for name, batches, build in (
+        ("tokenizer-paper", config.tokenizer_batches, tokenizer_work),
+        ("latte-xl", config.generator_batches, generator_work),
+    ):
         for batch in batches:
             try:
                 results[f"{name}, batch {batch}"] = measure(build, batch, device, dtype, config.seconds)

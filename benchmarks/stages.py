@@ -10,7 +10,16 @@ from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
 
-STAGES = ("reading", "reading-files", "tokenizer-step", "encoding", "generator-step", "sampling", "features", "distances")
+STAGES = (
+    "reading",
+    "reading-files",
+    "tokenizer-step",
+    "encoding",
+    "generator-step",
+    "sampling",
+    "features",
+    "distances",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +41,14 @@ def stages(config: StagesConfig) -> dict:
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     measures: dict[str, Callable] = {
-        "reading": reading, "reading-files": reading_files, "tokenizer-step": tokenizer_step, "encoding": encoding,
-        "generator-step": generator_step, "sampling": sampling, "features": features, "distances": distances,
+        "reading": reading,
+        "reading-files": reading_files,
+        "tokenizer-step": tokenizer_step,
+        "encoding": encoding,
+        "generator-step": generator_step,
+        "sampling": sampling,
+        "features": features,
+        "distances": distances,
     }
     results: dict[str, dict] = {}
     for name in config.stages:
@@ -43,9 +58,14 @@ def stages(config: StagesConfig) -> dict:
             continue
         results[name] = found | {"peak_memory_gib": round(peak_memory_gib(device), 3)}
         more = f"  data wait {100 * found['data_wait']:.1f} %" if "data_wait" in found else ""
-        print(f"{name:16} {found['per_second']:10.2f} {found['unit']}  ({found['low']:.2f} … {found['high']:.2f}, {found['repeats']} repeats){more}")
+        print(
+            f"{name:16} {found['per_second']:10.2f} {found['unit']}  ({found['low']:.2f} … {found['high']:.2f}, "
+            f"{found['repeats']} repeats){more}"
+        )
     if config.out:
-        write_benchmark(config.out, results, device=str(device), dtype=str(dtype), seed=config.seed, batch_size=config.batch_size)
+        write_benchmark(
+            config.out, results, device=str(device), dtype=str(dtype), seed=config.seed, batch_size=config.batch_size
+        )
     return results
 
 
@@ -63,7 +83,9 @@ def _demo_models(device):
     torch.manual_seed(0)
     vae = PVVAE(TOKENIZERS["demo"].model).to(device, memory_format=torch.channels_last_3d)
     size = vae.spec.latent_shape(17, 32, 32)
-    config = replace(GENERATORS["demo"].model, channels=size[0], groups=size[1], height=size[2], width=size[3], num_classes=12)
+    config = replace(
+        GENERATORS["demo"].model, channels=size[0], groups=size[1], height=size[2], width=size[3], num_classes=12
+    )
     return vae, Latte(config).to(device)
 
 
@@ -97,11 +119,18 @@ def reading_files(config: StagesConfig, device, dtype) -> dict | None:
         return None
     dataset = open_dataset("videos", root=root, clip=ClipSpec(num_frames=17, size=256))
     count = min(8, len(dataset))
-    return timed(lambda: [dataset.item(i, i) for i in range(count)], items=count, unit="clips", seconds=config.seconds, device=device)
+    return timed(
+        lambda: [dataset.item(i, i) for i in range(count)],
+        items=count,
+        unit="clips",
+        seconds=config.seconds,
+        device=device,
+    )
 
 
 def tokenizer_step(config: StagesConfig, device, dtype) -> dict:
-    """One whole training step of the demo's video stage, fed by the real loader; also its share of time waiting for data."""
+    """One whole training step of the demo's video stage, fed by the real loader; also its share of time waiting for
+    data."""
     import itertools
     import time
 
@@ -172,7 +201,12 @@ def generator_step(config: StagesConfig, device, dtype) -> dict:
         writer = create_latents(path, count, model.config.latent_shape, {"num_classes": 12, "kind": "latents"})
         random = np.random.default_rng(config.seed)
         for row in range(count):
-            writer.write(row, random.standard_normal(model.config.latent_shape), random.standard_normal(model.config.latent_shape) - 6, label=row % 12)
+            writer.write(
+                row,
+                random.standard_normal(model.config.latent_shape),
+                random.standard_normal(model.config.latent_shape) - 6,
+                label=row % 12,
+            )
         writer.finish()
         batches = LatentBatches(open_latents(path), len(rows), config.seed, rows).stream(0)
 
@@ -180,7 +214,13 @@ def generator_step(config: StagesConfig, device, dtype) -> dict:
             latents, labels = next(batches)
             noise = normal_rows(config.seed, "noise", 0, rows, latents.shape[1:]).to(device)
             with autocast(device, dtype):
-                loss = flow_loss(model, latents.to(device), labels.to(device), noise=noise, t=uniform_rows(config.seed, "time", 0, rows).to(device))
+                loss = flow_loss(
+                    model,
+                    latents.to(device),
+                    labels.to(device),
+                    noise=noise,
+                    t=uniform_rows(config.seed, "time", 0, rows).to(device),
+                )
             loss.mean().backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -235,8 +275,13 @@ def distances(config: StagesConfig, device, dtype) -> dict:
 
     random = np.random.default_rng(config.seed)
     a, b = random.standard_normal((2048, 400)), random.standard_normal((2048, 400))
-    return timed(lambda: (frechet_distance(a, b), kernel_distance(a, b)), items=1, unit="pairs", seconds=config.seconds,
-                 device=torch.device("cpu"))
+    return timed(
+        lambda: (frechet_distance(a, b), kernel_distance(a, b)),
+        items=1,
+        unit="pairs",
+        seconds=config.seconds,
+        device=torch.device("cpu"),
+    )
 
 
 if __name__ == "__main__":

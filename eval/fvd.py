@@ -183,6 +183,7 @@ def fvd(config: FVDConfig) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if min(len(judge.reference_items), len(judge.other_items)) < 2:
         raise InputError(f"{len(judge.dataset)} real clips are too few to compare with; at least 4 are needed")
+    synthetic = judge.facts["data"].startswith("moving_shapes")  # what the judge has learned to name
     with timed_part(folder.parent, "eval.fvd"):
         reference = judge.real(folder, "reference")
         rows = []
@@ -190,12 +191,13 @@ def fvd(config: FVDConfig) -> Path:
             found = judge.generated(folder, config, guidance_scale=scale, step=config.step)
             subject = "generated" if scale == config.guidance_scales[0] else f"generated (guidance {scale:g})"
             note = f"guidance {scale:g}" if subject == "generated" else ""
-            rows += distance_rows(found, reference, subject, judge.network, note) + judge_rows(found, subject, judge.network)
+            rows += distance_rows(found, reference, subject, judge.network, note)
+            rows += judge_rows(found, subject, judge.network) if synthetic else []
         if config.controls:
             for subject in ("real", "frozen", "shuffled"):
                 found = judge.real(folder, subject)
                 rows += distance_rows(found, reference, subject, judge.network)
-                rows += judge_rows(found, subject, judge.network) if subject == "real" else []
+                rows += judge_rows(found, subject, judge.network) if synthetic and subject == "real" else []
             untrained = judge.generated(folder, config, untrained=True, step=config.step)
             rows += distance_rows(untrained, reference, "untrained", judge.network)
     out = Path(config.out) if config.out else folder / f"fvd-{judge.network.name}-step{judge.step:08d}-n{config.samples}.json"

@@ -31,7 +31,7 @@ class ReconstructionConfig(CommonFlags):
     features: str = flag("auto", "auto: shapes for moving_shapes, i3d where its weights are here, else none",
                          choices=("auto", "shapes", "i3d", "none"))
     batch_size: int = flag(16, "clips in one forward pass", low=1)
-    out: str | None = flag(None, "JSON file to write; default: eval/reconstruction.json in the run")
+    out: str | None = flag(None, "JSON file to write; default: eval/reconstruction-….json in the run")
 
 
 def reconstruction(config: ReconstructionConfig) -> Path:
@@ -45,12 +45,11 @@ def reconstruction(config: ReconstructionConfig) -> Path:
 
     began = time.monotonic()
     name = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
+    vae, predictor = load(name), load(name, stage="video")
     trained = read_run(name).config if (Path(name) / "manifest.json").is_file() else {}
     data = config.data or trained.get("data") or ("moving_shapes" if name == "moving-shapes" else None)
     if data is None:
         raise InputError(f"--data is needed: {name!r} is no training run that could name a data set")
-    vae = load(name)
-    predictor = load(name, stage="video")
     shipped_size = 32 if name == "moving-shapes" else 256
     clip = ClipSpec(num_frames=config.num_frames or trained.get("num_frames", 17), size=config.size or trained.get("size", shipped_size),
                     frame_stride=trained.get("frame_stride", 1), window="first")
@@ -60,12 +59,12 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     dataset = open_dataset(data, root=root, split=config.split, clip=clip)
     count = min(config.samples, len(dataset))
     network, missing = _features(config, data)
-    folder = (Path(name) if trained else Path(config.runs_dir) / f"shipped-{name}") / "eval"
+    folder = (Path(name) if trained else Path(config.runs_dir) / f"shipped-{Path(name).name}") / "eval"
     folder.mkdir(parents=True, exist_ok=True)
     with timed_part(folder.parent, "eval.reconstruction"):
         measured = measure(vae, predictor, dataset, count, observed, network, config)
         rows = make_rows(measured, network, missing)
-    out = Path(config.out) if config.out else folder / "reconstruction.json"
+    out = Path(config.out) if config.out else folder / f"reconstruction-{data}-{config.split}-n{count}.json"
     words = [f"{count} clips of {data} ({config.split}) at {clip.height} pixels instead of 2,048 of Kinetics-400 at 256 and 512"]
     write_results(out, kind="reconstruction", rows=rows, tokenizer=name, encoder_hash=vae.encoder_hash, decoder_hash=vae.decoder_hash,
                   data=data, split=config.split, samples=count, seed=config.seed, device=config.device, observed_frames=observed,

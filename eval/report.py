@@ -31,8 +31,7 @@ def report(config: ReportConfig) -> Path:
     """Write the page and print the metrics table; returns the page's path."""
     from eval.page import bullet_list, page, section
     from eval.results import read_results, table
-    from runtime.run import newest_run, read_run
-    from runtime.run import timed_part as timed
+    from runtime.run import newest_run, read_run, timed_part
 
     out = Path(config.out)
     if not out.parent.is_dir():
@@ -40,11 +39,10 @@ def report(config: ReportConfig) -> Path:
     run = read_run(config.run or newest_run(config.runs_dir, "generator"), "generator")
     facts = run.manifest["latents"]
     tokenizer = Path(facts["tokenizer"])
-    with timed(run.dir, "eval.report"):
+    with timed_part(run.dir, "eval.report"):
         tokenizer_run = read_run(tokenizer, "tokenizer") if (tokenizer / "manifest.json").is_file() else None
-        results = [read_results(path) for path in newest_results(run.dir)]
-        if tokenizer_run:
-            results = [read_results(path) for path in newest_results(tokenizer_run.dir)] + results
+        folders = [tokenizer_run.dir, run.dir] if tokenizer_run else [run.dir]
+        results = [read_results(path) for folder in folders for path in newest_results(folder, facts["data"])]
         rows = [row for record, found in results if record["kind"] != "convergence" for row in found]
         sections = clip_sections(config, run, facts)
         sections.append(section("Numbers", _numbers_intro(), _tables(results)))
@@ -64,16 +62,16 @@ def report(config: ReportConfig) -> Path:
     return out
 
 
-def newest_results(run_dir: Path) -> list[Path]:
-    """The evaluations of a run, the newest of each kind, in a fixed order of kinds."""
+def newest_results(run_dir: Path, data: str) -> list[Path]:
+    """The evaluations of a run on a data set, the newest of each kind, in a fixed order of kinds."""
     from runtime.run import read_json
 
+    order = ("reconstruction", "fvd", "convergence")
     newest: dict[str, tuple[str, Path]] = {}
     for path in (run_dir / "eval").glob("*.json"):
         record = read_json(path)
-        if "kind" in record:
+        if record.get("kind") in order and record.get("data") == data:
             newest[record["kind"]] = max(newest.get(record["kind"], ("", path)), (record["created"], path))
-    order = ("reconstruction", "fvd", "convergence")
     return [path for _, path in sorted(newest.values(), key=lambda item: order.index(read_json(item[1])["kind"]))]
 
 
@@ -116,7 +114,7 @@ def clip_sections(config: ReportConfig, run, facts: dict) -> list[str]:
         "Real, reconstructed, predicted", f"<p class=quiet>{seen}. Left: the clip itself. Middle: through encoder and decoder. Right: "
         f'the encoder sees the first {observed} frames (<span class="green">green</span>), and the decoder of the video stage draws the '
         f'rest (<span class="orange">orange</span>) from padding.</p>', clip_grid(zip(pictures, words, strict=True), wide=True))]
-    for scale in shown_scales(config, run.dir):
+    for scale in shown_scales(config, run.dir, facts["data"]):
         made = replace(config, guidance_scale=scale)
         generated, words = generated_clips(made, str(run.dir), names)
         pictures = [animation(c, quality=_quality(c)) for c in frames(generated)]
@@ -137,13 +135,13 @@ def shown_clips(facts: dict):
     return open_training_clips(facts), f"Training clips of {html.escape(facts['data'])}"
 
 
-def shown_scales(config: ReportConfig, run_dir: Path) -> tuple[float, ...]:
+def shown_scales(config: ReportConfig, run_dir: Path, data: str) -> tuple[float, ...]:
     """The guidance scale that was asked for, else those that eval.fvd measured."""
     from runtime.run import read_json
 
     if config.guidance_scale is not None:
         return (config.guidance_scale,)
-    measured = [read_json(path) for path in newest_results(run_dir)]
+    measured = [read_json(path) for path in newest_results(run_dir, data)]
     return next((tuple(record["guidance_scales"]) for record in measured if "guidance_scales" in record), (1.0,))
 
 
@@ -208,8 +206,8 @@ def shipped_section(config: ReportConfig) -> list[str]:
 def _numbers_intro() -> str:
     return ("<p class=quiet>Intervals are 95 % by jackknife over clips: they cover what fresh clips would change at this count, not other "
             "training seeds. Grey rows are controls: <i>real</i> is other real clips against the same reference (the floor), <i>frozen</i> "
-            "and <i>shuffled</i> are real clips without, or with wrong, motion, <i>untrained</i> decodes pure noise, <i>blank</i> is a flat "
-            "picture.</p>")
+            "and <i>shuffled</i> are real clips without, or with wrong, motion, <i>untrained</i> decodes pure noise, <i>blank</i> is a "
+            "flat picture.</p>")
 
 
 def _tables(results: list) -> str:
@@ -264,7 +262,8 @@ def model_words(run, tokenizer_run) -> list[str]:
     if tokenizer_run:
         count, preset = tokenizer_run.manifest["parameters"], tokenizer_run.config["preset"]
         words.append(f"tokenizer preset {preset}: {count / 1e6:.1f} M parameters (paper: 661 M), trained "
-                     f"{tokenizer_run.manifest['identity']['steps']:,} steps in all (paper: 400,000), LPIPS weight {tokenizer_run.config['lpips_weight']:g}, no GAN yet")
+                     f"{tokenizer_run.manifest['identity']['steps']:,} steps in all (paper: 400,000), "
+                     f"LPIPS weight {tokenizer_run.config['lpips_weight']:g}, no GAN yet")
     steps = run.config["steps"]
     words.append(f"generator preset {run.config['preset']}: {run.manifest['parameters'] / 1e6:.1f} M parameters (Latte-XL: 674 M), "
                  f"{steps:,} steps (paper: 250,000)")

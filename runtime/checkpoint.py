@@ -22,7 +22,8 @@ _NAME = re.compile(r"step_(\d{8,})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read of one checkpoint: `tensors` by file ("model", "ema"), `optimizer` state or None, and small `state`."""
+    """What was read of one checkpoint: `tensors` by file ("model", "ema"), `optimizer` state or None, and small
+    `state`."""
 
     step: int
     path: Path
@@ -31,8 +32,17 @@ class Checkpoint:
     state: dict
 
 
-def save_checkpoint(run_dir: str | Path, step: int, *, tensors: Mapping[str, Mapping[str, Tensor]], optimizer: dict | None = None,
-                    state: dict | None = None, files: Mapping[str, dict] | None = None, keep_last: int = 2, keep: bool = False) -> Path:
+def save_checkpoint(
+    run_dir: str | Path,
+    step: int,
+    *,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    optimizer: dict | None = None,
+    state: dict | None = None,
+    files: Mapping[str, dict] | None = None,
+    keep_last: int = 2,
+    keep: bool = False,
+) -> Path:
     """Write one checkpoint and prune older ones.
 
     Args:
@@ -50,7 +60,9 @@ def save_checkpoint(run_dir: str | Path, step: int, *, tensors: Mapping[str, Map
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     for name, values in tensors.items():
-        save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, partial / f"{name}.safetensors")
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in values.items()}, partial / f"{name}.safetensors"
+        )
     if optimizer is not None:
         torch.save(optimizer, partial / "optimizer.pt")
     for name, value in {**(files or {}), "state.json": {**(state or {}), "step": step, "keep": keep}}.items():
@@ -104,8 +116,13 @@ def find_checkpoint(run_dir: str | Path, step: int | None = None) -> Path:
     return found[step]
 
 
-def load_checkpoint(path: str | Path, *, names: tuple[str, ...] = ("model", "ema"), optimizer: bool = False,
-                    device: str | torch.device = "cpu") -> Checkpoint:
+def load_checkpoint(
+    path: str | Path,
+    *,
+    names: tuple[str, ...] = ("model", "ema"),
+    optimizer: bool = False,
+    device: str | torch.device = "cpu",
+) -> Checkpoint:
     """Read a checkpoint; InputError when a file is absent or damaged."""
     path = Path(path)
     state = read_json(path / "state.json")
@@ -115,11 +132,15 @@ def load_checkpoint(path: str | Path, *, names: tuple[str, ...] = ("model", "ema
         try:
             tensors[name] = load_file(file, device=str(device))
         except (SafetensorError, OSError) as error:
-            raise InputError(f"{file}: damaged or absent ({error}); remove {path} to go on from the checkpoint before") from error
+            raise InputError(
+                f"{file}: damaged or absent ({error}); remove {path} to go on from the checkpoint before"
+            ) from error
     loaded = None
     if optimizer:
         try:
             loaded = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
         except (OSError, RuntimeError, EOFError) as error:
-            raise InputError(f"{path / 'optimizer.pt'}: damaged or absent; remove {path} to go on from the one before") from error
+            raise InputError(
+                f"{path / 'optimizer.pt'}: damaged or absent; remove {path} to go on from the one before"
+            ) from error
     return Checkpoint(state["step"], path, tensors, loaded, state)

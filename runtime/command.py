@@ -1,7 +1,8 @@
 """A command line from a dataclass: `python -m package.verb --flag value`.
 
-One frozen, keyword-only dataclass *is* the flag list of a command. fire only splits the line; names and types are checked here, before
-any work, since fire itself runs the job first and complains afterwards, and guesses types ("123" becomes a number).
+One frozen, keyword-only dataclass *is* the flag list of a command. fire only splits the line; names and types are
+checked here, before any work, since fire itself runs the job first and complains afterwards, and guesses types ("123"
+becomes a number).
 """
 
 from __future__ import annotations
@@ -21,8 +22,15 @@ from runtime.errors import InputError
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
 
-def flag(default: object = MISSING, help: str = "", *, choices: tuple | None = None, low: float | None = None,
-         high: float | None = None, positional: bool = False):
+def flag(
+    default: object = MISSING,
+    help: str = "",
+    *,
+    choices: tuple | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    positional: bool = False,
+):
     """A dataclass field that is a command-line flag.
 
     Args:
@@ -49,14 +57,21 @@ class CommonFlags:
     dry_run: bool = flag(False, "print the resolved flags as JSON and stop")
 
 
-def run_command(job: Callable, config_class: type, *, presets: Callable[[dict], dict] | None = None, example: str = "",
-                argv: list[str] | None = None) -> None:
+def run_command(
+    job: Callable,
+    config_class: type,
+    *,
+    presets: Callable[[dict], dict] | None = None,
+    example: str = "",
+    argv: list[str] | None = None,
+) -> None:
     """Parse the command line into `config_class`, run `job(config)`, and exit with its status.
 
     Exit codes: 0 done; 2 the input is at fault (one line on stderr); 130 interrupted.
 
     Args:
-        presets: Maps the flags that were given to defaults that they imply; precedence is class default < preset < given.
+        presets: Maps the flags that were given to defaults that they imply; precedence is class default < preset <
+            given.
         example: A line for `--help` that works as pasted.
         argv: Words after the command; default: `sys.argv[1:]`.
     """
@@ -139,7 +154,9 @@ def convert_all(line: tuple[list[str], dict[str, str]], config_class: type) -> d
     given: dict = {}
     for word in words:
         if not positional:
-            raise InputError(f"stray word {word!r}: every value follows a flag, as in --{next(iter(known)).replace('_', '-')} {word}")
+            raise InputError(
+                f"stray word {word!r}: every value follows a flag, as in --{next(iter(known)).replace('_', '-')} {word}"
+            )
         name = positional.pop(0)
         given[name] = convert(name, word, hints[name], known[name].metadata)
     for name, text in flags.items():
@@ -208,7 +225,9 @@ def help_text(config_class: type, example: str = "") -> str:
     hints = typing.get_type_hints(config_class)
     doc = (config_class.__doc__ or "").strip().splitlines()[0]
     lines = [doc, ""] + ([f"Example: {example}", ""] if example else [])
-    ordered = sorted(dataclasses.fields(config_class), key=lambda f: f.name in {c.name for c in dataclasses.fields(CommonFlags)})
+    ordered = sorted(
+        dataclasses.fields(config_class), key=lambda f: f.name in {c.name for c in dataclasses.fields(CommonFlags)}
+    )
     for f in ordered:
         default = "needed" if f.default is MISSING else f"default: {f.default}"
         choices = f.metadata.get("choices")
@@ -223,7 +242,12 @@ def _expected(kind: object, short: bool = False) -> str:
         kind = next(option for option in typing.get_args(kind) if option is not type(None))
     if typing.get_origin(kind) is tuple:
         return "LIST" if short else f"a comma-separated list, each {_expected(typing.get_args(kind)[0])}"
-    names = {int: ("INT", "a whole number"), float: ("NUMBER", "a number"), bool: ("", "true or false"), str: ("TEXT", "text")}
+    names = {
+        int: ("INT", "a whole number"),
+        float: ("NUMBER", "a number"),
+        bool: ("", "true or false"),
+        str: ("TEXT", "text"),
+    }
     return names[kind][0 if short else 1]  # type: ignore[index]
 
 

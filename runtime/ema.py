@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 
 def decay_at(step: int, decay: float) -> float:
-    """min(decay, (1 + step) / (10 + step)): early steps forget the initial weights, so that 0.9999 also works in short runs."""
+    """min(decay, (1 + step) / (10 + step)): early steps forget the initial weights, so that 0.9999 also works in short
+    runs."""
     return min(decay, (1 + step) / (10 + step))
 
 

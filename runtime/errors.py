@@ -2,4 +2,5 @@
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong: one line that says what, where, and what to do. Commands print it and exit with 2."""
+    """Something the user gave is wrong: one line that says what, where, and what to do. Commands print it and exit with
+    2."""

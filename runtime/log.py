@@ -15,7 +15,8 @@ from runtime.run import append_line
 
 
 class MetricsLog:
-    """One JSON line a step: {"step", "time", name: value, …}. On resume, lines after the checkpoint's step are cut off."""
+    """One JSON line a step: {"step", "time", name: value, …}. On resume, lines after the checkpoint's step are cut
+    off."""
 
     def __init__(self, run_dir: str | Path, resume_step: int = 0):
         self.path = Path(run_dir) / "metrics.jsonl"
@@ -88,9 +89,13 @@ class Progress:
         self._printed = clock
         speed = (step - self._start) / max(1e-9, clock - self._began)
         left = (self.total - step) / speed if speed > 0 else math.inf
-        shown = " ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
-        line = (f"{self.label} {step}/{self.total}  {shown}  {speed:.2f}/s  data wait {100 * self.waiting_share:.0f} %  "
-                f"left {_clock(left)}")
+        shown = " ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+        )
+        line = (
+            f"{self.label} {step}/{self.total}  {shown}  {speed:.2f}/s  data wait {100 * self.waiting_share:.0f} %  "
+            f"left {_clock(left)}"
+        )
         print(f"\r\033[K{line}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
 
     def close(self) -> None:

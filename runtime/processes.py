@@ -27,7 +27,9 @@ class World:
     def rows(self, batch_size: int) -> range:
         """The rows of a global batch that belong to this process; InputError unless the processes divide it."""
         if batch_size % self.size:
-            raise InputError(f"--batch-size {batch_size} does not divide over {self.size} processes; give a multiple of {self.size}")
+            raise InputError(
+                f"--batch-size {batch_size} does not divide over {self.size} processes; give a multiple of {self.size}"
+            )
         share = batch_size // self.size
         return range(self.rank * share, (self.rank + 1) * share)
 
@@ -62,7 +64,9 @@ def resolve_device(device: str) -> torch.device:
     if resolved.type not in ("cpu", "cuda"):
         raise InputError(f"--device {device!r} is not supported; give cpu or cuda")
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"--device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; give cpu or auto")
+        raise InputError(
+            f"--device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; give cpu or auto"
+        )
     return resolved
 
 

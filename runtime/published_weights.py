@@ -1,4 +1,5 @@
-"""Published weight files: where they are looked for, and how they are told from impostors. Nothing is unpickled before that."""
+"""Published weight files: where they are looked for, and how they are told from impostors. Nothing is unpickled before
+that."""
 
 from __future__ import annotations
 
@@ -24,16 +25,26 @@ class PublishedFile:
 
 PUBLISHED: dict[str, PublishedFile] = {
     "i3d_torchscript": PublishedFile(
-        "i3d_torchscript.pt", 51_235_320, "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
-        "https://huggingface.co/flateon/FVD-I3D-torchscript/resolve/1c2d61711c52571ad617a1063e6fa691b212e184/i3d_torchscript.pt"),
+        "i3d_torchscript.pt",
+        51_235_320,
+        "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
+        "https://huggingface.co/flateon/FVD-I3D-torchscript/resolve/1c2d61711c52571ad617a1063e6fa691b212e184/i3d_torchscript.pt",
+    ),
     "i3d_pretrained_400": PublishedFile(
-        "i3d_pretrained_400.pt", 0, "55095f049e706479d48e221adcdb145b2b9dc930ba28b081ed72367ffaa32343",
-        "https://github.com/songweige/TATS/raw/main/tats/fvd/i3d_pretrained_400.pt"),
+        "i3d_pretrained_400.pt",
+        0,
+        "55095f049e706479d48e221adcdb145b2b9dc930ba28b081ed72367ffaa32343",
+        "https://github.com/songweige/TATS/raw/main/tats/fvd/i3d_pretrained_400.pt",
+    ),
     "vgg16": PublishedFile(
-        "vgg16-397923af.pth", 553_433_881, "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
-        "https://download.pytorch.org/models/vgg16-397923af.pth"),
+        "vgg16-397923af.pth",
+        553_433_881,
+        "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        "https://download.pytorch.org/models/vgg16-397923af.pth",
+    ),
     "alexnet": PublishedFile(
-        "alexnet-owt-7be5be79.pth", 0, "7be5be79", "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"),
+        "alexnet-owt-7be5be79.pth", 0, "7be5be79", "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+    ),
 }
 
 
@@ -48,7 +59,8 @@ def find_weights(name: str, path: str | Path | None = None, *, download: bool = 
     Looked for at `path`, then in the folder `$PVVAE_WEIGHTS`, then in the cache; only with `download` on the network.
 
     Raises:
-        InputError: If it is nowhere (the message says what to put where), or its size or SHA-256 is not the published one.
+        InputError: If it is nowhere (the message says what to put where), or its size or SHA-256 is not the published
+            one.
     """
     published = PUBLISHED[name]
     if path is not None:
@@ -60,8 +72,11 @@ def find_weights(name: str, path: str | Path | None = None, *, download: bool = 
     if download:
         return fetch(published)
     size = f"{published.bytes:,} bytes, " if published.bytes else ""
-    raise InputError(f"{published.filename} is not here ({size}sha256 {published.sha256}{'…' if len(published.sha256) < 64 else ''}); "
-                     f"get it from {published.address} and put it into $PVVAE_WEIGHTS or {cache_folder()}")
+    dots = "…" if len(published.sha256) < 64 else ""
+    raise InputError(
+        f"{published.filename} is not here ({size}sha256 {published.sha256}{dots}); "
+        f"get it from {published.address} and put it into $PVVAE_WEIGHTS or {cache_folder()}"
+    )
 
 
 def check_file(path: Path, published: PublishedFile) -> Path:
@@ -70,10 +85,14 @@ def check_file(path: Path, published: PublishedFile) -> Path:
         raise InputError(f"{path}: no such weight file")
     size = path.stat().st_size
     if published.bytes and size != published.bytes:
-        raise InputError(f"{path}: {size} bytes, the published {published.filename} has {published.bytes}; fetch it again")
+        raise InputError(
+            f"{path}: {size} bytes, the published {published.filename} has {published.bytes}; fetch it again"
+        )
     digest = file_sha256(path)
     if not digest.startswith(published.sha256):
-        raise InputError(f"{path}: sha256 {digest} is not that of the published {published.filename} ({published.sha256})")
+        raise InputError(
+            f"{path}: sha256 {digest} is not that of the published {published.filename} ({published.sha256})"
+        )
     return path
 
 

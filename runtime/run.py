@@ -91,7 +91,9 @@ def git_commit() -> str:
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
@@ -179,15 +181,24 @@ class Run:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.close()
-            raise InputError(f"{directory} is being written by another process; wait for it or give another --name") from error
+            raise InputError(
+                f"{directory} is being written by another process; wait for it or give another --name"
+            ) from error
         if (directory / "manifest.json").is_file():
             manifest = read_json(directory / "manifest.json")
         else:
             values = json.loads(json.dumps(asdict(config), default=str))
             write_json(directory / "config.json", values | (extra_manifest or {}).get("config", {}))
             manifest = {
-                "kind": kind, "name": name, "started": now(), "command": command_line(), "git_commit": git_commit(),
-                "versions": versions(), "machine": machine(), "identity": identity, "sessions": [],
+                "kind": kind,
+                "name": name,
+                "started": now(),
+                "command": command_line(),
+                "git_commit": git_commit(),
+                "versions": versions(),
+                "machine": machine(),
+                "identity": identity,
+                "sessions": [],
                 **{key: value for key, value in (extra_manifest or {}).items() if key != "config"},
             }
             write_json(directory / "manifest.json", manifest)
@@ -196,10 +207,15 @@ class Run:
     @staticmethod
     def _refuse_other(info: RunInfo, identity: dict) -> None:
         before = info.manifest["identity"]
-        changed = [f"{key}: was {before.get(key)!r}, now {identity.get(key)!r}"
-                   for key in sorted({*before, *identity}) if before.get(key) != identity.get(key)]
+        changed = [
+            f"{key}: was {before.get(key)!r}, now {identity.get(key)!r}"
+            for key in sorted({*before, *identity})
+            if before.get(key) != identity.get(key)
+        ]
         if changed:
-            raise InputError(f"{info.dir} was made with other settings ({'; '.join(changed)}); use those, or another --name")
+            raise InputError(
+                f"{info.dir} was made with other settings ({'; '.join(changed)}); use those, or another --name"
+            )
 
     def update_identity(self, **changes) -> None:
         """Record settings that may change between sessions (such as more steps under a constant rate)."""
@@ -214,7 +230,11 @@ class Run:
 
     def __exit__(self, kind, error, trace) -> None:
         status = "done" if kind is None else "interrupted" if kind is KeyboardInterrupt else "failed"
-        self.manifest["sessions"][-1] |= {"ended": now(), "status": status, "seconds": round(time.monotonic() - self._began, 2)}
+        self.manifest["sessions"][-1] |= {
+            "ended": now(),
+            "status": status,
+            "seconds": round(time.monotonic() - self._began, 2),
+        }
         write_json(self.dir / "manifest.json", self.manifest)
         self._lock.close()
 
@@ -225,4 +245,6 @@ def timed_part(run_dir: str | Path, part: str) -> Iterator[None]:
     started, began = now(), time.monotonic()
     yield
     seconds = round(time.monotonic() - began, 2)
-    append_line(Path(run_dir) / "parts.jsonl", {"part": part, "seconds": seconds, "started": started, "command": command_line()})
+    append_line(
+        Path(run_dir) / "parts.jsonl", {"part": part, "seconds": seconds, "started": started, "command": command_line()}
+    )

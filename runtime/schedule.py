@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 
-def learning_rate(step: int, *, base: float, total: int, warmup: int = 0, kind: str = "constant", final_ratio: float = 0.1) -> float:
+def learning_rate(
+    step: int, *, base: float, total: int, warmup: int = 0, kind: str = "constant", final_ratio: float = 0.1
+) -> float:
     """The rate for the update after `step` finished ones.
 
     Args:

@@ -35,7 +35,8 @@ def torch_generator(seed: int, *parts: int | str) -> torch.Generator:
 
 
 def normal_rows(seed: int, stream: str, step: int, rows: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Standard normal float32 `[len(rows), *shape]` on the CPU; each row depends on its own (seed, stream, step, row) only.
+    """Standard normal float32 `[len(rows), *shape]` on the CPU; each row depends on its own (seed, stream, step, row)
+    only.
 
     Drawn by NumPy: seeding a generator for each row is many times cheaper there than in torch.
     """

@@ -1,6 +1,8 @@
-"""The causal 3D convolutional encoder and decoder of PV-VAE (paper section 3; sizes of the levels are our reconstruction).
+"""The causal 3D convolutional encoder and decoder of PV-VAE (paper section 3; sizes of the levels are our
+reconstruction).
 
-The first two of the downsampling stages halve time and space, the others space only; the decoder mirrors the encoder. With
+The first two of the downsampling stages halve time and space, the others space only; the decoder mirrors the encoder.
+With
 `patch` p > 1 the pixels of p x p squares enter as channels, and that replaces the first log2(p) spatial halvings.
 """
 

@@ -1,7 +1,9 @@
-"""Encode a data set into one latents file: `python -m tokenizer.encode --tokenizer RUN --data ucf101 --root DIR --out ucf101.h5`.
+"""Encode a data set into one latents file: `python -m tokenizer.encode --tokenizer RUN --data ucf101 --root DIR --out
+ucf101.h5`.
 
-Row r of the file holds item r // (windows * flips): first its windows, and of each window the plain clip, then (with `--flip`) the
-mirrored one, encoded for itself, since mirroring latents is not mirroring pixels. A killed run goes on where it stopped.
+Row r of the file holds item r // (windows * flips): first its windows, and of each window the plain clip, then (with
+`--flip`) the mirrored one, encoded for itself, since mirroring latents is not mirroring pixels. A killed run goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ class EncodeConfig(CommonFlags):
     split: str = flag("train", "which part of the data set", choices=("all", "train", "test"))
     num_frames: int | None = flag(None, "frames of a clip; default: the tokenizer run's, else 17", low=1)
     size: int | None = flag(None, "height and width in pixels; default: the tokenizer run's, else 256", low=8)
-    frame_stride: int | None = flag(None, "source frames between two kept ones; default: 3 for ucf101, else the run's or 1", low=1)
+    frame_stride: int | None = flag(
+        None, "source frames between two kept ones; default: 3 for ucf101, else the run's or 1", low=1
+    )
     windows: int = flag(1, "random windows of each video", low=1)
     flip: bool = flag(False, "also encode each window mirrored left to right")
     max_clips: int | None = flag(None, "encode only this many items of the data set (the first ones)", low=1)
@@ -57,10 +61,15 @@ def resolve(config: EncodeConfig) -> Source:
     if data is None:
         raise InputError(f"--data is needed: {tokenizer!r} is no training run that could name a data set")
     same_data = data == trained.get("data")
-    stride = config.frame_stride or (trained.get("frame_stride") if same_data else None) or (3 if data == "ucf101" else 1)
+    stride = (
+        config.frame_stride or (trained.get("frame_stride") if same_data else None) or (3 if data == "ucf101" else 1)
+    )
     return Source(
-        tokenizer=tokenizer, data=data, root=config.root or (trained.get("root") if same_data else None),
-        num_frames=config.num_frames or trained.get("num_frames", 17), size=config.size or trained.get("size", 256),
+        tokenizer=tokenizer,
+        data=data,
+        root=config.root or (trained.get("root") if same_data else None),
+        num_frames=config.num_frames or trained.get("num_frames", 17),
+        size=config.size or trained.get("size", 256),
         frame_stride=stride,
     )
 
@@ -85,11 +94,23 @@ def encode(config: EncodeConfig) -> Path:
     items = min(len(dataset), config.max_clips or len(dataset))
     copies = config.windows * (2 if config.flip else 1)
     attributes = {
-        "tokenizer": source.tokenizer, "tokenizer_name": vae.spec.name, "spec": json.dumps(vae.spec.to_dict()),
-        "encoder_hash": vae.encoder_hash, "decoder_hash": vae.decoder_hash, "data": source.data, "root": source.root or "",
-        "split": config.split, "clip": json.dumps(asdict(clip)), "num_classes": dataset.num_classes,
-        "class_names": json.dumps(list(dataset.class_names)), "seed": config.seed, "windows": config.windows,
-        "flip": int(config.flip), "kind": "latents", "dtype": str(dtype), "data_fingerprint": dataset.fingerprint(),
+        "tokenizer": source.tokenizer,
+        "tokenizer_name": vae.spec.name,
+        "spec": json.dumps(vae.spec.to_dict()),
+        "encoder_hash": vae.encoder_hash,
+        "decoder_hash": vae.decoder_hash,
+        "data": source.data,
+        "root": source.root or "",
+        "split": config.split,
+        "clip": json.dumps(asdict(clip)),
+        "num_classes": dataset.num_classes,
+        "class_names": json.dumps(list(dataset.class_names)),
+        "seed": config.seed,
+        "windows": config.windows,
+        "flip": int(config.flip),
+        "kind": "latents",
+        "dtype": str(dtype),
+        "data_fingerprint": dataset.fingerprint(),
     }
     if out.is_file():
         existing = open_latents(out)
@@ -111,8 +132,16 @@ def encode(config: EncodeConfig) -> Path:
     reader = open_latents(out)
     statistics = Path(source.tokenizer) / "latent_statistics.json"
     if (Path(source.tokenizer) / "manifest.json").is_file():
-        write_json(statistics, {"mean": reader.mean.tolist(), "std": reader.std.tolist(), "latents": out.name,
-                                "encoder_hash": vae.encoder_hash, "rows": len(reader)})
+        write_json(
+            statistics,
+            {
+                "mean": reader.mean.tolist(),
+                "std": reader.std.tolist(),
+                "latents": out.name,
+                "encoder_hash": vae.encoder_hash,
+                "rows": len(reader),
+            },
+        )
     print(f"tokenizer.encode: wrote {out} ({len(reader)} rows of {list(shape)})")
     return out
 
@@ -158,4 +187,8 @@ def _batches(dataset, missing: Sequence[int], copies: int, config: EncodeConfig,
 
 
 if __name__ == "__main__":
-    run_command(encode, EncodeConfig, example="python -m tokenizer.encode --tokenizer runs/my-vae --data ucf101 --root UCF-101 --out ucf101.h5")
+    run_command(
+        encode,
+        EncodeConfig,
+        example="python -m tokenizer.encode --tokenizer runs/my-vae --data ucf101 --root UCF-101 --out ucf101.h5",
+    )

@@ -2,9 +2,9 @@
 
 Legend: B batch, C channels, T frames of the chunk at hand, H and W its height and width.
 
-Every temporal layer is `forward(x, past) -> (y, past)`: `past` is what the layer keeps of the frames before this chunk (None at
-the start of a clip), so a clip processed in chunks equals the clip processed whole, and no module holds state. Composite layers
-keep the pasts of their parts in a list.
+Every temporal layer is `forward(x, past) -> (y, past)`: `past` is what the layer keeps of the frames before this chunk
+(None at the start of a clip), so a clip processed in chunks equals the clip processed whole, and no module holds state.
+Composite layers keep the pasts of their parts in a list.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from torch import Tensor, nn
 
 Past = Tensor | list | None
 
-# Below this many keys, a materialised softmax beats the fused kernel on the CPU (its backward is slow for short sequences).
+# Below this many keys, a materialised softmax beats the fused kernel on the CPU (its backward is slow for short
+# sequences).
 SHORT_SEQUENCE = 64
 
 
 class ChannelNorm(nn.Module):
     """Normalise over channels at each frame and pixel, in float32.
 
-    Group norm would pool over time and break "chunked = whole". `kind` "rms" divides by the root mean square; "layer" also
-    subtracts the mean, which PyTorch computes several times faster on the CPU.
+    Group norm would pool over time and break "chunked = whole". `kind` "rms" divides by the root mean square; "layer"
+    also subtracts the mean, which PyTorch computes several times faster on the CPU.
     """
 
     def __init__(self, channels: int, kind: str = "rms", eps: float = 1e-6):
@@ -47,17 +48,23 @@ class ChannelNorm(nn.Module):
 class CausalConv3d(nn.Conv3d):
     """3D convolution whose output frame i sees input frames up to i * stride only.
 
-    At the start of a clip the missing earlier frames are zeros, and the taps on them start at zero: until training on video moves
-    them, a static clip gives the same result in every frame, and weights trained on images alone keep doing so.
+    At the start of a clip the missing earlier frames are zeros, and the taps on them start at zero: until training on
+    video moves them, a static clip gives the same result in every frame, and weights trained on images alone keep doing
+    so.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int, int] = (3, 3, 3),
-                 stride: tuple[int, int, int] = (1, 1, 1)):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, int, int] = (3, 3, 3),
+        stride: tuple[int, int, int] = (1, 1, 1),
+    ):
         super().__init__(in_channels, out_channels, kernel, stride, padding=(0, kernel[1] // 2, kernel[2] // 2))
         with torch.no_grad():
             self.weight[:, :, :-1].zero_()
-            # The variance of the signal is kept by the tap on the present alone. PyTorch's default keeps a third of it in each layer,
-            # and shares it among all taps, so that after a few layers the biases drown the picture.
+            # The variance of the signal is kept by the tap on the present alone. PyTorch's default keeps a third of it
+            # in each layer, and shares it among all taps, so that after a few layers the biases drown the picture.
             nn.init.normal_(self.weight[:, :, -1], std=(in_channels * kernel[1] * kernel[2]) ** -0.5)
             nn.init.zeros_(self.bias)
 
@@ -140,8 +147,8 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Double height and width, and time when `temporal`: 1 + m frames become 1 + 2m (later chunks: m become 2m).
 
-    Time is doubled by a causal convolution with two outputs a frame, both starting as the identity (repetition); the first frame of
-    a clip keeps only the second of its two.
+    Time is doubled by a causal convolution with two outputs a frame, both starting as the identity (repetition); the
+    first frame of a clip keeps only the second of its two.
     """
 
     def __init__(self, in_channels: int, out_channels: int, temporal: bool):

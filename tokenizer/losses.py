@@ -1,7 +1,7 @@
 """The terms of the tokenizer's loss, each its own function (PV-VAE section 3.3; unpublished weights: see `presets`).
 
-loss = mse + temporal + lpips_weight * LPIPS + kl_weight * KL, over the whole clip, predicted frames weighted like the others.
-All terms are computed in float32.
+loss = mse + temporal + lpips_weight * LPIPS + kl_weight * KL, over the whole clip, predicted frames weighted like the
+others. All terms are computed in float32.
 """
 
 from __future__ import annotations
@@ -38,9 +38,18 @@ def perceptual_loss(network: Callable[[Tensor, Tensor], Tensor], output: Tensor,
     return network(frames_out, frames_in).mean()
 
 
-def tokenizer_loss(output: Tensor, video: Tensor, posterior: Posterior, *, kl_weight: float, temporal_weight: float = 1.0,
-                   lpips_weight: float = 0.0, lpips_network: Callable | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum and its unweighted terms (detached scalars) by name: mse, temporal, kl, and lpips when it is on."""
+def tokenizer_loss(
+    output: Tensor,
+    video: Tensor,
+    posterior: Posterior,
+    *,
+    kl_weight: float,
+    temporal_weight: float = 1.0,
+    lpips_weight: float = 0.0,
+    lpips_network: Callable | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum and its unweighted terms (detached scalars) by name: mse, temporal, kl, and lpips when it is
+    on."""
     terms = {"mse": pixel_loss(output, video), "temporal": temporal_loss(output, video), "kl": kl_loss(posterior)}
     loss = terms["mse"] + temporal_weight * terms["temporal"] + kl_weight * terms["kl"]
     if lpips_network is not None and lpips_weight > 0.0:

@@ -19,12 +19,15 @@ class PredictConfig(CommonFlags):
     video: str = flag("", "video file to read")
     observed: int = flag(9, "frames shown to the encoder, 1 + 4k", low=1)
     frames: int = flag(17, "frames in all; the rest is predicted, 1 + 4k", low=1)
-    size: int | None = flag(None, "resize the shorter side and crop the centre to this; default: the tokenizer run's size", low=8)
+    size: int | None = flag(
+        None, "resize the shorter side and crop the centre to this; default: the tokenizer run's size", low=8
+    )
     out: str = flag("predicted.mp4", "video file to write: the original on the left, the prediction on the right")
 
 
 def predict(config: PredictConfig) -> None:
-    """Write the original and the prediction side by side, and print the error over that of repeating the last observed frame."""
+    """Write the original and the prediction side by side, and print the error over that of repeating the last observed
+    frame."""
     import torch
 
     from runtime.processes import autocast, resolve_device, resolve_dtype
@@ -51,10 +54,14 @@ def predict(config: PredictConfig) -> None:
     ours, repeat = prediction_errors(video, output, config.observed)
     ratio = f"{float(ours.sum() / repeat.sum()):.3f}" if float(repeat.sum()) > 0 else "undefined (nothing moves)"
     print(
-        f"tokenizer.predict: {config.observed} frames observed, {config.frames - config.observed} predicted; squared error on moving "
-        f"pixels over that of repeating the last frame: {ratio}; original | prediction in {config.out}"
+        f"tokenizer.predict: {config.observed} frames observed, {config.frames - config.observed} predicted; "
+        f"squared error on moving pixels over that of repeating the last frame: {ratio}; original | prediction in {config.out}"
     )
 
 
 if __name__ == "__main__":
-    run_command(predict, PredictConfig, example="python -m tokenizer.predict --tokenizer runs/my-vae --video clip.mp4 --observed 9")
+    run_command(
+        predict,
+        PredictConfig,
+        example="python -m tokenizer.predict --tokenizer runs/my-vae --video clip.mp4 --observed 9",
+    )

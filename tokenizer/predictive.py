@@ -1,7 +1,7 @@
 """Predictive reconstruction: hide the last latent groups from the encoder and decode the whole clip all the same.
 
-Source: PV-VAE section 3.2. A *drop schedule* says how many groups to hide at a step, a *padding strategy* what stands in their place
-in front of the decoder. Both are small objects, so that other schedules and paddings are one class each.
+Source: PV-VAE section 3.2. A *drop schedule* says how many groups to hide at a step, a *padding strategy* what stands
+in their place in front of the decoder. Both are small objects, so that other schedules and paddings are one class each.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def pad_dropped(padding: nn.Module, observed: Tensor, groups: int, noise: Tensor
 
 
 def reverse_time(video: Tensor, seed: int, step: int, rows: list[int], probability: float) -> Tensor:
-    """Play each clip backwards with `probability` (the paper's "motion" augmentation; whole clip, input and target alike).
+    """Play each clip backwards with `probability` (the paper's "motion" augmentation; whole clip, input and target
+    alike).
 
     Args:
         video: `[B, 3, 1+T, H, W]`; row b of the batch has the global index `rows[b]`.

@@ -1,6 +1,7 @@
 """Named sizes and recipes of the tokenizer.
 
-`paper`: PV-VAE as published (PV-VAE section 4.1), with documented defaults for what was not. One command a stage on GPUs.
+`paper`: PV-VAE as published (PV-VAE section 4.1), with documented defaults for what was not. One command a stage on
+GPUs.
 `demo`: the same method at 17x32x32, small enough for two CPU cores; see the README for what it reaches.
 """
 
@@ -31,19 +32,40 @@ PRESETS: dict[str, TokenizerPreset] = {
         model=PVVAEConfig(),
         stage_steps={"images": 300_000, "video": 50_000, "decoder": 50_000},
         training={
-            "size": 256, "batch_size": 8, "images_per_clip": 4, "learning_rate": 5e-5, "warmup": 1000,
-            "kl_weight": 1e-6, "lpips_weight": 1.0, "ema_decay": 0.999, "save_every": 5000, "validate_every": 5000,
+            "size": 256,
+            "batch_size": 8,
+            "images_per_clip": 4,
+            "learning_rate": 5e-5,
+            "warmup": 1000,
+            "kl_weight": 1e-6,
+            "lpips_weight": 1.0,
+            "ema_decay": 0.999,
+            "save_every": 5000,
+            "validate_every": 5000,
         },
     ),
     "demo": TokenizerPreset(
         model=PVVAEConfig(
-            latent_channels=24, channels=(40, 64, 80), decoder_channels=(64, 80, 96), blocks=1, middle_blocks=1, patch=4,
+            latent_channels=24,
+            channels=(40, 64, 80),
+            decoder_channels=(64, 80, 96),
+            blocks=1,
+            middle_blocks=1,
+            patch=4,
             norm="layer",
         ),
         stage_steps={"images": 60, "video": 1000, "decoder": 140},
         training={
-            "size": 32, "batch_size": 16, "images_per_clip": 4, "learning_rate": 1e-3, "warmup": 50,
-            "kl_weight": 1e-5, "lpips_weight": 0.0, "ema_decay": 0.998, "save_every": 250, "validate_every": 250,
+            "size": 32,
+            "batch_size": 16,
+            "images_per_clip": 4,
+            "learning_rate": 1e-3,
+            "warmup": 50,
+            "kl_weight": 1e-5,
+            "lpips_weight": 0.0,
+            "ema_decay": 0.998,
+            "save_every": 250,
+            "validate_every": 250,
         },
     ),
 }

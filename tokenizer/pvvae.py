@@ -1,6 +1,7 @@
 """PV-VAE: a causal 3D video VAE that can decode a clip of which the encoder has seen only the beginning.
 
-Legend: B batch, T frames after the first, G = 1 + T/4 latent groups, C latent channels, h = H/s and w = W/s latent cells.
+Legend: B batch, T frames after the first, G = 1 + T/4 latent groups, C latent channels, h = H/s and w = W/s latent
+    cells.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class PVVAEConfig:
         if min(self.latent_channels, self.blocks, self.middle_blocks, *self.channels) < 1:
             raise InputError("latent_channels, channels, blocks and middle_blocks must be at least 1")
         if self.decoder_channels and len(self.decoder_channels) != len(self.channels):
-            raise InputError(f"decoder_channels {self.decoder_channels} needs as many levels as channels {self.channels}")
+            raise InputError(
+                f"decoder_channels {self.decoder_channels} needs as many levels as channels {self.channels}"
+            )
         check_strides(self.channels, self.patch)
 
     @property
@@ -100,7 +103,8 @@ class PVVAE(nn.Module):
 
         Args:
             video: `[B, 3, 1+T, H, W]` float in [-1, 1], T a multiple of 4, H and W of the spatial stride.
-            chunk_groups: Latent groups computed at a time; None: all at once. The result is the same within 1e-5 (float32).
+            chunk_groups: Latent groups computed at a time; None: all at once. The result is the same within 1e-5
+                (float32).
 
         Returns:
             Posterior over `[B, C, G, h, w]`, float32, not normalised.
@@ -144,8 +148,9 @@ class PVVAE(nn.Module):
             parts.append(frames.float())
         return torch.cat(parts, dim=2)
 
-    def forward(self, video: Tensor, *, num_dropped: int = 0, noise: Tensor | None = None,
-                padding_noise: Tensor | None = None) -> tuple[Tensor, Posterior]:
+    def forward(
+        self, video: Tensor, *, num_dropped: int = 0, noise: Tensor | None = None, padding_noise: Tensor | None = None
+    ) -> tuple[Tensor, Posterior]:
         """One predictive reconstruction (PV-VAE section 3.2), as trained.
 
         Args:
@@ -159,7 +164,9 @@ class PVVAE(nn.Module):
         """
         groups = self.spec.groups(video.shape[2])
         if not 0 <= num_dropped < groups:
-            raise InputError(f"num_dropped must lie in [0, {groups - 1}] for {video.shape[2]} frames, got {num_dropped}")
+            raise InputError(
+                f"num_dropped must lie in [0, {groups - 1}] for {video.shape[2]} frames, got {num_dropped}"
+            )
         kept = groups - num_dropped
         posterior = self.encode(video[:, :, : self.spec.frames(kept)])
         latents = posterior.sample(None if noise is None else noise[:, :, :kept])
@@ -173,8 +180,8 @@ class PVVAE(nn.Module):
             groups: Latent groups to predict, 4 frames each; >= 0.
 
         Returns:
-            `[B, 3, 1+t+4*groups, H, W]`, from the posterior mean. Meant for weights trained with dropping: decoder fine-tuning
-            ends that, so take the checkpoint of the video stage.
+            `[B, 3, 1+t+4*groups, H, W]`, from the posterior mean. Meant for weights trained with dropping: decoder
+            fine-tuning ends that, so take the checkpoint of the video stage.
         """
         if groups < 0:
             raise InputError(f"groups to predict must be at least 0, got {groups}")

@@ -1,4 +1,5 @@
-"""Encode and decode one video file: `python -m tokenizer.reconstruct --tokenizer RUN --video clip.mp4 --out out.mp4`."""
+"""Encode and decode one video file: `python -m tokenizer.reconstruct --tokenizer RUN --video clip.mp4 --out
+out.mp4`."""
 
 from __future__ import annotations
 
@@ -15,8 +16,12 @@ class ReconstructConfig(CommonFlags):
 
     tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or shipped name; default: the newest run")
     video: str = flag("", "video file to read")
-    out: str = flag("reconstructed.mp4", "video file to write: the original on the left, its reconstruction on the right")
-    size: int | None = flag(None, "resize the shorter side and crop the centre to this; default: the tokenizer run's size", low=8)
+    out: str = flag(
+        "reconstructed.mp4", "video file to write: the original on the left, its reconstruction on the right"
+    )
+    size: int | None = flag(
+        None, "resize the shorter side and crop the centre to this; default: the tokenizer run's size", low=8
+    )
     chunk_groups: int | None = flag(None, "latent groups computed at a time, to save memory", low=1)
 
 
@@ -33,7 +38,11 @@ def read_clip(path: str, tokenizer: str, size: int | None, temporal: int):
         raise InputError("--video is needed: the file to read")
     if size is None:
         run = Path(tokenizer) / "manifest.json"
-        size = read_run(tokenizer).config.get("size", 256) if run.is_file() else (32 if tokenizer == "moving-shapes" else 256)
+        size = (
+            read_run(tokenizer).config.get("size", 256)
+            if run.is_file()
+            else (32 if tokenizer == "moving-shapes" else 256)
+        )
     frames = read_video(path)
     frames = frames[: (len(frames) - 1) // temporal * temporal + 1]
     return torch.from_numpy(resize_and_crop(frames, size)).permute(3, 0, 1, 2)[None].contiguous(), frame_rate(path)
@@ -68,8 +77,15 @@ def reconstruct(config: ReconstructConfig) -> None:
     decoded = to_uint8(output).cpu()
     write_side_by_side(config.out, clip, decoded, fps)
     decibels = float(psnr(decoded.float() / 255, clip.float() / 255))
-    print(f"tokenizer.reconstruct: {clip.shape[2]} frames, PSNR {decibels:.2f} dB; original | reconstruction in {config.out}")
+    print(
+        f"tokenizer.reconstruct: {clip.shape[2]} frames, PSNR {decibels:.2f} dB; "
+        f"original | reconstruction in {config.out}"
+    )
 
 
 if __name__ == "__main__":
-    run_command(reconstruct, ReconstructConfig, example="python -m tokenizer.reconstruct --tokenizer runs/my-vae --video clip.mp4")
+    run_command(
+        reconstruct,
+        ReconstructConfig,
+        example="python -m tokenizer.reconstruct --tokenizer runs/my-vae --video clip.mp4",
+    )

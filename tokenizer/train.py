@@ -4,7 +4,8 @@
     video    clips, predictive reconstruction and random reverse; its last checkpoint is kept, since only it can predict
     decoder  clips, encoder and padding frozen, nothing dropped
 
-Every action is a function of the step: data order, noise, dropped groups and learning rate, so a resumed run repeats an undisturbed one.
+Every action is a function of the step: data order, noise, dropped groups and learning rate, so a resumed run repeats an
+    undisturbed one.
 """
 
 from __future__ import annotations
@@ -106,8 +107,8 @@ def train(config: TrainConfig):
     identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
     identity |= {"steps": plan[-1].stop, "dtype": str(dtype), "data_fingerprint": clips["video"].fingerprint()}
     name = config.name or default_name(config.preset, config.data, identity)
-    if world.is_main and "--data" not in identity and config.preset == "demo" and config.data == "moving_shapes":
-        print("tokenizer.train: preset demo on synthetic clips (moving_shapes); give --data and --root to train on your own videos")
+    if world.is_main and config.preset == "demo" and config.data == "moving_shapes":
+        print("tokenizer.train: demo preset on synthetic clips (moving_shapes); --data and --root train on your own videos")
 
     import torch
 
@@ -121,15 +122,42 @@ def train(config: TrainConfig):
         for stage in plan:
             if step < stage.stop:
                 state = optimizer_state if step > stage.start else None
-                step = train_stage(config, stage, step, vae=vae, ema=ema, optimizer_state=state, clips=clips, run=run,
-                                   world=world, dtype=dtype, lpips_network=lpips_network, log=log, progress=progress)
+                step = train_stage(
+                    config,
+                    stage,
+                    step,
+                    vae=vae,
+                    ema=ema,
+                    optimizer_state=state,
+                    clips=clips,
+                    run=run,
+                    world=world,
+                    dtype=dtype,
+                    lpips_network=lpips_network,
+                    log=log,
+                    progress=progress,
+                )
                 optimizer_state = None
         progress.close()
     return run.dir
 
 
-def train_stage(config: TrainConfig, stage: Stage, step: int, *, vae, ema, optimizer_state, clips, run, world, dtype,
-                lpips_network: Callable | None, log, progress) -> int:
+def train_stage(
+    config: TrainConfig,
+    stage: Stage,
+    step: int,
+    *,
+    vae,
+    ema,
+    optimizer_state,
+    clips,
+    run,
+    world,
+    dtype,
+    lpips_network: Callable | None,
+    log,
+    progress,
+) -> int:
     """Train from `step` to the stage's end; returns the step reached."""
     import torch
 
@@ -150,8 +178,9 @@ def train_stage(config: TrainConfig, stage: Stage, step: int, *, vae, ema, optim
         # The averaged encoder is the one that will be used: freeze it as it is, and fit the decoder to its latents.
         vae.load_state_dict(ema.state_dict())
     trained = freeze_for(stage.name, vae)
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay,
-                                  fused=world.device.type == "cuda")
+    optimizer = torch.optim.AdamW(
+        trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=world.device.type == "cuda"
+    )
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
     loader = iter(BatchLoader(data, batch_size, seed=config.seed, start_step=step, rows=rows))
@@ -169,16 +198,28 @@ def train_stage(config: TrainConfig, stage: Stage, step: int, *, vae, ema, optim
         gaussian = None
         if config.padding == "gaussian" and k:
             gaussian = normal_rows(config.seed, "padding", step, rows, (shape[0], k, *shape[2:])).to(world.device)
-        rate = learning_rate(step - stage.start, base=config.learning_rate, total=stage.stop - stage.start,
-                             warmup=min(config.warmup, (stage.stop - stage.start) // 2), kind="cosine", final_ratio=0.1)
+        rate = learning_rate(
+            step - stage.start,
+            base=config.learning_rate,
+            total=stage.stop - stage.start,
+            warmup=min(config.warmup, (stage.stop - stage.start) // 2),
+            kind="cosine",
+            final_ratio=0.1,
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
 
         with autocast(world.device, dtype):
             output, posterior = vae(video, num_dropped=k, noise=noise, padding_noise=gaussian)
-        loss, terms = tokenizer_loss(output, video, posterior, kl_weight=config.kl_weight,
-                                     temporal_weight=config.temporal_weight, lpips_weight=config.lpips_weight,
-                                     lpips_network=lpips_network)
+        loss, terms = tokenizer_loss(
+            output,
+            video,
+            posterior,
+            kl_weight=config.kl_weight,
+            temporal_weight=config.temporal_weight,
+            lpips_weight=config.lpips_weight,
+            lpips_network=lpips_network,
+        )
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, config.gradient_clip or float("inf"))
         if torch.isfinite(loss) and torch.isfinite(norm):
@@ -195,13 +236,21 @@ def train_stage(config: TrainConfig, stage: Stage, step: int, *, vae, ema, optim
         step += 1
         ema.update(step)
         values = {name: float(value) for name, value in terms.items()}
-        values |= {"loss": float(loss.detach()), "grad_norm": float(norm), "learning_rate": rate, "dropped": k,
-                   "stage": STAGES.index(stage.name), "skipped": skipped}
+        values |= {
+            "loss": float(loss.detach()),
+            "grad_norm": float(norm),
+            "learning_rate": rate,
+            "dropped": k,
+            "stage": STAGES.index(stage.name),
+            "skipped": skipped,
+        }
         if is_due(step, config.validate_every, stage.stop):
             with ema.applied(vae):
                 values |= validate(vae, clips["validation"], world.device, dtype)
         log.write(step, values)
-        progress.update(step, {"stage": stage.name, **{n: values[n] for n in ("loss", "mse", "val_psnr") if n in values}})
+        progress.update(
+            step, {"stage": stage.name, **{n: values[n] for n in ("loss", "mse", "val_psnr") if n in values}}
+        )
         if is_due(step, config.save_every, stage.stop):
             save(run.dir, step, vae, ema, optimizer, stage_end=stage.name if step == stage.stop else None)
     return step
@@ -235,8 +284,10 @@ def build_model(config: TrainConfig):
             return PVVAE(model_config)
     vae = load(config.init_from).requires_grad_(True)
     if vae.config != model_config:
-        raise InputError(f"--init-from {config.init_from}: its model differs from preset {config.preset!r} with --padding "
-                         f"{config.padding}; choose the preset that it was trained with")
+        raise InputError(
+            f"--init-from {config.init_from}: its model differs from preset {config.preset!r} with --padding "
+            f"{config.padding}; choose the preset that it was trained with"
+        )
     return vae
 
 
@@ -286,8 +337,15 @@ def save(run_dir, step: int, vae, ema, optimizer, *, stage_end: str | None) -> N
     """One checkpoint; the end of the video stage is kept for good, since decoder fine-tuning unlearns prediction."""
     from runtime.checkpoint import save_checkpoint
 
-    save_checkpoint(run_dir, step, tensors={"model": vae.state_dict(), "ema": ema.state_dict()}, optimizer=optimizer.state_dict(),
-                    state={"stage_end": stage_end}, files={"config.json": asdict(vae.config)}, keep=stage_end == "video")
+    save_checkpoint(
+        run_dir,
+        step,
+        tensors={"model": vae.state_dict(), "ema": ema.state_dict()},
+        optimizer=optimizer.state_dict(),
+        state={"stage_end": stage_end},
+        files={"config.json": asdict(vae.config)},
+        keep=stage_end == "video",
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from runtime.processes import autocast
 from tokenizer.pvvae import PVVAE
 from videos import psnr, to_float
 
-# A pixel moves when some channel of the true frame differs from the last observed one by more than this ([-1, 1] units; 10 of 255).
+# A pixel moves when some channel of the true frame differs from the last observed one by more than this ([-1, 1] units;
+# 10 of 255).
 MOVING_THRESHOLD = 20.0 / 255.0
 
 
@@ -40,8 +41,9 @@ def prediction_errors(video: Tensor, predicted: Tensor, observed_frames: int) ->
         observed_frames: Frames that the predictor has seen.
 
     Returns:
-        Two `[B, N - observed_frames]` float64 sums over channels and moving pixels: of the prediction, and of repetition. Their
-        ratio (summed over clips first) is "predicted over repeat"; below 1 the prediction is better than standing still.
+        Two `[B, N - observed_frames]` float64 sums over channels and moving pixels: of the prediction, and of
+        repetition. Their ratio (summed over clips first) is "predicted over repeat"; below 1 the prediction is better
+        than standing still.
     """
     moving = moving_pixels(video, observed_frames)
     truth = video[:, :, observed_frames:]

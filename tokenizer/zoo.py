@@ -14,15 +14,21 @@ SHIPPED = {"moving-shapes": Path(__file__).parent / "pretrained" / "moving-shape
 TOKENIZER_NAMES = tuple(SHIPPED)
 
 
-def load(name_or_path: str | Path, weights: str | Path | None = None, *, stage: str | None = None,
-         device: str | torch.device = "cpu") -> nn.Module:
+def load(
+    name_or_path: str | Path,
+    weights: str | Path | None = None,
+    *,
+    stage: str | None = None,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
     """Load a tokenizer, ready to encode and decode.
 
     Args:
-        name_or_path: A shipped name ("moving-shapes"), a run directory of `tokenizer.train` (EMA weights of its newest checkpoint),
-            or a directory with config.json and model.safetensors (`save_pretrained`).
+        name_or_path: A shipped name ("moving-shapes"), a run directory of `tokenizer.train` (EMA weights of its newest
+            checkpoint), or a directory with config.json and model.safetensors (`save_pretrained`).
         weights: A safetensors file to read instead, or "random" for seeded random weights.
-        stage: "video" takes the weights kept at the end of the predictive stage, which are the ones to predict with; None: the last.
+        stage: "video" takes the weights kept at the end of the predictive stage, which are the ones to predict with;
+            None: the last.
         device: Where to put it.
 
     Returns:

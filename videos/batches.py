@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,8 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+
+from runtime.errors import InputError
 
 
 class VideoDataset(Protocol):
@@ -42,7 +45,9 @@ def batch_indices(num_items: int, batch_size: int, step: int, seed: int) -> np.n
     Every epoch is a fresh permutation; a batch may span two epochs, so no item is ever left out.
     """
     positions = step * batch_size + np.arange(batch_size)
-    return np.array([_permutation(num_items, int(p // num_items), seed)[p % num_items] for p in positions], dtype=np.int64)
+    return np.array(
+        [_permutation(num_items, int(p // num_items), seed)[p % num_items] for p in positions], dtype=np.int64
+    )
 
 
 def window_seed(seed: int, step: int, row: int) -> int:
@@ -53,34 +58,54 @@ def window_seed(seed: int, step: int, row: int) -> int:
 class BatchLoader:
     """Endless batches from `start_step` on, decoded ahead by threads.
 
-    Yields `(step, batch)`, where batch holds "video" uint8 `[b, 3, 1+T, H, W]`, "label" int64 `[b]` and "names", for the global rows
+    Yields `(step, batch)`, where batch holds "video" uint8 `[b, 3, 1+T, H, W]`, "label" int64 `[b]` and "names", for
+    the global rows
     `rows` of a batch of `batch_size`.
     """
 
-    def __init__(self, dataset: VideoDataset, batch_size: int, *, seed: int, start_step: int = 0, rows: Sequence[int] | None = None,
-                 workers: int = 2, prefetch: int = 2):
+    def __init__(
+        self,
+        dataset: VideoDataset,
+        batch_size: int,
+        *,
+        seed: int,
+        start_step: int = 0,
+        rows: Sequence[int] | None = None,
+        workers: int = 2,
+        prefetch: int = 2,
+    ):
         self.dataset, self.batch_size, self.seed, self.start_step = dataset, batch_size, seed, start_step
+        if len(dataset) == 0 or batch_size < 1:
+            raise InputError(f"batches of {batch_size} from {len(dataset)} clips cannot be made; both must be at least 1")
         self.rows = list(range(batch_size)) if rows is None else list(rows)
         self.workers, self.prefetch = workers, prefetch
 
     def __iter__(self) -> Iterator[tuple[int, dict]]:
+        if self.workers == 0:
+            for step in itertools.count(self.start_step):
+                yield step, _collate([self.dataset.item(*request) for request in self._requests(step)])
         pool = ThreadPoolExecutor(max_workers=self.workers)
         ahead: deque[list[Future]] = deque()
         try:
             step = self.start_step
             while True:
                 while len(ahead) <= self.prefetch:
-                    ahead.append(self._submit(pool, step + len(ahead)))
-                items = [future.result() for future in ahead.popleft()]
-                yield step, {
-                    "video": torch.from_numpy(np.stack([np.asarray(item["video"]) for item in items])),
-                    "label": torch.tensor([int(item["label"]) for item in items]),
-                    "names": [item["name"] for item in items],
-                }
+                    requests = self._requests(step + len(ahead))
+                    ahead.append([pool.submit(self.dataset.item, *request) for request in requests])
+                yield step, _collate([future.result() for future in ahead.popleft()])
                 step += 1
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _submit(self, pool: ThreadPoolExecutor, step: int) -> list[Future]:
+    def _requests(self, step: int) -> list[tuple[int, int]]:
+        """Item and window seed of each of this process's rows."""
         indices = batch_indices(len(self.dataset), self.batch_size, step, self.seed)
-        return [pool.submit(self.dataset.item, int(indices[row]), window_seed(self.seed, step, row)) for row in self.rows]
+        return [(int(indices[row]), window_seed(self.seed, step, row)) for row in self.rows]
+
+
+def _collate(items: list[dict]) -> dict:
+    return {
+        "video": torch.from_numpy(np.stack([np.asarray(item["video"]) for item in items])),
+        "label": torch.tensor([int(item["label"]) for item in items], dtype=torch.int64),
+        "names": [item["name"] for item in items],
+    }

@@ -29,9 +29,15 @@ def check(config: CheckConfig) -> None:
     clip = ClipSpec(num_frames=frames, size=64, frame_stride=config.frame_stride)
     with_problems = _open_tolerant(config, clip)
     dataset = with_problems if with_problems is not None else open_dataset(config.data, config.root, config.split, clip)
-    print(f"{config.data} (split {config.split}): {len(dataset)} usable items, {len(dataset.skipped)} skipped, fingerprint {dataset.fingerprint()}")
+    print(
+        f"{config.data} (split {config.split}): {len(dataset)} usable items, {len(dataset.skipped)} skipped, "
+        f"fingerprint {dataset.fingerprint()}"
+    )
     if isinstance(dataset, ClipDataset) and len(dataset):
-        print(f"  frames: {min(dataset.lengths)} to {max(dataset.lengths)}; frame stride used: {dict(sorted(Counter(dataset.strides).items()))}")
+        print(
+            f"  frames: {min(dataset.lengths)} to {max(dataset.lengths)}; "
+            f"frame stride used: {dict(sorted(Counter(dataset.strides).items()))}"
+        )
         counts = Counter(dataset.label(source) for source in dataset.sources)
         for label, count in sorted(counts.items()):
             if label >= 0:

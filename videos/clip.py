@@ -29,10 +29,16 @@ class ClipSpec:
 
     def __post_init__(self) -> None:
         if isinstance(self.size, list):
-            object.__setattr__(self, "size", tuple(self.size))
-        for name, value in (("num_frames", self.num_frames), ("frame_stride", self.frame_stride), ("size", self.height),
-                            ("size", self.width)):
-            if not isinstance(value, int) or value < 1:
+            object.__setattr__(self, "size", tuple(self.size))  # as JSON gives it back
+        if isinstance(self.size, tuple) and len(self.size) != 2:
+            raise InputError(f"size of a clip is one number or (height, width), got {self.size!r}")
+        for name, value in (
+            ("num_frames", self.num_frames),
+            ("frame_stride", self.frame_stride),
+            ("size", self.height),
+            ("size", self.width),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"{name} of a clip must be a whole number of at least 1, got {value!r}")
         if self.window not in WINDOWS:
             raise InputError(f"window {self.window!r} is not known; known: {', '.join(WINDOWS)}")
@@ -51,7 +57,11 @@ class ClipSpec:
         """The largest stride up to `frame_stride` that fits into `available` frames; 0 when even stride 1 does not."""
         if available < self.num_frames:
             return 0
-        return self.frame_stride if self.num_frames == 1 else min(self.frame_stride, (available - 1) // (self.num_frames - 1))
+        return (
+            self.frame_stride
+            if self.num_frames == 1
+            else min(self.frame_stride, (available - 1) // (self.num_frames - 1))
+        )
 
     def frame_indices(self, available: int, seed: int) -> np.ndarray:
         """Indices of the kept frames, int64 `[num_frames]`; `seed` decides a random window."""
@@ -59,12 +69,15 @@ class ClipSpec:
         if stride == 0:
             raise InputError(f"{available} frames are fewer than the {self.num_frames} of a clip")
         room = available - ((self.num_frames - 1) * stride + 1)
-        start = {"first": 0, "center": room // 2, "random": int(np.random.default_rng(seed).integers(room + 1))}[self.window]
+        start = {"first": 0, "center": room // 2, "random": int(np.random.default_rng(seed).integers(room + 1))}[
+            self.window
+        ]
         return start + stride * np.arange(self.num_frames)
 
 
 def resize_and_crop(frames: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-    """Resize so that the frame covers `size` (antialiased bilinear), then crop the centre: uint8 `[N, H, W, 3]` -> `[N, h, w, 3]`."""
+    """Resize so that the frame covers `size` (antialiased bilinear), then crop the centre: uint8 `[N, H, W, 3]` -> `[N,
+    h, w, 3]`."""
     import torch
     import torch.nn.functional as F
 

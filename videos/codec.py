@@ -17,20 +17,22 @@ H264_SUFFIXES = (".mp4", ".mkv", ".mov", ".m4v", ".avi")
 
 
 def count_frames(path: str | Path) -> int:
-    """Number of frames that the container promises, at least 1; InputError when the file is not a video."""
-    path = _existing(path)
-    reader = _decord(path)
-    count = _count_with_av(path) if reader is None else len(reader)
-    if count == 0:
-        raise InputError(f"{path}: the video has no frames")
-    return count
+    """Number of frames in the file, at least 1, without decoding them.
+
+    Raises:
+        InputError: If the file is absent, empty, not a video, or ends before the frames that its header promises.
+    """
+    return _open(Path(path))[1]
 
 
 def frame_rate(path: str | Path) -> float:
     """Frames a second, on average; InputError when the file is not a video."""
-    path = _existing(path)
-    reader = _decord(path)
-    return _frame_rate_with_av(path) if reader is None else float(reader.get_avg_fps())
+    path = Path(path)
+    with _open_with_av(path) as container:
+        rate = container.streams.video[0].average_rate
+    if not rate:
+        raise InputError(f"{path}: the file states no frame rate")
+    return float(rate)
 
 
 def read_video(path: str | Path, frames: Sequence[int] | None = None) -> np.ndarray:
@@ -43,13 +45,12 @@ def read_video(path: str | Path, frames: Sequence[int] | None = None) -> np.ndar
     Raises:
         InputError: If the file is absent, empty, not a video, or does not hold the frames that it promises.
     """
-    path = _existing(path)
-    reader = _decord(path)
-    length = _count_with_av(path) if reader is None else len(reader)
+    path = Path(path)
+    reader, length = _open(path)
     wanted = list(range(length)) if frames is None else [int(i) for i in frames]
     if not wanted:
-        raise InputError(f"{path}: no frames to read ({length} in the file, {len(wanted)} asked)")
-    if not (0 <= min(wanted) and max(wanted) < length):
+        raise InputError(f"{path}: no frames asked, it has 0…{length - 1}")
+    if not (min(wanted) >= 0 and max(wanted) < length):
         raise InputError(f"{path}: frames {min(wanted)}…{max(wanted)} asked, it has 0…{length - 1}")
     decoded = None if reader is None else _read_with_decord(reader, wanted)
     if decoded is None:
@@ -59,13 +60,18 @@ def read_video(path: str | Path, frames: Sequence[int] | None = None) -> np.ndar
     return np.ascontiguousarray(decoded)
 
 
-def _existing(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty")
-    return path
+def _open(path: Path) -> tuple[object | None, int]:
+    """A decord reader (None where PyAV has to read) and the number of frames, which is held against the header."""
+    # PyAV looks first: decord prints to stderr about what is no video, and cannot be told not to.
+    with _open_with_av(path) as container:
+        promised = container.streams.video[0].frames  # 0: the container does not say
+    reader = _decord(path)
+    length = _count_with_av(path) if reader is None else len(reader)
+    if length == 0:
+        raise InputError(f"{path}: the video has no frames")
+    if length < promised:
+        raise InputError(f"{path}: truncated, it promises {promised} frames and holds {length}")
+    return reader, length
 
 
 def _decord(path: Path):
@@ -96,6 +102,10 @@ def _open_with_av(path: Path):
     """A PyAV container with at least one video stream."""
     import av
 
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty")
     try:
         container = av.open(str(path))
     except (av.FFmpegError, OSError) as error:
@@ -111,17 +121,9 @@ def _count_with_av(path: Path) -> int:
 
     try:
         with _open_with_av(path) as container:
-            return sum(packet.size > 0 and not packet.is_discard for packet in container.demux(video=0))
+            return sum(packet.size > 0 for packet in container.demux(video=0))
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"{path}: damaged video ({_reason(error)})") from error
-
-
-def _frame_rate_with_av(path: Path) -> float:
-    with _open_with_av(path) as container:
-        rate = container.streams.video[0].average_rate
-    if not rate:
-        raise InputError(f"{path}: the file states no frame rate")
-    return float(rate)
 
 
 def _read_with_av(path: Path, wanted: list[int]) -> np.ndarray:

@@ -8,7 +8,9 @@ from videos.clip import ClipSpec
 DATASETS = ("moving_shapes", "moving_shapes_textured", "ucf101", "realestate10k", "videos", "images")
 
 
-def open_dataset(name: str, root: str | None = None, split: str = "all", clip: ClipSpec | None = None, truth: bool = False):
+def open_dataset(
+    name: str, root: str | None = None, split: str = "all", clip: ClipSpec | None = None, truth: bool = False
+):
     """Open a data set.
 
     Args:

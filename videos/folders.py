@@ -16,12 +16,14 @@ from videos.codec import VIDEO_SUFFIXES, count_frames, read_video
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MAX_UNREADABLE = 0.01
+NUM_LISTED = 10  # unreadable files in an error line; `videos.check` lists all
 
 
 class ClipDataset:
     """Clips of a list of sources; a subclass says how to list, count and read them.
 
-    Sources that cannot be read or are shorter than a clip are skipped, counted and listed in `skipped` as (path, reason), never replaced.
+    Sources that cannot be read or are shorter than a clip are skipped, counted and listed in `skipped` as (path,
+    reason), never replaced.
 
     Attributes:
         strides: The frame stride used for each item: the largest up to the asked one that fits.
@@ -39,24 +41,29 @@ class ClipDataset:
         self.sources: list[Path] = []
         self.lengths: list[int] = []
         self.skipped: list[tuple[str, str]] = []
-        unreadable = 0
+        unreadable: list[str] = []
         # Threads: opening a container releases the interpreter lock.
         with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
             for source, (length, problem) in zip(sources, pool.map(self._probe, sources), strict=True):
                 if problem is not None:
-                    unreadable += 1
-                    self.skipped.append((str(source), problem))
+                    unreadable.append(problem)
+                    self.skipped.append((str(source), problem.removeprefix(f"{source}: ")))
                 elif clip.fitting_stride(length) == 0:
                     self.skipped.append((str(source), f"{length} frames, a clip needs {clip.num_frames}"))
                 else:
                     self.sources.append(source)
                     self.lengths.append(length)
-        if strict and unreadable > max(MAX_UNREADABLE * len(sources), 0):
-            listed = "; ".join(f"{path}: {reason}" if path not in reason else reason for path, reason in self.skipped[:3])
-            raise InputError(f"{self.root}: {unreadable} of {len(sources)} files cannot be read, more than 1 %: {listed}; "
-                             f"python -m videos.check --data {self.name} --root {self.root} lists all; remove or repair them")
+        if strict and len(unreadable) > MAX_UNREADABLE * len(sources):
+            more = f" and {len(unreadable) - NUM_LISTED} more" if len(unreadable) > NUM_LISTED else ""
+            raise InputError(
+                f"{self.root}: {len(unreadable)} of {len(sources)} files cannot be read, more than 1 %: "
+                f"{'; '.join(unreadable[:NUM_LISTED])}{more}; "
+                f"python -m videos.check --data {self.name} --root {self.root} lists all; remove or repair them"
+            )
         if strict and not self.sources:
-            raise InputError(f"{self.root}: no file is long enough for {clip.num_frames} frames ({len(self.skipped)} are shorter)")
+            raise InputError(
+                f"{self.root}: no file is long enough for {clip.num_frames} frames ({len(self.skipped)} are shorter)"
+            )
         self.strides = [clip.fitting_stride(length) for length in self.lengths]
 
     # -- what a subclass may say otherwise ----------------------------------------------------------------------------
@@ -75,6 +82,10 @@ class ClipDataset:
     def read(self, source: Path, frames: np.ndarray) -> np.ndarray:
         """The given frames, uint8 `[N, H, W, 3]`."""
         return read_video(source, frames)
+
+    def bytes(self, source: Path) -> int:
+        """Size on disk."""
+        return source.stat().st_size
 
     def label(self, source: Path) -> int:
         """Class of a source; -1 for none."""
@@ -99,9 +110,14 @@ class ClipDataset:
         if not 0 <= index < len(self):
             raise IndexError(index)
         source = self.sources[index]
-        pictures = resize_and_crop(self.read(source, self.clip.frame_indices(self.lengths[index], seed)), self.clip.size)
-        return {"video": np.ascontiguousarray(pictures.transpose(3, 0, 1, 2)), "label": self.label(source),
-                "name": source.relative_to(self.root).as_posix()}
+        pictures = resize_and_crop(
+            self.read(source, self.clip.frame_indices(self.lengths[index], seed)), self.clip.size
+        )
+        return {
+            "video": np.ascontiguousarray(pictures.transpose(3, 0, 1, 2)),
+            "label": self.label(source),
+            "name": source.relative_to(self.root).as_posix(),
+        }
 
     def labels(self) -> list[int]:
         """Label of every item, without decoding any."""
@@ -111,12 +127,13 @@ class ClipDataset:
         """Hash of the (path, size) list of the files in use."""
         digest = hashlib.sha256()
         for source in self.sources:
-            digest.update(f"{source.relative_to(self.root).as_posix()} {source.stat().st_size}\n".encode())
+            digest.update(f"{source.relative_to(self.root).as_posix()} {self.bytes(source)}\n".encode())
         return digest.hexdigest()[:16]
 
 
 class VideoFolder(ClipDataset):
-    """Every video file below a folder, without labels. Folders `train` and `test` below the root are the splits, if there are any."""
+    """Every video file below a folder, without labels. Folders `train` and `test` below the root are the splits, if
+    there are any."""
 
     def list_sources(self) -> list[Path]:
         """Videos of the split."""
@@ -144,7 +161,7 @@ class ImageFolder(ClipDataset):
         try:
             with Image.open(source) as image:
                 image.verify()
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
             raise InputError(f"{source}: not a readable image ({error})") from error
         return 1
 
@@ -165,12 +182,21 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def split_folder(root: Path, split: str) -> Path:
-    """`root/train` or `root/test` when the root is divided like that, else the root (then every split holds everything)."""
+    """`root/train` or `root/test` when the root is divided like that, else the root (then every split holds
+    everything)."""
     return root / split if split != "all" and (root / split).is_dir() else root
 
 
 def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Files with one of the suffixes below a folder, sorted; links that lead out of the folder are left out."""
-    resolved = folder.resolve()
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")]
-    return sorted(path for path in found if path.is_file() and path.resolve().is_relative_to(resolved))
+    """Files with one of the suffixes below a folder, sorted; links are followed, hidden files and folders are not."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(parent, name) for name in files if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in suffixes and path.is_file())

@@ -1,10 +1,11 @@
-"""Synthetic clips of one moving shape, generated from (seed, index) alone, with exact flow, point tracks and visibility.
+"""Synthetic clips of one moving shape, generated from (seed, index) alone, with exact flow, point tracks and
+visibility.
 
-Twelve classes, label = shape * 4 + motion. Level "plain": a flat background and a two-tone shape. Level "textured": background, shape
-and an occluder in front carry textures, all of them move, and the shape's speed changes.
+Twelve classes, label = shape * 4 + motion. Level "plain": a flat background and a two-tone shape. Level "textured":
+background, shape and an occluder in front carry textures, all of them move, and the shape's speed changes.
 
-Lengths are in units of the shorter frame side, angles in radians, time in frames; y points down. Layers are drawn from signed
-distances, so edges are anti-aliased and the flow is known in closed form.
+Lengths are in units of the shorter frame side, angles in radians, time in frames; y points down. Layers are drawn from
+signed distances, so edges are anti-aliased and the flow is known in closed form.
 """
 
 from __future__ import annotations
@@ -44,16 +45,23 @@ class _Scene:
 class MovingShapes:
     """The data set; `moving_shapes` (plain) and `moving_shapes_textured` in `open_dataset`.
 
-    Items are independent of each other, of the process and of the order. `split` "train" holds 20,000 of them, "test" 2,000 others,
-    "all" both. A frame stride above 1 plays the same scene faster.
+    Items are independent of each other, of the process and of the order. `split` "train" holds 20,000 of them, "test"
+    2,000 others, "all" both. A frame stride above 1 plays the same scene faster.
     """
 
     num_classes = len(SHAPES) * len(MOTIONS)
     class_names = tuple(f"{shape} {motion}" for shape in SHAPES for motion in MOTIONS)
     skipped: tuple = ()
 
-    def __init__(self, root: str | None = None, split: str = "all", clip: ClipSpec | None = None, truth: bool = False,
-                 level: str = "plain", seed: int = 0):
+    def __init__(
+        self,
+        root: str | None = None,
+        split: str = "all",
+        clip: ClipSpec | None = None,
+        truth: bool = False,
+        level: str = "plain",
+        seed: int = 0,
+    ):
         ranges = {"train": (0, NUM_TRAIN), "test": (NUM_TRAIN, NUM_TRAIN + NUM_TEST), "all": (0, NUM_TRAIN + NUM_TEST)}
         if split not in ranges:
             raise InputError(f"split {split!r} is not known; known: {', '.join(ranges)}")
@@ -76,13 +84,17 @@ class MovingShapes:
         return hashlib.sha256(f"{self.name} v1 {self.seed} {self._start} {self._stop}".encode()).hexdigest()[:16]
 
     def __getitem__(self, index: int) -> dict:
-        """{"video": uint8 `[3, 1+T, H, W]`, "label": int, "name": str}; with truth also flow, tracks and visible (see `truth_of`)."""
+        """{"video": uint8 `[3, 1+T, H, W]`, "label": int, "name": str}; with truth also flow, tracks and visible (see
+        `truth_of`)."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = self._start + index
         scene = make_scene(self.seed, number, self.level, self.clip)
-        item: dict = {"video": render(scene, self.clip.height, self.clip.width), "label": number % self.num_classes,
-                      "name": f"{self.name}-{number:06d}"}
+        item: dict = {
+            "video": render(scene, self.clip.height, self.clip.width),
+            "label": number % self.num_classes,
+            "name": f"{self.name}-{number:06d}",
+        }
         if self.truth:
             item |= truth_of(scene, self.clip.height, self.clip.width, np.random.default_rng([self.seed, number, 1]))
         return item
@@ -110,12 +122,14 @@ def make_scene(seed: int, number: int, level: str, clip: ClipSpec) -> _Scene:
     centre, angle = _motion_path(motion, warped, radius, room, rng)
 
     hue = rng.uniform()
-    colours = np.array([
-        colorsys.hsv_to_rgb(hue, rng.uniform(0.3, 0.8), rng.uniform(0.2, 0.55)),
-        colorsys.hsv_to_rgb((hue + 0.28 + 0.1 * rng.uniform()) % 1, rng.uniform(0.6, 1), rng.uniform(0.75, 1)),
-        colorsys.hsv_to_rgb((hue + 0.62 + 0.1 * rng.uniform()) % 1, rng.uniform(0.6, 1), rng.uniform(0.75, 1)),
-        colorsys.hsv_to_rgb((hue + 0.5) % 1, rng.uniform(0, 0.3), rng.uniform(0.4, 0.9)),
-    ])
+    colours = np.array(
+        [
+            colorsys.hsv_to_rgb(hue, rng.uniform(0.3, 0.8), rng.uniform(0.2, 0.55)),
+            colorsys.hsv_to_rgb((hue + 0.28 + 0.1 * rng.uniform()) % 1, rng.uniform(0.6, 1), rng.uniform(0.75, 1)),
+            colorsys.hsv_to_rgb((hue + 0.62 + 0.1 * rng.uniform()) % 1, rng.uniform(0.6, 1), rng.uniform(0.75, 1)),
+            colorsys.hsv_to_rgb((hue + 0.5) % 1, rng.uniform(0, 0.3), rng.uniform(0.4, 0.9)),
+        ]
+    )
     drift, waves, occluder = np.zeros((clip.num_frames, 2)), None, None
     normal, half_width = np.array([1.0, 0.0]), 0.0
     if textured:
@@ -162,7 +176,8 @@ def _motion_path(motion: str, times: np.ndarray, radius: float, room: np.ndarray
 
 
 def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Distance to the outline, negative inside, in the shape's own coordinates. All three shapes have about the same area."""
+    """Distance to the outline, negative inside, in the shape's own coordinates. All three shapes have about the same
+    area."""
     if shape == "disc":
         return np.sqrt(x * x + y * y) - np.float32(radius * 0.95)
     if shape == "square":
@@ -200,7 +215,9 @@ def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 def _bar_distance(scene: _Scene, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Signed distance to the occluder at each frame, for points that broadcast against `[N, 1, 1]`."""
     across = np.float32(scene.occluder_normal[0]) * x + np.float32(scene.occluder_normal[1]) * y
-    return np.abs(across - scene.occluder_path.astype(np.float32)[:, None, None]) - np.float32(scene.occluder_half_width)
+    return np.abs(across - scene.occluder_path.astype(np.float32)[:, None, None]) - np.float32(
+        scene.occluder_half_width
+    )
 
 
 def render(scene: _Scene, height: int, width: int) -> np.ndarray:
@@ -218,7 +235,10 @@ def render(scene: _Scene, height: int, width: int) -> np.ndarray:
         ground = _texture(scene.waves[0], x - drift[:, 0, None, None], y - drift[:, 1, None, None])
         skin = _texture(scene.waves[1], 2 * qx, 2 * qy)
         bar_cover = np.clip(0.5 - unit * _bar_distance(scene, x, y), 0, 1)
-        shift = scene.occluder_path.astype(np.float32)[:, None, None] * scene.occluder_normal.astype(np.float32)[:, None, None, None]
+        shift = (
+            scene.occluder_path.astype(np.float32)[:, None, None]
+            * scene.occluder_normal.astype(np.float32)[:, None, None, None]
+        )
         bar_skin = _texture(scene.waves[2], x - shift[0], y - shift[1])
     for channel in range(3):
         body = colours[1, channel] + half * (colours[2, channel] - colours[1, channel])
@@ -237,8 +257,8 @@ def truth_of(scene: _Scene, height: int, width: int, rng: np.random.Generator) -
 
     Returns:
         "flow" float32 `[T, 2, H, W]`: (u, v) in pixels of what is visible at each pixel, from frame i to i + 1;
-        "tracks" float32 `[P, 1+T, 2]`: (x, y) in pixels of points on the shape (first half) and on the background (second half);
-        "visible" bool `[P, 1+T]`: inside the frame and not covered.
+        "tracks" float32 `[P, 1+T, 2]`: (x, y) in pixels of points on the shape (first half) and on the background
+        (second half); "visible" bool `[P, 1+T]`: inside the frame and not covered.
     """
     frames, unit = len(scene.centre_path), min(height, width)
     x, y = _grid(height, width)

@@ -28,7 +28,8 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     """Structural similarity: Gaussian window of 11 (sigma 1.5), valid region, mean over RGB and frames; float64 `[N]`.
 
-    Equals scikit-image's `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1)`.
+    Equals scikit-image's `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+    data_range=1)`.
     """
     _check(x, y)
     if min(x.shape[-2:]) < SSIM_WINDOW:
@@ -48,7 +49,9 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
         var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
         cov = blur(a * b) - mean_a * mean_b
         c1, c2 = 0.01**2, 0.03**2
-        similarity = ((2 * mean_a * mean_b + c1) * (2 * cov + c2)) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+        similarity = ((2 * mean_a * mean_b + c1) * (2 * cov + c2)) / (
+            (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
+        )
         values.append(similarity.mean())
     return torch.stack(values)
 
@@ -60,7 +63,8 @@ _networks: dict[str, Callable] = {}
 def lpips_network(net: str = "alex", backbone: str | None = None):
     """The LPIPS v0.1 network with published weights, in evaluation mode and frozen.
 
-    The linear heads come with the `lpips` package; the backbone's file is looked up (`runtime.published_weights`), never downloaded.
+    The linear heads come with the `lpips` package; the backbone's file is looked up (`runtime.published_weights`),
+    never downloaded.
 
     Args:
         net: "alex" or "vgg".
@@ -100,6 +104,8 @@ def lpips(x: Tensor, y: Tensor, net: str = "alex", network: Callable | None = No
         if net not in _networks:
             _networks[net] = lpips_network(net)
         network = _networks[net].to(x.device)  # type: ignore[attr-defined]
-    values = [network(a.float().transpose(0, 1) * 2 - 1, b.float().transpose(0, 1) * 2 - 1).double().mean()
-              for a, b in zip(x, y, strict=True)]
+    values = [
+        network(a.float().transpose(0, 1) * 2 - 1, b.float().transpose(0, 1) * 2 - 1).double().mean()
+        for a, b in zip(x, y, strict=True)
+    ]
     return torch.stack(values)

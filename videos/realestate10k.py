@@ -29,6 +29,10 @@ class RealEstate10K(ClipDataset):
         """Frames of a file or folder."""
         return len(_frames(source)) if source.is_dir() else count_frames(source)
 
+    def bytes(self, source: Path) -> int:
+        """Size on disk; of a folder, that of its frames."""
+        return sum(path.stat().st_size for path in _frames(source)) if source.is_dir() else source.stat().st_size
+
     def read(self, source: Path, frames: np.ndarray) -> np.ndarray:
         """The given frames."""
         if not source.is_dir():
@@ -41,7 +45,8 @@ class RealEstate10K(ClipDataset):
 
 
 def _frames(folder: Path) -> list[Path]:
-    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    """Frame images by the number in their names: frame 10 comes after frame 2."""
+    files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
 
     def number(path: Path) -> tuple:
         digits = "".join(c for c in path.stem if c.isdigit())

@@ -1,4 +1,5 @@
-"""UCF101: 101 classes of human action. Class folders or a flat folder; official split lists are used when they are there."""
+"""UCF101: 101 classes of human action. Class folders or a flat folder; official split lists are used when they are
+there."""
 
 from __future__ import annotations
 
@@ -10,19 +11,22 @@ from videos.clip import ClipSpec
 from videos.codec import VIDEO_SUFFIXES
 from videos.folders import ClipDataset, files_below
 
-# The official index of classes (alphabetical), so that labels agree with everybody's even where only some classes are present.
-CLASSES = tuple(
-    """ApplyEyeMakeup ApplyLipstick Archery BabyCrawling BalanceBeam BandMarching BaseballPitch Basketball BasketballDunk BenchPress
-    Biking Billiards BlowDryHair BlowingCandles BodyWeightSquats Bowling BoxingPunchingBag BoxingSpeedBag BreastStroke BrushingTeeth
-    CleanAndJerk CliffDiving CricketBowling CricketShot CuttingInKitchen Diving Drumming Fencing FieldHockeyPenalty FloorGymnastics
-    FrisbeeCatch FrontCrawl GolfSwing Haircut Hammering HammerThrow HandstandPushups HandstandWalking HeadMassage HighJump HorseRace
-    HorseRiding HulaHoop IceDancing JavelinThrow JugglingBalls JumpingJack JumpRope Kayaking Knitting LongJump Lunges MilitaryParade
-    Mixing MoppingFloor Nunchucks ParallelBars PizzaTossing PlayingCello PlayingDaf PlayingDhol PlayingFlute PlayingGuitar PlayingPiano
-    PlayingSitar PlayingTabla PlayingViolin PoleVault PommelHorse PullUps Punch PushUps Rafting RockClimbingIndoor RopeClimbing Rowing
-    SalsaSpin ShavingBeard Shotput SkateBoarding Skiing Skijet SkyDiving SoccerJuggling SoccerPenalty StillRings SumoWrestling Surfing
-    Swing TableTennisShot TaiChi TennisSwing ThrowDiscus TrampolineJumping Typing UnevenBars VolleyballSpiking WalkingWithDog WallPushups
-    WritingOnBoard YoYo""".split()
-)
+# The official index of classes (alphabetical), so that labels agree with everybody's even where only some classes are
+# present.
+_NAMES = """
+    ApplyEyeMakeup ApplyLipstick Archery BabyCrawling BalanceBeam BandMarching BaseballPitch Basketball
+    BasketballDunk BenchPress Biking Billiards BlowDryHair BlowingCandles BodyWeightSquats Bowling BoxingPunchingBag
+    BoxingSpeedBag BreastStroke BrushingTeeth CleanAndJerk CliffDiving CricketBowling CricketShot CuttingInKitchen
+    Diving Drumming Fencing FieldHockeyPenalty FloorGymnastics FrisbeeCatch FrontCrawl GolfSwing Haircut Hammering
+    HammerThrow HandstandPushups HandstandWalking HeadMassage HighJump HorseRace HorseRiding HulaHoop IceDancing
+    JavelinThrow JugglingBalls JumpingJack JumpRope Kayaking Knitting LongJump Lunges MilitaryParade Mixing MoppingFloor
+    Nunchucks ParallelBars PizzaTossing PlayingCello PlayingDaf PlayingDhol PlayingFlute PlayingGuitar PlayingPiano
+    PlayingSitar PlayingTabla PlayingViolin PoleVault PommelHorse PullUps Punch PushUps Rafting RockClimbingIndoor
+    RopeClimbing Rowing SalsaSpin ShavingBeard Shotput SkateBoarding Skiing Skijet SkyDiving SoccerJuggling
+    SoccerPenalty StillRings SumoWrestling Surfing Swing TableTennisShot TaiChi TennisSwing ThrowDiscus
+    TrampolineJumping Typing UnevenBars VolleyballSpiking WalkingWithDog WallPushups WritingOnBoard YoYo
+"""
+CLASSES = tuple(_NAMES.split())
 _INDEX = {name.lower(): i for i, name in enumerate(CLASSES)}
 # Official file names spell two classes differently from their folders.
 _INDEX["handstandpushups"] = CLASSES.index("HandstandPushups")
@@ -34,8 +38,9 @@ TEST_GROUPS = range(1, 8)
 class UCF101(ClipDataset):
     """Items are labelled by the official class index.
 
-    The split comes from `trainlist01.txt` and `testlist01.txt` in the root, its `ucfTrainTestlist`, or beside the root in a folder whose
-    name begins with `ucf`; without lists from the group in the file name, which is how official split 1 was made.
+    The split comes from `trainlist01.txt` and `testlist01.txt` in the root, its `ucfTrainTestlist`, or beside the root
+    in a folder whose name begins with `ucf`; without lists from the group in the file name, which is how official split
+    1 was made.
     """
 
     name = "ucf101"
@@ -50,8 +55,10 @@ class UCF101(ClipDataset):
         files = files_below(self.root, VIDEO_SUFFIXES)
         unknown = [path for path in files if class_of(path) is None]
         if unknown:
-            raise InputError(f"{unknown[0]}: neither its folder nor its name is a UCF101 class (and {len(unknown) - 1} more); "
-                             "give the folder of UCF101 alone, or --data videos")
+            raise InputError(
+                f"{unknown[0]}: neither its folder nor its name is a UCF101 class (and {len(unknown) - 1} more); "
+                "give the folder of UCF101 alone, or --data videos"
+            )
         if self.split == "all":
             return files
         lists = find_split_lists(self.root)

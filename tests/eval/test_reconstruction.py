@@ -103,7 +103,7 @@ def test_blank_is_the_most_common_colour_of_the_first_frame():
 def test_the_command_measures_a_run_and_writes_its_facts(chain, judge, capsys):
     out = reconstruction(ReconstructionConfig(runs_dir=str(chain.runs), samples=12, **COMMON))
     facts, rows = read_results(out)
-    assert out == chain.tokenizer / "eval" / "reconstruction.json"
+    assert out == chain.tokenizer / "eval" / "reconstruction-moving_shapes-test-n12.json"
     assert facts["observed_frames"] == 9 and facts["data"] == "moving_shapes" and facts["split"] == "test"
     assert {"PSNR", "SSIM", "change explained", "error / repeat", "rFD-shapes"} <= {row.metric for row in rows}
     assert all(row.low <= row.value <= row.high for row in rows if row.value is not None)
@@ -117,6 +117,11 @@ def test_a_folder_that_names_no_data_set_asks_for_one(chain, judge, tmp_path):
     load(chain.tokenizer).save_pretrained(tmp_path / "vae")
     with pytest.raises(InputError, match="--data is needed"):
         reconstruction(ReconstructionConfig(runs_dir=str(tmp_path), tokenizer=str(tmp_path / "vae"), **COMMON))
+
+
+def test_an_unknown_tokenizer_is_named_and_not_its_data(tmp_path):
+    with pytest.raises(InputError, match="'nosuch' is neither a folder nor a known name"):
+        reconstruction(ReconstructionConfig(runs_dir=str(tmp_path), tokenizer="nosuch", **COMMON))
 
 
 def test_a_size_that_does_not_fit_names_the_nearest_one(chain, judge):

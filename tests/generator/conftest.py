@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import numpy as np
@@ -13,7 +12,7 @@ SHAPE = (6, 3, 2, 2)
 CLASSES = 4
 
 
-def write_latents(path, *, rows=40, shape=SHAPE, num_classes=CLASSES, has_logvar=True, label=None, kind="latents"):
+def write_file(path, *, rows=40, shape=SHAPE, num_classes=CLASSES, has_logvar=True, label=None, kind="latents"):
     """A whole latents file with channel means 1, 2, … and standard deviations near 2."""
     generator = np.random.default_rng(0)
     attributes = {
@@ -32,8 +31,14 @@ def write_latents(path, *, rows=40, shape=SHAPE, num_classes=CLASSES, has_logvar
 
 
 @pytest.fixture
+def write_latents():
+    """A function (path, **changes) -> path that writes a latents file."""
+    return write_file
+
+
+@pytest.fixture
 def latents_file(tmp_path):
-    return write_latents(tmp_path / "latents.h5")
+    return write_file(tmp_path / "latents.h5")
 
 
 @pytest.fixture
@@ -49,15 +54,11 @@ def tiny_demo(monkeypatch):
 @pytest.fixture
 def model():
     """A small generator with every weight away from zero, so that conditions and positions act."""
-    return make_model()
-
-
-def make_model(**changes):
     config = LatteConfig(
         channels=6, groups=3, height=2, width=3, num_classes=CLASSES, hidden_size=16, depth=4, num_heads=2
     )
     torch.manual_seed(0)
-    network = Latte(dataclasses.replace(config, **changes)).eval()
+    network = Latte(config).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -29,8 +29,8 @@ def test_the_path_goes_from_noise_to_data():
 
 
 def test_target_velocity_is_the_derivative_of_the_path():
-    data, noise, t = (torch.randn(3, 2, dtype=torch.float64) for _ in range(2)), None, torch.full((3,), 0.4).double()
-    data, noise = data
+    data, noise = torch.randn(2, 3, 2, dtype=torch.float64)
+    t = torch.full((3,), 0.4, dtype=torch.float64)
     slope = (interpolate(data, noise, t + 1e-3) - interpolate(data, noise, t - 1e-3)) / 2e-3
     torch.testing.assert_close(slope, target_velocity(data, noise))
 

@@ -27,8 +27,24 @@ def folder(tmp_path):
 
 
 def encode_with(folder, *words: str):
-    common = ["--tokenizer", str(folder / "vae"), "--data", "moving_shapes", "--size", "32", "--device", "cpu", "--dtype", "float32",
-              "--runs-dir", str(folder), "--out", str(folder / "out.h5"), "--batch-size", "4"]
+    common = [
+        "--tokenizer",
+        str(folder / "vae"),
+        "--data",
+        "moving_shapes",
+        "--size",
+        "32",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--runs-dir",
+        str(folder),
+        "--out",
+        str(folder / "out.h5"),
+        "--batch-size",
+        "4",
+    ]
     return encode(parse([*common, *words], EncodeConfig, None))
 
 
@@ -97,13 +113,26 @@ def clip_file(folder):
 
 
 def test_reconstruct_writes_original_and_reconstruction_side_by_side(folder, clip_file, capsys):
-    reconstruct(ReconstructConfig(tokenizer=str(folder / "vae"), video=str(clip_file), out=str(folder / "out.mp4"), size=32, device="cpu"))
+    reconstruct(
+        ReconstructConfig(
+            tokenizer=str(folder / "vae"), video=str(clip_file), out=str(folder / "out.mp4"), size=32, device="cpu"
+        )
+    )
     assert read_video(folder / "out.mp4").shape == (17, 32, 64, 3)
     assert "PSNR" in capsys.readouterr().out
 
 
 def test_predict_writes_observed_and_predicted_frames(folder, clip_file, capsys):
-    predict(PredictConfig(tokenizer=str(folder / "vae"), video=str(clip_file), out=str(folder / "out.mp4"), size=32, observed=9, device="cpu"))
+    predict(
+        PredictConfig(
+            tokenizer=str(folder / "vae"),
+            video=str(clip_file),
+            out=str(folder / "out.mp4"),
+            size=32,
+            observed=9,
+            device="cpu",
+        )
+    )
     assert read_video(folder / "out.mp4").shape == (17, 32, 64, 3)
     assert "9 frames observed, 8 predicted" in capsys.readouterr().out
 

@@ -47,7 +47,14 @@ def test_perceptual_loss_compares_frame_by_frame():
 def test_total_is_the_weighted_sum_of_the_terms():
     output, video = torch.randn(2, 3, 5, 4, 4), torch.randn(2, 3, 5, 4, 4)
     posterior = Posterior(torch.randn(2, 3, 2, 1, 1), torch.randn(2, 3, 2, 1, 1))
-    loss, terms = tokenizer_loss(output, video, posterior, kl_weight=0.5, temporal_weight=2.0, lpips_weight=3.0,
-                                 lpips_network=lambda a, b: torch.ones(len(a), 1, 1, 1))
+    loss, terms = tokenizer_loss(
+        output,
+        video,
+        posterior,
+        kl_weight=0.5,
+        temporal_weight=2.0,
+        lpips_weight=3.0,
+        lpips_network=lambda a, b: torch.ones(len(a), 1, 1, 1),
+    )
     expected = terms["mse"] + 2.0 * terms["temporal"] + 0.5 * terms["kl"] + 3.0
     assert float(loss) == pytest.approx(float(expected), rel=1e-6) and float(terms["lpips"]) == 1.0

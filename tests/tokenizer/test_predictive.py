@@ -9,7 +9,9 @@ from tokenizer.predictive import GaussianPadding, LearnablePadding, SuffixDrop, 
 
 @pytest.mark.parametrize(("ratio", "largest"), [(1.0, 4), (0.75, 3), (0.5, 2), (0.1, 0), (0.0, 0)])
 def test_dropped_groups_are_uniform_up_to_the_maximum_ratio(ratio, largest):
-    counts = torch.bincount(torch.tensor([SuffixDrop(ratio).num_dropped(5, 7, step) for step in range(4000)]), minlength=5)
+    counts = torch.bincount(
+        torch.tensor([SuffixDrop(ratio).num_dropped(5, 7, step) for step in range(4000)]), minlength=5
+    )
     assert counts[largest + 1 :].sum() == 0
     expected = 4000 / (largest + 1)
     # Five standard deviations of a binomial count.

@@ -1,4 +1,5 @@
-"""Training the tokenizer: stages, exact resume, frozen encoder, the kept checkpoint, refusals, and a short golden run."""
+"""Training the tokenizer: stages, exact resume, frozen encoder, the kept checkpoint, refusals, and a short golden
+run."""
 
 import dataclasses
 import json
@@ -24,8 +25,20 @@ def tiny_demo(monkeypatch):
 
 
 def config_for(tmp_path, *words: str) -> TrainConfig:
-    common = ["--runs-dir", str(tmp_path), "--device", "cpu", "--dtype", "float32", "--images-per-clip", "2",
-              "--validate-every", "100", "--warmup", "2"]
+    common = [
+        "--runs-dir",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--images-per-clip",
+        "2",
+        "--validate-every",
+        "100",
+        "--warmup",
+        "2",
+    ]
     batch = [] if "--batch-size" in words else ["--batch-size", "2"]
     return parse([*common, *batch, *words], TrainConfig, preset_defaults)
 
@@ -96,10 +109,14 @@ def test_the_video_stage_drops_groups_and_the_others_do_not(tmp_path):
 
 def test_stages_chain_through_init_from(tmp_path):
     first = train(config_for(tmp_path, "--stage", "images", "--steps", "3", "--name", "images"))
-    second = train(config_for(tmp_path, "--stage", "decoder", "--steps", "3", "--name", "decoder", "--init-from", str(first)))
+    second = train(
+        config_for(tmp_path, "--stage", "decoder", "--steps", "3", "--name", "decoder", "--init-from", str(first))
+    )
     assert load(first).encoder_hash == load(second).encoder_hash
     with pytest.raises(InputError, match="init-from"):
-        train(config_for(tmp_path, "--steps", "3", "--name", "other", "--padding", "gaussian", "--init-from", str(first)))
+        train(
+            config_for(tmp_path, "--steps", "3", "--name", "other", "--padding", "gaussian", "--init-from", str(first))
+        )
 
 
 def test_gaussian_padding_trains(tmp_path):
@@ -123,6 +140,20 @@ def test_a_loss_that_is_not_finite_skips_steps_then_stops_and_names_the_run(tmp_
 
 
 def test_training_learns(tmp_path):
-    run = train(config_for(tmp_path, "--stage", "images", "--steps", "60", "--name", "run", "--batch-size", "8", "--learning-rate", "3e-3"))
+    run = train(
+        config_for(
+            tmp_path,
+            "--stage",
+            "images",
+            "--steps",
+            "60",
+            "--name",
+            "run",
+            "--batch-size",
+            "8",
+            "--learning-rate",
+            "3e-3",
+        )
+    )
     losses = [line["mse"] for line in log_of(run)]
     assert sum(losses[-10:]) < 0.6 * sum(losses[:10])

@@ -17,7 +17,9 @@ def scene() -> torch.Tensor:
 def test_moving_pixels_are_where_frames_leave_the_last_observed_one():
     moving = moving_pixels(scene(), 3)
     assert moving.shape == (1, 1, 2, 8, 8)
-    assert moving[0, 0, 0].sum() == 4 and moving[0, 0, 1].sum() == 8  # one column leaves and one comes; then two and two
+    assert (
+        moving[0, 0, 0].sum() == 4 and moving[0, 0, 1].sum() == 8
+    )  # one column leaves and one comes; then two and two
 
 
 def test_a_perfect_prediction_has_no_error_and_repetition_scores_one():
