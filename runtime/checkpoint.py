@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Mapping
@@ -139,7 +140,7 @@ def load_checkpoint(
     if optimizer:
         try:
             loaded = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
-        except (OSError, RuntimeError, EOFError) as error:
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise InputError(
                 f"{path / 'optimizer.pt'}: damaged or absent; remove {path} to go on from the one before"
             ) from error

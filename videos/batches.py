@@ -59,8 +59,11 @@ class BatchLoader:
     """Endless batches from `start_step` on, decoded ahead by threads.
 
     Yields `(step, batch)`, where batch holds "video" uint8 `[b, 3, 1+T, H, W]`, "label" int64 `[b]` and "names", for
-    the global rows
-    `rows` of a batch of `batch_size`.
+    the global rows `rows` of a batch of `batch_size` (None: all of them). Content and order do not depend on `workers`
+    (0: decode in the calling thread) or on `prefetch`, the number of batches decoded ahead.
+
+    Raises:
+        InputError: If there is nothing to make a batch of.
     """
 
     def __init__(
@@ -76,7 +79,9 @@ class BatchLoader:
     ):
         self.dataset, self.batch_size, self.seed, self.start_step = dataset, batch_size, seed, start_step
         if len(dataset) == 0 or batch_size < 1:
-            raise InputError(f"batches of {batch_size} from {len(dataset)} clips cannot be made; both must be at least 1")
+            raise InputError(
+                f"batches of {batch_size} from {len(dataset)} clips cannot be made; both must be at least 1"
+            )
         self.rows = list(range(batch_size)) if rows is None else list(rows)
         self.workers, self.prefetch = workers, prefetch
 

@@ -22,13 +22,16 @@ class CheckConfig(CommonFlags):
 
 def check(config: CheckConfig) -> None:
     """Print counts by class, lengths, strides, and every file that is unreadable or too short."""
-    from videos import ClipSpec, open_dataset
+    from videos.clip import ClipSpec
+    from videos.datasets import FILE_DATASETS, open_dataset, open_files
     from videos.folders import ClipDataset
 
     frames = 1 if config.data == "images" else config.num_frames
     clip = ClipSpec(num_frames=frames, size=64, frame_stride=config.frame_stride)
-    with_problems = _open_tolerant(config, clip)
-    dataset = with_problems if with_problems is not None else open_dataset(config.data, config.root, config.split, clip)
+    if config.data in FILE_DATASETS and config.root is not None:
+        dataset = open_files(config.data, config.root, config.split, clip, strict=False)
+    else:  # synthetic, or refused for its name or for want of a root
+        dataset = open_dataset(config.data, config.root, config.split, clip)
     print(
         f"{config.data} (split {config.split}): {len(dataset)} usable items, {len(dataset.skipped)} skipped, "
         f"fingerprint {dataset.fingerprint()}"
@@ -43,21 +46,9 @@ def check(config: CheckConfig) -> None:
             if label >= 0:
                 print(f"  {dataset.class_names[label]} (label {label}): {count}")
     for path, reason in dataset.skipped:
-        print(f"  skipped {path}: {reason.removeprefix(path + ': ')}")
+        print(f"  skipped {path}: {reason}")
     if not len(dataset):
         raise InputError(f"{config.root}: no usable item of data set {config.data!r} (split {config.split!r})")
-
-
-def _open_tolerant(config: CheckConfig, clip):
-    """A file data set with its problems listed instead of refused; None for synthetic data."""
-    from videos.folders import ImageFolder, VideoFolder
-    from videos.realestate10k import RealEstate10K
-    from videos.ucf101 import UCF101
-
-    kinds = {"ucf101": UCF101, "realestate10k": RealEstate10K, "videos": VideoFolder, "images": ImageFolder}
-    if config.data not in kinds or config.root is None:
-        return None
-    return kinds[config.data](config.root, config.split, clip, strict=False)
 
 
 if __name__ == "__main__":

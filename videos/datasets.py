@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+
 from runtime.errors import InputError
 from videos.clip import ClipSpec
 
-DATASETS = ("moving_shapes", "moving_shapes_textured", "ucf101", "realestate10k", "videos", "images")
+FILE_DATASETS = ("ucf101", "realestate10k", "videos", "images")
+DATASETS = ("moving_shapes", "moving_shapes_textured", *FILE_DATASETS)
 
 
 def open_dataset(
@@ -17,7 +20,7 @@ def open_dataset(
         name: One of `DATASETS`.
         root: Its folder; not used by the synthetic ones.
         split: "all", "train" or "test".
-        clip: Which frames, at what size; default `ClipSpec()`.
+        clip: Which frames, at what size; default `ClipSpec()`, with one frame for "images".
         truth: Add "flow", "tracks" and "visible" to each item (moving_shapes only).
 
     Returns:
@@ -27,9 +30,7 @@ def open_dataset(
     Raises:
         InputError: On an unknown name or split, or a folder that does not hold the data set.
     """
-    import difflib
-
-    clip = clip or ClipSpec()
+    clip = clip or ClipSpec(num_frames=1 if name == "images" else ClipSpec.num_frames)
     if split not in ("all", "train", "test"):
         raise InputError(f"split {split!r} is not known; known: all, train, test")
     if name not in DATASETS:
@@ -45,14 +46,14 @@ def open_dataset(
         raise InputError(f"data set {name!r} has no ground truth of motion; moving_shapes has")
     if root is None:
         raise InputError(f"data set {name!r} needs --root, the folder that holds it")
-    if name == "ucf101":
-        from videos.ucf101 import UCF101
+    return open_files(name, root, split, clip)
 
-        return UCF101(root, split, clip)
-    if name == "realestate10k":
-        from videos.realestate10k import RealEstate10K
 
-        return RealEstate10K(root, split, clip)
+def open_files(name: str, root: str, split: str, clip: ClipSpec, *, strict: bool = True):
+    """Open a data set of files; unless `strict`, also one that is mostly unreadable, to see its `skipped`."""
     from videos.folders import ImageFolder, VideoFolder
+    from videos.realestate10k import RealEstate10K
+    from videos.ucf101 import UCF101
 
-    return (VideoFolder if name == "videos" else ImageFolder)(root, split, clip)
+    kinds = {"ucf101": UCF101, "realestate10k": RealEstate10K, "videos": VideoFolder, "images": ImageFolder}
+    return kinds[name](root, split, clip, strict=strict)

@@ -16,6 +16,10 @@ SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 def _check(x: Tensor, y: Tensor) -> None:
     if x.shape != y.shape or x.ndim != 5:
         raise InputError(f"videos to compare must both be [N, 3, T, H, W], got {list(x.shape)} and {list(y.shape)}")
+    if not (x.is_floating_point() and y.is_floating_point()):
+        raise InputError(
+            f"videos to compare must be floats in [0, 1], got {x.dtype} and {y.dtype}; divide uint8 by 255"
+        )
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 from runtime.errors import InputError
-from videos.clip import ClipSpec
 from videos.codec import VIDEO_SUFFIXES
 from videos.folders import ClipDataset, files_below
 
@@ -27,36 +26,35 @@ _NAMES = """
     TrampolineJumping Typing UnevenBars VolleyballSpiking WalkingWithDog WallPushups WritingOnBoard YoYo
 """
 CLASSES = tuple(_NAMES.split())
+# Lower case, since official file names say HandStandPushups where the class is HandstandPushups.
 _INDEX = {name.lower(): i for i, name in enumerate(CLASSES)}
-# Official file names spell two classes differently from their folders.
-_INDEX["handstandpushups"] = CLASSES.index("HandstandPushups")
 _FILE = re.compile(r"v_(?P<name>[A-Za-z]+)_g(?P<group>\d+)_c\d+")
 # Official split 1 keeps the groups 1 to 7 of every class for testing.
 TEST_GROUPS = range(1, 8)
+# How the archive of the lists unpacks, and what people call the folder.
+LIST_FOLDERS = ("ucfTrainTestlist", "ucf101_splits", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist")
 
 
 class UCF101(ClipDataset):
     """Items are labelled by the official class index.
 
-    The split comes from `trainlist01.txt` and `testlist01.txt` in the root, its `ucfTrainTestlist`, or beside the root
-    in a folder whose name begins with `ucf`; without lists from the group in the file name, which is how official split
-    1 was made.
+    The split comes from the official `trainlist01.txt` and `testlist01.txt` (see `find_split_lists`); without them from
+    the group in the file name, which is how official split 1 was made. A file without an official name is labelled by
+    its folder and belongs to the split "all" only: nothing says whether it was cut from a training or a test video.
     """
 
     name = "ucf101"
     num_classes = len(CLASSES)
     class_names = CLASSES
 
-    def __init__(self, root: str | Path, split: str, clip: ClipSpec, *, strict: bool = True):
-        super().__init__(root, split, clip, strict=strict)
-
     def list_sources(self) -> list[Path]:
         """Videos of the split, sorted by path."""
         files = files_below(self.root, VIDEO_SUFFIXES)
         unknown = [path for path in files if class_of(path) is None]
         if unknown:
+            more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
             raise InputError(
-                f"{unknown[0]}: neither its folder nor its name is a UCF101 class (and {len(unknown) - 1} more); "
+                f"{unknown[0]}: neither its name nor its folder is a UCF101 class{more}; "
                 "give the folder of UCF101 alone, or --data videos"
             )
         if self.split == "all":
@@ -64,9 +62,9 @@ class UCF101(ClipDataset):
         lists = find_split_lists(self.root)
         if lists is not None:
             chosen = read_split_list(lists / f"{self.split}list01.txt")
-            return [path for path in files if path.stem in chosen]
-        test = self.split == "test"
-        return [path for path in files if (group_of(path) in TEST_GROUPS) == test]
+            return [path for path in files if path.stem.lower() in chosen]
+        groups = {path: group_of(path) for path in files}
+        return [p for p in files if groups[p] is not None and (groups[p] in TEST_GROUPS) == (self.split == "test")]
 
     def label(self, source: Path) -> int:
         """Official class index, from 0."""
@@ -74,31 +72,31 @@ class UCF101(ClipDataset):
 
 
 def class_of(path: Path) -> int | None:
-    """Class index from the folder, else from the file name; None when neither is a class."""
-    folder = _INDEX.get(path.parent.name.lower())
+    """Class index from the official file name, else from the folder; None when neither is a class."""
     match = _FILE.match(path.stem)
-    return folder if folder is not None or match is None else _INDEX.get(match["name"].lower())
+    label = _INDEX.get(match["name"].lower()) if match else None
+    return _INDEX.get(path.parent.name.lower()) if label is None else label
 
 
 def group_of(path: Path) -> int | None:
-    """The group number in an official file name; None for other names (which belong to the training part)."""
+    """The group number in an official file name, the same for clips of one source video; None for other names."""
     match = _FILE.match(path.stem)
     return int(match["group"]) if match else None
 
 
 def find_split_lists(root: Path) -> Path | None:
-    """The folder that holds the official lists, if there is one."""
-    beside = sorted(p for p in root.parent.glob("ucf*") if p.is_dir()) if root.parent.is_dir() else []
-    for folder in (root, root / "ucfTrainTestlist", *beside):
-        if all((folder / f"{split}list01.txt").is_file() for split in ("train", "test")):
-            return folder
+    """The folder that holds the official lists: the root, the folder around it, or one of the usual names in either."""
+    for place in (root, root.absolute().parent):
+        for folder in (place, *(place / name for name in LIST_FOLDERS)):
+            if all((folder / f"{split}list01.txt").is_file() for split in ("train", "test")):
+                return folder
     return None
 
 
 def read_split_list(path: Path) -> set[str]:
-    """Stems of the files in an official list (so that re-encoded copies with another suffix are found too)."""
+    """Stems of the files in an official list, lower case; without suffix, so that re-encoded copies are found too."""
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable split list ({error})") from error
-    return {Path(line.split()[0]).stem for line in lines if line.strip()}
+    return {Path(line.split()[0]).stem.lower() for line in lines if line.strip()}

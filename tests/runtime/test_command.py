@@ -1,0 +1,148 @@
+"""The command line: names, types, bounds, presets, help, exit codes."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from runtime.command import CommonFlags, flag, parse, run_command
+from runtime.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(CommonFlags):
+    """Flags of a test command."""
+
+    file: str = flag("", "a file", positional=True)
+    steps: int = flag(10, "how many", low=1)
+    learning_rate: float = flag(1e-4, "the rate", low=0.0, high=1.0)
+    word: str | None = flag(None, "any text")
+    size: int | None = flag(None, "pixels")
+    sizes: tuple[int, ...] = flag((1,), "several", low=1)
+    stage: str = flag("all", "which", choices=("all", "images", "video"))
+    flip: bool = flag(False, "mirror")
+    keep: bool = flag(True, "keep")
+
+
+def config(*words: str) -> Config:
+    return parse(list(words), Config, None)
+
+
+def test_values_are_converted_by_the_fields_types():
+    found = config("--steps", "1e3", "--learning-rate=2e-3", "--word", "123", "--sizes", "4,5", "--flip", "--no-keep")
+    assert (found.steps, found.learning_rate, found.word, found.sizes) == (1000, 2e-3, "123", (4, 5))
+    assert found.flip is True and found.keep is False and isinstance(found.steps, int)
+
+
+@pytest.mark.parametrize("name", ["--learning-rate", "--learning_rate"])
+def test_dashes_and_underscores_are_the_same(name):
+    assert config(name, "0.5").learning_rate == 0.5
+
+
+def test_text_that_looks_like_something_else_stays_text():
+    for text in ("123", "1e3", "True", "[1,2]", "{'a': 1}", "None,", "a b", "it's", "-1", "--"[:1] + "x"):
+        assert config(f"--word={text}").word == text
+
+
+def test_none_clears_an_optional_flag_and_booleans_take_words():
+    assert config("--size", "none").size is None
+    assert config("--flip=false").flip is False and config("--flip=yes").flip is True
+
+
+def test_a_positional_field_takes_a_bare_word():
+    assert config("latents.h5", "--steps", "3").file == "latents.h5"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--stpes", "3"], "unknown flag --stpes; did you mean --steps"),
+        (["--zzz", "3"], "unknown flag --zzz; --help lists"),
+        (["--steps", "many"], "--steps 'many': expected a whole number"),
+        (["--steps", "1.5"], "--steps '1.5': expected a whole number"),
+        (["--steps"], "--steps needs a value"),
+        (["--steps", "0"], "--steps 0 is too small: the least is 1"),
+        (["--learning-rate", "nan"], "expected a number"),
+        (["--learning-rate", "inf"], "expected a number"),
+        (["--learning-rate", "2"], "too large: the most is 1"),
+        (["--stage", "vidoe"], "not one of all, images, video; did you mean video"),
+        (["--sizes", "4,x"], "--sizes 'x': expected a whole number"),
+        (["--flip", "maybe"], "--flip 'maybe': expected true or false"),
+        (["--steps", "3", "--steps", "4"], "--steps is given twice"),
+        (["a.h5", "b.h5"], "stray word 'b.h5'"),
+        (["--", "x"], "is no flag"),
+        (["--dtype", "float64"], "not one of auto, float32, bfloat16"),
+    ],
+)
+def test_a_mistake_is_named_with_flag_and_value(words, message):
+    with pytest.raises(InputError, match=message.replace("(", r"\(")):
+        config(*words)
+
+
+def test_presets_lie_between_the_class_and_the_flags():
+    def presets(given):
+        return {"steps": 77, "word": "preset"}
+
+    found = parse(["--word", "given"], Config, presets)
+    assert (found.steps, found.word, found.learning_rate) == (77, "given", 1e-4)
+
+
+def test_a_value_error_of_the_dataclass_is_the_users():
+    @dataclass(frozen=True, kw_only=True)
+    class Checked(Config):
+        """Checked."""
+
+        def __post_init__(self):
+            raise ValueError("impossible combination")
+
+    with pytest.raises(InputError, match="impossible combination"):
+        parse([], Checked, None)
+
+
+def run(argv, job=lambda config: None, capsys=None):
+    with pytest.raises(SystemExit) as end:
+        run_command(job, Config, argv=argv, example="python -m x")
+    return end.value.code, capsys.readouterr() if capsys else None
+
+
+def test_errors_are_one_line_on_stderr_and_exit_2_before_any_work(capsys):
+    ran = []
+    code, output = run(["--stpes", "1"], ran.append, capsys)
+    assert code == 2 and ran == [] and output.out == ""
+    assert output.err.startswith("error: ") and output.err.count("\n") == 1
+
+
+def test_an_input_error_of_the_job_exits_2_and_a_bug_keeps_its_traceback(capsys):
+    def refuse(config):
+        raise InputError("two\nlines")
+
+    assert run([], refuse, capsys) == (2, ("", "error: two lines\n"))
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda config: 1 / 0, Config, argv=[])
+
+
+def test_ctrl_c_exits_130(capsys):
+    def interrupt(config):
+        raise KeyboardInterrupt
+
+    assert run([], interrupt, capsys)[0] == 130
+
+
+def test_dry_run_prints_the_flags_and_does_nothing(capsys):
+    ran = []
+    code, output = run(["--dry-run", "--steps", "5"], ran.append, capsys)
+    assert code == 0 and ran == [] and json.loads(output.out)["steps"] == 5
+
+
+def test_help_shows_every_flag_with_default_and_meaning(capsys):
+    code, output = run(["--help"], capsys=capsys)
+    assert code == 0 and "python -m x" in output.out
+    for text in ("--learning-rate NUMBER", "the rate", "default: 0.0001", "--stage all|images|video", "--runs-dir", "FILE"):
+        assert text in output.out
+
+
+def test_the_command_module_loads_no_torch():
+    code = "import sys, runtime.command, runtime.run, runtime.log; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,52 @@
+"""Published weight files: order of the search, and nothing is taken unchecked."""
+
+import hashlib
+
+import pytest
+
+from runtime import published_weights
+from runtime.errors import InputError
+from runtime.published_weights import PublishedFile, find_weights
+
+CONTENT = b"weights"
+
+
+@pytest.fixture(autouse=True)
+def one_file(monkeypatch, tmp_path):
+    entry = PublishedFile("net.pt", len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), "https://example.org/net.pt")
+    monkeypatch.setattr(published_weights, "PUBLISHED", {"net": entry})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PVVAE_WEIGHTS", str(tmp_path / "shelf"))
+    (tmp_path / "cache" / "pvvae").mkdir(parents=True)
+    (tmp_path / "shelf").mkdir()
+
+
+def test_an_absent_file_is_named_with_size_hash_address_and_place(tmp_path):
+    with pytest.raises(InputError) as error:
+        find_weights("net")
+    for part in ("net.pt", "7 bytes", hashlib.sha256(CONTENT).hexdigest(), "https://example.org/net.pt", "PVVAE_WEIGHTS"):
+        assert part in str(error.value)
+
+
+def test_path_then_shelf_then_cache(tmp_path):
+    cached = tmp_path / "cache" / "pvvae" / "net.pt"
+    cached.write_bytes(CONTENT)
+    assert find_weights("net") == cached
+    shelved = tmp_path / "shelf" / "net.pt"
+    shelved.write_bytes(CONTENT)
+    assert find_weights("net") == shelved
+    given = tmp_path / "given.pt"
+    given.write_bytes(CONTENT)
+    assert find_weights("net", given) == given
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"weight", "6 bytes"), (b"WEIGHTS", "sha256")])
+def test_a_wrong_file_is_refused(tmp_path, content, message):
+    (tmp_path / "shelf" / "net.pt").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        find_weights("net")
+
+
+def test_a_given_path_must_exist(tmp_path):
+    with pytest.raises(InputError, match="no such weight file"):
+        find_weights("net", tmp_path / "nowhere.pt")

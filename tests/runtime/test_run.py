@@ -1,0 +1,98 @@
+"""Run directories: resume, identity, lock, newest, JSON files."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from runtime.errors import InputError
+from runtime.run import Run, default_name, newest_run, read_json, read_run, timed_part, write_json
+
+
+@dataclass(frozen=True)
+class Config:
+    runs_dir: str
+    steps: int = 10
+
+
+def open_run(folder, name="run", kind="tokenizer", **identity) -> Run:
+    return Run.open(Config(str(folder)), kind=kind, name=name, identity={"steps": 10, **identity})
+
+
+def test_a_run_records_its_sessions_and_resumes(tmp_path):
+    for _ in range(2):
+        with open_run(tmp_path) as run:
+            assert run.dir == tmp_path / "run"
+    manifest = read_run(run.dir).manifest
+    assert [session["status"] for session in manifest["sessions"]] == ["done", "done"]
+    assert {"git_commit", "versions", "machine", "command", "started"} <= set(manifest)
+    assert read_run(run.dir).config == {"runs_dir": str(tmp_path), "steps": 10}
+
+
+def test_a_failed_session_says_so(tmp_path):
+    with pytest.raises(ZeroDivisionError), open_run(tmp_path):
+        raise ZeroDivisionError
+    assert read_run(tmp_path / "run").manifest["sessions"][0]["status"] == "failed"
+
+
+def test_another_identity_is_refused_with_every_difference(tmp_path):
+    with open_run(tmp_path, rate=1, seed=0):
+        pass
+    with pytest.raises(InputError, match="rate: was 1, now 2; seed: was 0, now 5"):
+        open_run(tmp_path, rate=2, seed=5)
+
+
+def test_a_second_live_launch_is_refused(tmp_path):
+    with open_run(tmp_path), pytest.raises(InputError, match="being written by another process"):
+        open_run(tmp_path)
+    with open_run(tmp_path):
+        pass
+
+
+def test_a_run_of_another_kind_and_a_bad_name_are_refused(tmp_path):
+    with open_run(tmp_path):
+        pass
+    with pytest.raises(InputError, match="is a tokenizer run, not a generator run"):
+        open_run(tmp_path, kind="generator")
+    for name in ("a/b", "..", "", ".hidden"):
+        with pytest.raises(InputError, match="folder name"):
+            open_run(tmp_path, name=name)
+
+
+def test_newest_is_the_latest_start_of_a_kind(tmp_path):
+    with pytest.raises(InputError, match="no generator run"):
+        newest_run(tmp_path, "generator")
+    for name, kind in (("b", "tokenizer"), ("a", "tokenizer"), ("z", "generator")):
+        with open_run(tmp_path, name=name, kind=kind):
+            pass
+    assert newest_run(tmp_path, "tokenizer").name == "a"
+
+
+def test_names_depend_on_the_flags_that_change_results():
+    assert default_name("demo", "ucf101.h5", {"a": 1}).startswith("demo-ucf101-")
+    assert default_name("demo", "x", {"a": 1}) != default_name("demo", "x", {"a": 2})
+    assert default_name("demo", "x", {"a": 1, "b": 2}) == default_name("demo", "x", {"b": 2, "a": 1})
+
+
+def test_json_files_are_replaced_whole_and_bad_ones_are_named(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    write_json(path, {"a": 2})
+    assert read_json(path) == {"a": 2} and [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    path.write_text("{")
+    with pytest.raises(InputError, match="not readable as JSON"):
+        read_json(path)
+    path.write_text("[1]")
+    with pytest.raises(InputError, match="expected a JSON object"):
+        read_json(path)
+    with pytest.raises(InputError, match="no such file"):
+        read_json(tmp_path / "b.json")
+
+
+def test_timed_parts_add_a_line_when_they_end_well(tmp_path):
+    with timed_part(tmp_path, "encode"):
+        pass
+    with pytest.raises(ZeroDivisionError), timed_part(tmp_path, "broken"):
+        raise ZeroDivisionError
+    lines = [json.loads(line) for line in (tmp_path / "parts.jsonl").read_text().splitlines()]
+    assert [line["part"] for line in lines] == ["encode"] and lines[0]["seconds"] >= 0

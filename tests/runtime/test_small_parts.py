@@ -1,0 +1,117 @@
+"""EMA, schedules, seeds, processes, logging: small functions, each with its law."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from runtime.ema import EMA, decay_at
+from runtime.errors import InputError
+from runtime.log import MetricsLog, Progress
+from runtime.processes import World, resolve_device, resolve_dtype, start_processes
+from runtime.schedule import is_due, learning_rate
+from runtime.seeds import key, normal_rows, torch_generator, uniform_rows
+
+
+def test_ema_of_constant_weights_is_those_weights_whatever_it_started_from():
+    model = torch.nn.Linear(2, 2)
+    ema = EMA(model, 0.9999)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    for step in range(1, 200):
+        ema.update(step)
+    assert torch.allclose(ema.state_dict()["weight"], torch.full((2, 2), 3.0), atol=1e-4)
+
+
+def test_ema_decay_warms_up_to_its_limit():
+    assert decay_at(0, 0.9999) == pytest.approx(0.1)
+    assert decay_at(10**7, 0.9999) == 0.9999
+    assert all(decay_at(step, 0.999) <= decay_at(step + 1, 0.999) for step in range(5000))
+
+
+def test_ema_follows_its_recursion_and_is_applied_and_taken_back():
+    model = torch.nn.Linear(1, 1, bias=False)
+    ema, expected = EMA(model, 0.5), float(model.weight.detach())
+    for step in range(1, 6):
+        with torch.no_grad():
+            model.weight.fill_(float(step))
+        decay = decay_at(step, 0.5)
+        expected = decay * expected + (1 - decay) * step
+        ema.update(step)
+    with ema.applied(model):
+        assert float(model.weight.detach()) == pytest.approx(expected, rel=1e-6)
+    assert float(model.weight.detach()) == 5.0
+    other = EMA(torch.nn.Linear(1, 1, bias=False), 0.5)
+    other.load_state_dict(ema.state_dict())
+    assert torch.equal(other.state_dict()["weight"], ema.state_dict()["weight"])
+
+
+def test_the_cosine_schedule_rises_linearly_and_ends_at_its_ratio():
+    rates = [learning_rate(s, base=1.0, total=100, warmup=10, kind="cosine", final_ratio=0.1) for s in range(101)]
+    assert rates[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
+    assert rates[10] == 1.0 and rates[100] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert learning_rate(5000, base=0.3, total=10) == 0.3
+
+
+def test_what_is_due_follows_from_the_step_alone():
+    assert [s for s in range(11) if is_due(s, 4, 10)] == [4, 8, 10]
+
+
+def test_rows_of_noise_do_not_depend_on_who_draws_them():
+    whole = normal_rows(1, "noise", 5, range(8), (3, 2))
+    parts = torch.cat([normal_rows(1, "noise", 5, rows, (3, 2)) for rows in (range(3), range(3, 8))])
+    assert torch.equal(whole, parts) and whole.dtype == torch.float32
+    assert not torch.equal(whole, normal_rows(1, "noise", 6, range(8), (3, 2)))
+    assert not torch.equal(whole, normal_rows(1, "time", 5, range(8), (3, 2)))
+    assert torch.equal(uniform_rows(1, "t", 0, range(4))[2:], uniform_rows(1, "t", 0, [2, 3]))
+
+
+def test_drawn_rows_follow_their_laws():
+    normal = normal_rows(0, "law", 0, range(1000), (50,))
+    assert abs(float(normal.mean())) < 0.02 and abs(float(normal.std()) - 1) < 0.02  # > 4 standard errors of 50,000
+    uniform = uniform_rows(0, "law", 0, range(20_000))
+    assert 0 <= float(uniform.min()) and float(uniform.max()) < 1 and abs(float(uniform.mean()) - 0.5) < 0.01
+
+
+def test_keys_are_stable_and_tell_their_parts_apart():
+    assert key(0, "a", 1) == key(0, "a", 1) and len({key(0, "a", 11), key(0, "a1", 1), key(0, "a", 1, 1), key(1, "a", 1)}) == 4
+    assert torch_generator(0, "x").initial_seed() == key(0, "x")
+
+
+def test_processes_share_the_rows_of_a_batch():
+    shares = [list(World(rank, 4, torch.device("cpu")).rows(8)) for rank in range(4)]
+    assert sum(shares, []) == list(range(8))
+    with pytest.raises(InputError, match="does not divide over 4 processes"):
+        World(0, 4, torch.device("cpu")).rows(6)
+    assert start_processes("cpu") == World(0, 1, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "cpu:x"])
+def test_devices_that_are_not_there_are_refused(device):
+    with pytest.raises(InputError, match="--device"):
+        resolve_device(device)
+    assert resolve_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+
+
+def test_the_log_is_cut_back_to_the_checkpoint_on_resume(tmp_path):
+    log = MetricsLog(tmp_path)
+    for step in range(1, 6):
+        log.write(step, {"loss": 1.0 / step if step != 2 else math.nan})
+    log.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "lo')  # a kill in the middle of a line
+    MetricsLog(tmp_path, resume_step=3).close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3] and lines[1]["loss"] is None
+
+
+def test_progress_prints_step_values_waiting_and_time_left(capsys):
+    progress = Progress(10, label="job")
+    with progress.wait():
+        pass
+    progress.update(10, {"loss": 0.5, "stage": "video"})
+    progress.close()
+    line = capsys.readouterr().err
+    assert "job 10/10" in line and "loss 0.5 stage video" in line and "data wait" in line and "left 0:00:00" in line

@@ -1,0 +1,174 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from runtime.errors import InputError
+from videos import read_video, write_video
+from videos.codec import count_frames, frame_rate
+
+
+def read_with_av(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def write_fragmented(path: Path, num_frames: int = 12) -> None:
+    """A streaming mp4, whose header states no frame count: decord refuses such files."""
+    with av.open(str(path), "w", options={"movflags": "frag_keyframe+empty_moov"}) as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for value in range(num_frames):
+            picture = np.full((48, 64, 3), 3 * value, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv", ".mov", ".m4v"])
+def test_a_written_video_reads_back_frame_by_frame(make_video, which_frames, suffix):
+    path = make_video("clip" + suffix, num_frames=30)
+    assert count_frames(path) == 30
+    video = read_video(path)
+    assert video.shape == (30, 48, 64, 3) and video.dtype == np.uint8
+    assert which_frames(video) == list(range(30))
+
+
+@pytest.mark.parametrize("frames", [[5], [0, 1, 2], [29, 28], [3, 10, 17, 24], [7, 7]])
+def test_the_asked_frames_come_in_the_asked_order(make_video, which_frames, frames):
+    assert which_frames(read_video(make_video("clip.mp4", num_frames=30), frames)) == frames
+
+
+def test_colours_survive_writing(tmp_path):
+    colours = np.array([[200, 30, 40], [20, 180, 60], [40, 60, 210], [230, 230, 20]], np.uint8)
+    video = np.broadcast_to(colours[:, None, None], (4, 32, 32, 3))
+    write_video(tmp_path / "colours.mp4", video, 8)
+    # 4:2:0 and limited range cost a few of 255 levels on flat colour; a swapped channel or matrix costs far more.
+    assert np.abs(read_video(tmp_path / "colours.mp4").astype(int) - video).max() <= 6
+
+
+def test_an_odd_picture_loses_no_pixel(tmp_path):
+    video = np.full((3, 33, 47, 3), 90, np.uint8)
+    write_video(tmp_path / "odd.mp4", video, 8)
+    back = read_video(tmp_path / "odd.mp4")
+    assert back.shape == (3, 34, 48, 3) and np.abs(back.astype(int) - 90).max() <= 3
+
+
+@pytest.mark.parametrize("fps", [8, 25, 29.97, 0.5])
+def test_the_frame_rate_is_kept(tmp_path, fps):
+    write_video(tmp_path / "rate.mp4", np.zeros((4, 16, 16, 3), np.uint8), fps)
+    assert frame_rate(tmp_path / "rate.mp4") == pytest.approx(fps, rel=1e-4)  # stored in whole time-base ticks
+
+
+def test_a_file_that_decord_refuses_is_read_with_av(tmp_path, which_frames):
+    decord = pytest.importorskip("decord")
+    path = tmp_path / "fragmented.mp4"
+    write_fragmented(path)
+    with pytest.raises(decord.DECORDError):
+        decord.VideoReader(str(path))
+    assert count_frames(path) == 12 and frame_rate(path) == 25
+    assert which_frames(read_video(path)) == list(range(12))
+    assert which_frames(read_video(path, [9, 4])) == [9, 4]
+
+
+def damaged(folder: Path, kind: str, whole: bytes) -> Path:
+    content = {
+        "text.avi": b"this is no video\n" * 50,
+        "zero.avi": b"",
+        "truncated.avi": whole[: len(whole) // 2],
+        "header.avi": whole[:300],
+        "picture.mp4": b"\x89PNG\r\n\x1a\n" + bytes(400),
+    }[kind]
+    path = folder / kind
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind, reason",
+    [
+        ("text.avi", "not a readable video"),
+        ("zero.avi", "empty"),
+        ("truncated.avi", "truncated, it promises 40 frames"),
+        ("header.avi", "video"),
+        ("picture.mp4", "video"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_line_that_names_it(make_video, tmp_path, kind, reason):
+    path = damaged(tmp_path, kind, make_video("whole.avi", num_frames=40).read_bytes())
+    for read in (count_frames, read_video):
+        with pytest.raises(InputError, match=reason) as refused:
+            read(path)
+        assert str(path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_damaged_file_prints_nothing_of_its_own(make_video, tmp_path):
+    whole = make_video("whole.avi", num_frames=40).read_bytes()
+    paths = [damaged(tmp_path, kind, whole) for kind in ("text.avi", "zero.avi", "truncated.avi", "header.avi")]
+    code = (
+        "import sys\nfrom videos import read_video\n"
+        "for path in sys.argv[1:]:\n try: read_video(path)\n except ValueError: pass"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, paths)], cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_sound_file_is_no_video(tmp_path):
+    import wave
+
+    with wave.open(str(tmp_path / "sound.mp4"), "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(bytes(16000))
+    with pytest.raises(InputError, match="no picture stream"):
+        count_frames(tmp_path / "sound.mp4")
+
+
+@pytest.mark.parametrize("frames", [[20], [-1], [0, 99], []])
+def test_frames_that_are_not_there_are_refused(make_video, frames):
+    with pytest.raises(InputError, match="it has 0…19"):
+        read_video(make_video("clip.mp4"), frames)
+
+
+@pytest.mark.parametrize(
+    "name, video, fps",
+    [
+        ("a.mp4", np.zeros((2, 16, 16, 3), np.float32), 8),
+        ("a.mp4", np.zeros((0, 16, 16, 3), np.uint8), 8),
+        ("a.mp4", np.zeros((16, 16, 3), np.uint8), 8),
+        ("a.mp4", np.zeros((2, 16, 16, 3), np.uint8), 0),
+        ("a.mp4", np.zeros((2, 16, 16, 3), np.uint8), float("inf")),
+        ("a.gif", np.zeros((2, 16, 16, 3), np.uint8), 8),
+        ("nowhere/a.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8),
+    ],
+)
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, name, video, fps):
+    with pytest.raises(InputError):
+        write_video(tmp_path / name, video, fps)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(make_video, monkeypatch):
+    path = make_video("clip.mp4")
+    before = path.read_bytes()
+    monkeypatch.setattr("videos.codec._encode", lambda partial, *rest: (partial.write_bytes(b"half"), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        write_video(path, np.zeros((2, 16, 16, 3), np.uint8), 8)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("pattern", ["ucf101/*/*.avi", "ucf101_mp4/*/*.mp4", "realestate10k/clips/*.mp4", "kinetics/*"])
+def test_frames_from_the_middle_are_those_of_decoding_from_the_start(real_data, pattern):
+    files = sorted(real_data.glob(pattern))
+    if not files:
+        pytest.skip(f"no {pattern} in the folder of real clips")
+    for path in files[:: max(1, len(files) // 4)]:
+        every = read_with_av(path)
+        assert count_frames(path) == len(every)
+        frames = range(len(every) // 3, min(len(every), len(every) // 3 + 17))
+        assert (read_video(path, frames) == every[frames.start : frames.stop]).all()
