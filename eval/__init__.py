@@ -1,4 +1,5 @@
-"""Is this tokenizer a good space to generate in? Set metrics, reconstruction, prediction, convergence, and the report page."""
+"""Is this tokenizer a good space to generate in? Set metrics, reconstruction, prediction, convergence, and the report
+page."""
 
 import importlib
 

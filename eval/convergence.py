@@ -22,12 +22,15 @@ class ConvergenceConfig(CommonFlags):
     samples: int = flag(512, "generated clips at each checkpoint, and as many real ones", low=2)
     steps: int = flag(100, "Euler steps of the sampler", low=1)
     root: str | None = flag(None, "folder of the real clips; default: where the latents were encoded from")
-    features: str = flag("auto", "auto: shapes for moving_shapes, i3d for everything else", choices=("auto", "shapes", "i3d"))
+    features: str = flag(
+        "auto", "auto: shapes for moving_shapes, i3d for everything else", choices=("auto", "shapes", "i3d")
+    )
     batch_size: int = flag(64, "samples in one forward pass", low=1)
 
 
 def step_reaching(steps: Sequence[int], values: Sequence[float], target: float) -> float | None:
-    """The first step at which a falling curve reaches `target`, interpolating log(value) linearly in the step; None if it never does."""
+    """The first step at which a falling curve reaches `target`, interpolating log(value) linearly in the step; None if
+    it never does."""
     if len(steps) != len(values) or len(steps) < 1 or min(values) <= 0 or target <= 0:
         raise InputError("a convergence curve needs as many positive values as steps, and a positive target")
     for i, (step, value) in enumerate(zip(steps, values, strict=True)):
@@ -40,7 +43,8 @@ def step_reaching(steps: Sequence[int], values: Sequence[float], target: float) 
 
 
 def percent_faster(steps: Sequence[int], values: Sequence[float], other_final: float, total: int) -> float | None:
-    """"x % faster": 100 * (1 - S / total), S the step at which this curve reaches the other's final value; None if it never does."""
+    """ "x % faster": 100 * (1 - S / total), S the step at which this curve reaches the other's final value; None if it
+    never does."""
     reached = step_reaching(steps, values, other_final)
     return None if reached is None else 100.0 * (1.0 - reached / total)
 
@@ -59,7 +63,14 @@ def convergence(config: ConvergenceConfig) -> list[Path]:
     written, curves = [], {}
     for run in config.runs or (str(newest_run(config.runs_dir, "generator")),):
         began = time.monotonic()
-        judge = Judge(run, features=config.features, root=config.root, samples=config.samples, seed=config.seed, device=config.device)
+        judge = Judge(
+            run,
+            features=config.features,
+            root=config.root,
+            samples=config.samples,
+            seed=config.seed,
+            device=config.device,
+        )
         kept = [step for step, path in list_checkpoints(judge.dir) if read_json(path / "state.json").get("keep")]
         if not kept:
             raise InputError(f"{run} has no kept checkpoints to draw a curve of")
@@ -74,16 +85,32 @@ def convergence(config: ConvergenceConfig) -> list[Path]:
                 rows += at_step
                 curve.append({"step": step, **{key: getattr(at_step[0], key) for key in ("value", "low", "high")}})
             floor = distance_rows(judge.real(folder, "real"), reference, "real", judge.network)
-            untrained = distance_rows(judge.generated(folder, config, untrained=True), reference, "untrained", judge.network)
+            untrained = distance_rows(
+                judge.generated(folder, config, untrained=True), reference, "untrained", judge.network
+            )
             rows += floor + untrained
         metric = FRECHET_NAMES[judge.network.name]
         curves[run] = curve
         out = folder / f"convergence-{judge.network.name}-n{config.samples}.json"
-        write_results(out, kind="convergence", rows=rows, run=str(run), metric=metric, curve=curve, floor=floor[0].value,
-                      untrained=untrained[0].value, samples=config.samples, steps=config.steps, seed=config.seed,
-                      data=judge.facts["data"], features=f"{judge.network.name}@{judge.network.version_hash}",
-                      differences=differences(judge.network.name, config.samples, len(reference.features), config.steps, judge.facts),
-                      seconds=round(time.monotonic() - began, 1))
+        write_results(
+            out,
+            kind="convergence",
+            rows=rows,
+            run=str(run),
+            metric=metric,
+            curve=curve,
+            floor=floor[0].value,
+            untrained=untrained[0].value,
+            samples=config.samples,
+            steps=config.steps,
+            seed=config.seed,
+            data=judge.facts["data"],
+            features=f"{judge.network.name}@{judge.network.version_hash}",
+            differences=differences(
+                judge.network.name, config.samples, len(reference.features), config.steps, judge.facts
+            ),
+            seconds=round(time.monotonic() - began, 1),
+        )
         print(table([replace(row) for row in rows if row.metric == metric]))
         print(f"eval.convergence: wrote {out}")
         written.append(out)

@@ -36,12 +36,16 @@ def fitting_tokenizer(facts: dict, source: object, tokenizer: str | None = None,
     vae = load(name, device=resolve_device(device))
     wanted = facts.get("encoder_hash")
     if wanted and vae.encoder_hash != wanted:
-        raise InputError(f"{source}: the latents are of encoder {wanted}, tokenizer {name} has {vae.encoder_hash}; "
-                         "decode with the tokenizer that encoded them (a fine-tuned decoder of it will do)")
+        raise InputError(
+            f"{source}: the latents are of encoder {wanted}, tokenizer {name} has {vae.encoder_hash}; "
+            "decode with the tokenizer that encoded them (a fine-tuned decoder of it will do)"
+        )
     return vae
 
 
-def decoded_clips(reader, vae, count: int, batch_size: int = 32, device: str = "cpu", dtype: str = "auto") -> Iterator[tuple]:
+def decoded_clips(
+    reader, vae, count: int, batch_size: int = 32, device: str = "cpu", dtype: str = "auto"
+) -> Iterator[tuple]:
     """Decode the first `count` rows: yields (uint8 `[b, 3, 1+T, H, W]`, int32 labels `[b]`)."""
     import numpy as np
     import torch
@@ -80,8 +84,19 @@ def decode(config: DecodeConfig) -> None:
     from latents_cache import open_latents
     from videos import write_video
 
-    path = sample(SampleConfig(runs_dir=config.runs_dir, seed=config.seed, device=config.device, dtype=config.dtype, run=config.run,
-                               step=config.step, samples=config.count, steps=config.steps, guidance_scale=config.guidance_scale))
+    path = sample(
+        SampleConfig(
+            runs_dir=config.runs_dir,
+            seed=config.seed,
+            device=config.device,
+            dtype=config.dtype,
+            run=config.run,
+            step=config.step,
+            samples=config.count,
+            steps=config.steps,
+            guidance_scale=config.guidance_scale,
+        )
+    )
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     with open_latents(path) as reader:

@@ -43,12 +43,21 @@ def animation(clip: np.ndarray, fps: float = 8.0, quality: int | None = None) ->
     pictures = [Image.fromarray(frame) for frame in clip]
     buffer = io.BytesIO()
     options = {"lossless": True} if quality is None else {"quality": quality}
-    pictures[0].save(buffer, "WEBP", save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0, **options)
+    pictures[0].save(
+        buffer, "WEBP", save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0, **options
+    )
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def curve(series: dict[str, Sequence[tuple[float, float]]], *, x_label: str, y_label: str, log_y: bool = False,
-          bands: dict[str, Sequence[tuple[float, float, float]]] | None = None, levels: dict[str, float] | None = None) -> str:
+def curve(
+    series: dict[str, Sequence[tuple[float, float]]],
+    *,
+    x_label: str,
+    y_label: str,
+    log_y: bool = False,
+    bands: dict[str, Sequence[tuple[float, float, float]]] | None = None,
+    levels: dict[str, float] | None = None,
+) -> str:
     """An SVG line chart.
 
     Args:
@@ -58,8 +67,10 @@ def curve(series: dict[str, Sequence[tuple[float, float]]], *, x_label: str, y_l
         log_y: Logarithmic vertical axis; points at or below 0 are left out.
     """
     bands, levels = bands or {}, levels or {}
-    series = {name: [(x, y) for x, y in points if y is not None and math.isfinite(y) and (y > 0 or not log_y)]
-              for name, points in series.items()}
+    series = {
+        name: [(x, y) for x, y in points if y is not None and math.isfinite(y) and (y > 0 or not log_y)]
+        for name, points in series.items()
+    }
     ys = [y for points in series.values() for _, y in points] + list(levels.values())
     ys += [edge for band in bands.values() for _, low, high in band for edge in (low, high) if edge > 0 or not log_y]
     xs = [x for points in series.values() for x, _ in points]
@@ -76,29 +87,41 @@ def curve(series: dict[str, Sequence[tuple[float, float]]], *, x_label: str, y_l
         down = top + (high_y - min(max(scale(y), low_y), high_y)) / (high_y - low_y) * (height - top - bottom)
         return f"{across:.1f},{down:.1f}"
 
-    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(y_label)} against {html.escape(x_label)}">']
+    parts = [
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(y_label)} against {html.escape(x_label)}">'
+    ]
     for value in log_ticks(10**low_y, 10**high_y) if log_y else ticks(low_y, high_y):
         y = float(place(low_x, value).split(",")[1])
-        parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                     f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>')
+        parts.append(
+            f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>'
+        )
     for value in ticks(low_x, high_x):
         x = float(place(value, 10**low_y if log_y else low_y).split(",")[0])
         parts.append(f'<text x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{value:,.6g}</text>')
     for name, value in levels.items():
         y = place(low_x, value).split(",")[1]
-        parts.append(f'<line class="level" x1="{left}" x2="{width - right}" y1="{y}" y2="{y}"/>'
-                     f'<text x="{width - right - 4}" y="{float(y) - 4:.1f}" text-anchor="end">{html.escape(name)}</text>')
+        parts.append(
+            f'<line class="level" x1="{left}" x2="{width - right}" y1="{y}" y2="{y}"/>'
+            f'<text x="{width - right - 4}" y="{float(y) - 4:.1f}" text-anchor="end">{html.escape(name)}</text>'
+        )
     for number, (name, points) in enumerate(series.items()):
         for x, low, high in bands.get(name, ()):
             floor = 10**low_y if log_y else low_y
-            parts.append(f'<polyline class="band s{number % 4}" points="{place(x, max(low, floor))} {place(x, high)}"/>')
+            parts.append(
+                f'<polyline class="band s{number % 4}" points="{place(x, max(low, floor))} {place(x, high)}"/>'
+            )
         parts.append(f'<polyline class="line s{number % 4}" points="{" ".join(place(x, y) for x, y in points)}"/>')
         if len(points) <= 20:
-            parts += [f'<circle class="s{number % 4}" r="3" cx="{p.split(",")[0]}" cy="{p.split(",")[1]}"/>'
-                      for p in (place(x, y) for x, y in points)]
-    parts.append(f'<text x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">{html.escape(x_label)}</text></svg>')
+            parts += [
+                f'<circle class="s{number % 4}" r="3" cx="{p.split(",")[0]}" cy="{p.split(",")[1]}"/>'
+                for p in (place(x, y) for x, y in points)
+            ]
+    parts.append(
+        f'<text x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">{html.escape(x_label)}</text></svg>'
+    )
     key = " ".join(f'<span class="key s{i % 4}">{html.escape(name)}</span>' for i, name in enumerate(series))
-    return f'<figure>{"".join(parts)}<figcaption>{html.escape(y_label)} {key if len(series) > 1 else ""}</figcaption></figure>'
+    return f"<figure>{''.join(parts)}<figcaption>{html.escape(y_label)} {key if len(series) > 1 else ''}</figcaption></figure>"
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -107,7 +130,9 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
         return [low]
     power = 10.0 ** math.floor(math.log10((high - low) / wanted))
     step = next(m * power for m in (1, 2, 5, 10) if m * power * wanted >= (high - low) * 0.999)
-    return [round(number * step, 12) for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    return [
+        round(number * step, 12) for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    ]
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -1,8 +1,10 @@
-"""Judge a generator: `python -m eval.fvd --samples 2048`. gFVD, KVD and IS with published features; under other names without.
+"""Judge a generator: `python -m eval.fvd --samples 2048`. gFVD, KVD and IS with published features; under other names
+without.
 
-Protocol `paper` (PV-VAE section 4.1; what is not published is our default): as many generated as real clips, the reference a seeded,
-class-stratified set of the generator's training clips, set-level distances in float64. Controls stand beside every number: other real
-clips (the floor at this sample size), real clips frozen or shuffled in time, and the untrained generator.
+Protocol `paper` (PV-VAE section 4.1; what is not published is our default): as many generated as real clips, the
+reference a seeded, class-stratified set of the generator's training clips, set-level distances in float64. Controls
+stand beside every number: other real clips (the floor at this sample size), real clips frozen or shuffled in time, and
+    the untrained generator.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ class FVDConfig(CommonFlags):
     tokenizer: str | None = flag(None, "tokenizer to decode with; default: the one that encoded the latents")
     root: str | None = flag(None, "folder of the real clips; default: where the latents were encoded from")
     protocol: str = flag("paper", "how the numbers are made", choices=("paper",))
-    features: str = flag("auto", "auto: shapes for moving_shapes, i3d for everything else", choices=("auto", "shapes", "i3d"))
+    features: str = flag(
+        "auto", "auto: shapes for moving_shapes, i3d for everything else", choices=("auto", "shapes", "i3d")
+    )
     steps: int = flag(100, "Euler steps of the sampler", low=1)
     guidance_scales: tuple[float, ...] = flag((1.0,), "guidance scales to judge, the first is the headline", low=0.0)
     controls: bool = flag(True, "also measure the controls")
@@ -54,16 +58,33 @@ def load_chosen(features: str, data: str, device: str):
 
 
 class Judge:
-    """Everything that judging one generator shares: its facts, the real sets, the feature network, and kept features."""
+    """Everything that judging one generator shares: its facts, the real sets, the feature network, and kept
+    features."""
 
-    def __init__(self, run: str, *, features: str, root: str | None, samples: int, seed: int, device: str, step: int | None = None,
-                 tokenizer: str | None = None):
+    def __init__(
+        self,
+        run: str,
+        *,
+        features: str,
+        root: str | None,
+        samples: int,
+        seed: int,
+        device: str,
+        step: int | None = None,
+        tokenizer: str | None = None,
+    ):
         from eval.decode import fitting_tokenizer
         from eval.sets import open_training_clips, stratified_halves
         from generator.loading import SHIPPED, load_generator
 
         generator = load_generator(run, step)
-        self.facts, self.step, self.seed, self.device, self.samples = generator.latents, generator.step, seed, device, samples
+        self.facts, self.step, self.seed, self.device, self.samples = (
+            generator.latents,
+            generator.step,
+            seed,
+            device,
+            samples,
+        )
         self.run, self.shipped = run, run in SHIPPED
         self.network = load_chosen(features, self.facts["data"], device)
         # Before anything is sampled: the wrong tokenizer should cost nothing.
@@ -80,8 +101,15 @@ class Judge:
         return (Path(runs_dir) / f"shipped-{self.run}" if self.shipped else self.dir) / "eval"
 
     def _key(self, **more) -> dict:
-        return {"features": self.network.name, "weights": self.network.version_hash, "data": self.dataset.fingerprint(),
-                "clip": self.facts["clip"], "seed": self.seed, "samples": self.samples, **more}
+        return {
+            "features": self.network.name,
+            "weights": self.network.version_hash,
+            "data": self.dataset.fingerprint(),
+            "clip": self.facts["clip"],
+            "seed": self.seed,
+            "samples": self.samples,
+            **more,
+        }
 
     def real(self, folder: Path, subject: str):
         """Features of real clips: "reference", "real" (the other half), "frozen", "shuffled"."""
@@ -89,10 +117,16 @@ class Judge:
 
         items = self.reference_items if subject == "reference" else self.other_items
         change = {"frozen": frozen, "shuffled": partial(shuffled, seed=self.seed)}.get(subject)
-        return kept_features(folder / "features", subject, self._key(subject=subject),
-                             lambda: extract(self.network, real_batches(self.dataset, items, self.seed), change, self.device))
+        return kept_features(
+            folder / "features",
+            subject,
+            self._key(subject=subject),
+            lambda: extract(self.network, real_batches(self.dataset, items, self.seed), change, self.device),
+        )
 
-    def generated(self, folder: Path, config, *, guidance_scale: float = 1.0, step: int | None = None, untrained: bool = False):
+    def generated(
+        self, folder: Path, config, *, guidance_scale: float = 1.0, step: int | None = None, untrained: bool = False
+    ):
         """Features of generated clips; samples what is missing."""
         from eval.decode import decoded_clips
         from eval.sets import extract, kept_features
@@ -101,14 +135,37 @@ class Judge:
 
         # An untrained network's velocity is exactly zero, so one step ends where a hundred would.
         steps = 1 if untrained else config.steps
-        path = sample(SampleConfig(runs_dir=config.runs_dir, seed=config.seed, device=config.device, dtype=config.dtype, run=self.run,
-                                   step=step, samples=self.samples, steps=steps, guidance_scale=guidance_scale,
-                                   batch_size=config.batch_size, untrained=untrained))
+        path = sample(
+            SampleConfig(
+                runs_dir=config.runs_dir,
+                seed=config.seed,
+                device=config.device,
+                dtype=config.dtype,
+                run=self.run,
+                step=step,
+                samples=self.samples,
+                steps=steps,
+                guidance_scale=guidance_scale,
+                batch_size=config.batch_size,
+                untrained=untrained,
+            )
+        )
         with open_latents(path) as reader:
             latents = zlib.crc32(reader.batch(range(self.samples))["mean"].tobytes())
-            key = self._key(subject="generated", file=path.name, latents=latents, decoder=self.vae.decoder_hash, dtype=config.dtype)
-            return kept_features(folder / "features", path.stem, key, lambda: extract(
-                self.network, decoded_clips(reader, self.vae, self.samples, device=config.device, dtype=config.dtype), None, self.device))
+            key = self._key(
+                subject="generated", file=path.name, latents=latents, decoder=self.vae.decoder_hash, dtype=config.dtype
+            )
+            return kept_features(
+                folder / "features",
+                path.stem,
+                key,
+                lambda: extract(
+                    self.network,
+                    decoded_clips(reader, self.vae, self.samples, device=config.device, dtype=config.dtype),
+                    None,
+                    self.device,
+                ),
+            )
 
 
 def distance_rows(found, reference, subject: str, network, note: str = "") -> list:
@@ -120,13 +177,21 @@ def distance_rows(found, reference, subject: str, network, note: str = "") -> li
     from eval.results import row_from
 
     label = f"{network.name}@{network.version_hash}"
-    return [row_from(estimate(metric, found.features, reference.features), metric=names[network.name], subject=subject, features=label,
-                     note=note)
-            for names, metric in ((FRECHET_NAMES, frechet_distance), (KERNEL_NAMES, kernel_distance))]
+    return [
+        row_from(
+            estimate(metric, found.features, reference.features),
+            metric=names[network.name],
+            subject=subject,
+            features=label,
+            note=note,
+        )
+        for names, metric in ((FRECHET_NAMES, frechet_distance), (KERNEL_NAMES, kernel_distance))
+    ]
 
 
 def judge_rows(found, subject: str, network, note: str = "") -> list:
-    """What the judge of synthetic clips says: IS-shapes, and how often it sees the shape, motion and class that were asked for."""
+    """What the judge of synthetic clips says: IS-shapes, and how often it sees the shape, motion and class that were
+    asked for."""
     from eval.metrics.inception import inception_score
     from eval.metrics.intervals import estimate
     from eval.results import row_from
@@ -135,14 +200,31 @@ def judge_rows(found, subject: str, network, note: str = "") -> list:
     if found.probabilities is None:
         return []
     label = f"{network.name}@{network.version_hash}"
-    rows = [row_from(estimate(inception_score, found.probabilities), metric="IS-shapes", subject=subject, features=label, note=note)]
+    rows = [
+        row_from(
+            estimate(inception_score, found.probabilities),
+            metric="IS-shapes",
+            subject=subject,
+            features=label,
+            note=note,
+        )
+    ]
     asked, seen, motions = found.labels, found.probabilities.argmax(1), len(MOTIONS)
     if asked.min() < 0 or asked.max() >= len(SHAPES) * motions:
         return rows
-    right = {"shape": seen // motions == asked // motions, "motion": seen % motions == asked % motions, "class": seen == asked}
+    right = {
+        "shape": seen // motions == asked // motions,
+        "motion": seen % motions == asked % motions,
+        "class": seen == asked,
+    }
     for what, hits in right.items():
-        found_row = row_from(estimate(lambda x: x.mean(), hits.astype(float)), metric=f"accuracy-{what}", subject=subject, features=label,
-                             note=note)
+        found_row = row_from(
+            estimate(lambda x: x.mean(), hits.astype(float)),
+            metric=f"accuracy-{what}",
+            subject=subject,
+            features=label,
+            note=note,
+        )
         # The jackknife knows no bounds; a share has two.
         low, high = (None if edge is None else min(1.0, max(0.0, edge)) for edge in (found_row.low, found_row.high))
         rows.append(replace(found_row, low=low, high=high))
@@ -153,7 +235,9 @@ def differences(features: str, samples: int, reference: int, steps: int, facts: 
     """In words, how these numbers differ from the paper's protocol."""
     words = []
     if features != "i3d":
-        words.append("features are those of the project's own judge of synthetic clips: a Fréchet distance on them is no FVD")
+        words.append(
+            "features are those of the project's own judge of synthetic clips: a Fréchet distance on them is no FVD"
+        )
     if samples != 2048:
         words.append(f"{samples} generated clips instead of 2,048")
     if reference != samples:
@@ -177,8 +261,16 @@ def fvd(config: FVDConfig) -> Path:
 
     began = time.monotonic()
     run = config.run or str(newest_run(config.runs_dir, "generator"))
-    judge = Judge(run, features=config.features, root=config.root, samples=config.samples, seed=config.seed, device=config.device,
-                  step=config.step, tokenizer=config.tokenizer)
+    judge = Judge(
+        run,
+        features=config.features,
+        root=config.root,
+        samples=config.samples,
+        seed=config.seed,
+        device=config.device,
+        step=config.step,
+        tokenizer=config.tokenizer,
+    )
     folder = judge.folder(config.runs_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if min(len(judge.reference_items), len(judge.other_items)) < 2:
@@ -200,13 +292,31 @@ def fvd(config: FVDConfig) -> Path:
                 rows += judge_rows(found, subject, judge.network) if synthetic and subject == "real" else []
             untrained = judge.generated(folder, config, untrained=True, step=config.step)
             rows += distance_rows(untrained, reference, "untrained", judge.network)
-    out = Path(config.out) if config.out else folder / f"fvd-{judge.network.name}-step{judge.step:08d}-n{config.samples}.json"
+    out = (
+        Path(config.out)
+        if config.out
+        else folder / f"fvd-{judge.network.name}-step{judge.step:08d}-n{config.samples}.json"
+    )
     words = differences(judge.network.name, config.samples, len(reference.features), config.steps, judge.facts)
-    write_results(out, kind="fvd", rows=rows, run=str(run), step=judge.step, samples=config.samples, seed=config.seed,
-                  device=config.device, data=judge.facts["data"], features=f"{judge.network.name}@{judge.network.version_hash}",
-                  protocol=config.protocol, steps=config.steps, guidance_scales=list(config.guidance_scales),
-                  decoder_hash=judge.vae.decoder_hash, reference_clips=len(reference.features), differences=words,
-                  seconds=round(time.monotonic() - began, 1))
+    write_results(
+        out,
+        kind="fvd",
+        rows=rows,
+        run=str(run),
+        step=judge.step,
+        samples=config.samples,
+        seed=config.seed,
+        device=config.device,
+        data=judge.facts["data"],
+        features=f"{judge.network.name}@{judge.network.version_hash}",
+        protocol=config.protocol,
+        steps=config.steps,
+        guidance_scales=list(config.guidance_scales),
+        decoder_hash=judge.vae.decoder_hash,
+        reference_clips=len(reference.features),
+        differences=words,
+        seconds=round(time.monotonic() - began, 1),
+    )
     print(table(rows))
     for word in words:
         print(f"  differs from the paper: {word}")

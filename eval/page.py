@@ -39,9 +39,14 @@ CONTROLS = ("real", "frozen", "shuffled", "untrained", "blank", "repeat", "round
 
 def clip_grid(clips: Iterable[tuple[str, str]], wide: bool = False) -> str:
     """(data address, caption) pairs as a grid of playing clips; `wide` for pictures of several clips side by side."""
-    return f'<div class="clips{" strips" if wide else ""}">' + "".join(
-        f'<figure><img src="{address}" alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
-        for address, caption in clips) + "</div>"
+    return (
+        f'<div class="clips{" strips" if wide else ""}">'
+        + "".join(
+            f'<figure><img src="{address}" alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+            for address, caption in clips
+        )
+        + "</div>"
+    )
 
 
 def results_table(rows: Sequence[Row]) -> str:
@@ -51,10 +56,14 @@ def results_table(rows: Sequence[Row]) -> str:
         interval = "–" if row.low is None else f"{format_number(row.low)} … {format_number(row.high)}"
         control = ' class="control"' if row.subject in CONTROLS else ""
         words = " · ".join(part for part in (row.features, row.note) if part)
-        body.append(f'<tr{control}><td>{html.escape(row.metric)}</td><td>{html.escape(row.subject)}</td>'
-                    f'<td class="n">{format_number(row.value)}</td><td class="n">{interval}</td><td class="n">{row.n or "–"}</td>'
-                    f"<td>{html.escape(words)}</td></tr>")
-    head = "<tr><th>metric</th><th>of</th><th>value</th><th>95 % interval</th><th>clips</th><th>features, notes</th></tr>"
+        body.append(
+            f"<tr{control}><td>{html.escape(row.metric)}</td><td>{html.escape(row.subject)}</td>"
+            f'<td class="n">{format_number(row.value)}</td><td class="n">{interval}</td><td class="n">{row.n or "–"}</td>'
+            f"<td>{html.escape(words)}</td></tr>"
+        )
+    head = (
+        "<tr><th>metric</th><th>of</th><th>value</th><th>95 % interval</th><th>clips</th><th>features, notes</th></tr>"
+    )
     return f'<div class="wide"><table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
@@ -76,6 +85,8 @@ def section(title: str, *parts: str) -> str:
 
 def page(title: str, intro: str, sections: Sequence[str]) -> str:
     """The whole document."""
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
-            f'initial-scale=1"><title>{html.escape(title)}</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>'
-            f"<p>{intro}</p>{''.join(sections)}</body></html>\n")
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
+        f'initial-scale=1"><title>{html.escape(title)}</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>'
+        f"<p>{intro}</p>{''.join(sections)}</body></html>\n"
+    )

@@ -2,9 +2,9 @@
 
 `python -m eval.reconstruction --tokenizer RUN --samples 256`
 
-Prediction uses the weights kept at the end of the video stage: decoder fine-tuning unlearns it. Its error is compared, on moving pixels,
-with repeating the last observed frame, and with a flat picture in each clip's most common colour ("blank"), which on scenes with a flat
-background beats repetition without predicting anything.
+Prediction uses the weights kept at the end of the video stage: decoder fine-tuning unlearns it. Its error is compared,
+on moving pixels, with repeating the last observed frame, and with a flat picture in each clip's most common colour
+("blank"), which on scenes with a flat background beats repetition without predicting anything.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ class ReconstructionConfig(CommonFlags):
     num_frames: int | None = flag(None, "frames of a clip; default: as trained, else 17", low=1)
     size: int | None = flag(None, "height and width; default: as trained, else 256", low=8)
     observed: int | None = flag(None, "frames that prediction sees; default: the first half of the groups", low=1)
-    features: str = flag("auto", "auto: shapes for moving_shapes, i3d where its weights are here, else none",
-                         choices=("auto", "shapes", "i3d", "none"))
+    features: str = flag(
+        "auto",
+        "auto: shapes for moving_shapes, i3d where its weights are here, else none",
+        choices=("auto", "shapes", "i3d", "none"),
+    )
     batch_size: int = flag(16, "clips in one forward pass", low=1)
     out: str | None = flag(None, "JSON file to write; default: eval/reconstruction-….json in the run")
 
@@ -51,8 +54,12 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     if data is None:
         raise InputError(f"--data is needed: {name!r} is no training run that could name a data set")
     shipped_size = 32 if name == "moving-shapes" else 256
-    clip = ClipSpec(num_frames=config.num_frames or trained.get("num_frames", 17), size=config.size or trained.get("size", shipped_size),
-                    frame_stride=trained.get("frame_stride", 1), window="first")
+    clip = ClipSpec(
+        num_frames=config.num_frames or trained.get("num_frames", 17),
+        size=config.size or trained.get("size", shipped_size),
+        frame_stride=trained.get("frame_stride", 1),
+        window="first",
+    )
     groups = vae.spec.latent_shape(clip.num_frames, clip.height, clip.width)[1]
     observed = config.observed or vae.spec.frames(groups - groups // 2)
     root = config.root or (trained.get("root") if data == trained.get("data") else None)
@@ -65,10 +72,26 @@ def reconstruction(config: ReconstructionConfig) -> Path:
         measured = measure(vae, predictor, dataset, count, observed, network, config)
         rows = make_rows(measured, network, missing)
     out = Path(config.out) if config.out else folder / f"reconstruction-{data}-{config.split}-n{count}.json"
-    words = [f"{count} clips of {data} ({config.split}) at {clip.height} pixels instead of 2,048 of Kinetics-400 at 256 and 512"]
-    write_results(out, kind="reconstruction", rows=rows, tokenizer=name, encoder_hash=vae.encoder_hash, decoder_hash=vae.decoder_hash,
-                  data=data, split=config.split, samples=count, seed=config.seed, device=config.device, observed_frames=observed,
-                  differences=words, seconds=round(time.monotonic() - began, 1))
+    words = [
+        f"{count} clips of {data} ({config.split}) at {clip.height} pixels "
+        "instead of 2,048 of Kinetics-400 at 256 and 512"
+    ]
+    write_results(
+        out,
+        kind="reconstruction",
+        rows=rows,
+        tokenizer=name,
+        encoder_hash=vae.encoder_hash,
+        decoder_hash=vae.decoder_hash,
+        data=data,
+        split=config.split,
+        samples=count,
+        seed=config.seed,
+        device=config.device,
+        observed_frames=observed,
+        differences=words,
+        seconds=round(time.monotonic() - began, 1),
+    )
     print(table(rows))
     print(f"eval.reconstruction: wrote {out}")
     return out
@@ -104,7 +127,10 @@ def measure(vae, predictor, dataset, count: int, observed: int, network, config:
     found: dict[str, list] = {}
     with torch.no_grad():
         for start in range(0, count, config.batch_size):
-            items = [dataset.item(i, window_seed(config.seed, 0, i)) for i in range(start, min(start + config.batch_size, count))]
+            items = [
+                dataset.item(i, window_seed(config.seed, 0, i))
+                for i in range(start, min(start + config.batch_size, count))
+            ]
             clip = torch.from_numpy(np.stack([item["video"] for item in items]))
             video = to_float(clip.to(device))
             groups = vae.spec.groups(video.shape[2])
@@ -114,7 +140,11 @@ def measure(vae, predictor, dataset, count: int, observed: int, network, config:
                 predicted = predictor.predict(video[:, :, :observed], groups - left) if groups > left else None
             decoded = to_uint8(exact)
             real, output = clip.double() / 255, decoded.cpu().double() / 255
-            part = {"psnr": psnr(output, real), "ssim": ssim(output, real), "rounding": psnr(output, (exact.cpu().double() + 1) / 2)}
+            part = {
+                "psnr": psnr(output, real),
+                "ssim": ssim(output, real),
+                "rounding": psnr(output, (exact.cpu().double() + 1) / 2),
+            }
             if video.shape[2] > 1:  # the first frame itself would be perfect
                 part["frozen"] = psnr(real[:, :, :1].expand_as(real)[:, :, 1:], real[:, :, 1:])
             part["change_error"] = (output.diff(dim=2) - real.diff(dim=2)).square().sum((1, 2, 3, 4))
@@ -169,35 +199,61 @@ def make_rows(measured: dict, network, missing: str) -> list:
             name = "LPIPS (alex)" if metric == "lpips" else metric.upper()
             rows.append(row_from(estimate(np.mean, measured[metric]), metric=name, subject="reconstructed"))
     if "no_lpips" in measured:
-        rows.append(Row(metric="LPIPS (alex)", subject="reconstructed", value=None, note=_not_measured(measured["no_lpips"])))
-    for name, note in (("frozen", "control: the first frame repeated, later frames"),
-                       ("rounding", "ceiling: the same output before and after rounding to uint8")):
+        rows.append(
+            Row(metric="LPIPS (alex)", subject="reconstructed", value=None, note=_not_measured(measured["no_lpips"]))
+        )
+    for name, note in (
+        ("frozen", "control: the first frame repeated, later frames"),
+        ("rounding", "ceiling: the same output before and after rounding to uint8"),
+    ):
         if name in measured and np.isfinite(measured[name]).all():
             rows.append(row_from(estimate(np.mean, measured[name]), metric="PSNR", subject=name, note=note))
     for name, subject in (("change", "reconstructed"), ("predicted_change", "predicted")):
         if name in measured and measured[name].sum() > 0:
             change = np.stack([measured[f"{name}_error"], measured[name]], axis=1)
-            rows.append(row_from(estimate(lambda pairs: 1.0 - ratio(pairs), change), metric="change explained", subject=subject,
-                                 note="1 - squared error of frame differences over their power; standing still scores 0"))
+            rows.append(
+                row_from(
+                    estimate(lambda pairs: 1.0 - ratio(pairs), change),
+                    metric="change explained",
+                    subject=subject,
+                    note="1 - squared error of frame differences over their power; standing still scores 0",
+                )
+            )
     if "predicted" in measured:
         for subject in ("predicted", "blank"):
             pairs = np.stack([measured[subject].sum(1), measured["repeat"].sum(1)], axis=1)
             if pairs[:, 1].sum() > 0:
-                rows.append(row_from(estimate(ratio, pairs), metric="error / repeat", subject=subject,
-                                     note="squared error on moving pixels over that of repeating the last observed frame"))
+                rows.append(
+                    row_from(
+                        estimate(ratio, pairs),
+                        metric="error / repeat",
+                        subject=subject,
+                        note="squared error on moving pixels over that of repeating the last observed frame",
+                    )
+                )
         step = max(1, measured["predicted"].shape[1] // 4)
         for horizon in range(0, measured["predicted"].shape[1], step):
             pairs = np.stack([measured["predicted"][:, horizon], measured["repeat"][:, horizon]], axis=1)
             if pairs[:, 1].sum() > 0:
-                rows.append(row_from(estimate(ratio, pairs), metric=f"error / repeat, frame +{horizon + 1}", subject="predicted"))
+                rows.append(
+                    row_from(
+                        estimate(ratio, pairs), metric=f"error / repeat, frame +{horizon + 1}", subject="predicted"
+                    )
+                )
     if network is not None:
         pair = estimate(frechet_distance, measured["features"], measured["real_features"], paired=True)
         name = "rFVD" if network.name == "i3d" else f"r{FRECHET_NAMES[network.name]}"
-        rows.append(row_from(pair, metric=name, subject="reconstructed", features=f"{network.name}@{network.version_hash}"))
+        rows.append(
+            row_from(pair, metric=name, subject="reconstructed", features=f"{network.name}@{network.version_hash}")
+        )
     else:
         rows.append(Row(metric="rFVD", subject="reconstructed", value=None, note=_not_measured(missing)))
     return rows
 
 
 if __name__ == "__main__":
-    run_command(reconstruction, ReconstructionConfig, example="python -m eval.reconstruction --tokenizer runs/my-vae --samples 256")
+    run_command(
+        reconstruction,
+        ReconstructionConfig,
+        example="python -m eval.reconstruction --tokenizer runs/my-vae --samples 256",
+    )

@@ -1,7 +1,7 @@
 """One page that shows what a run of the whole chain did: `python -m eval.report --run GENERATOR_RUN --out report.html`.
 
-Real, reconstructed, predicted and generated clips that play; curves; every number with interval, count, features and controls; what was
-run, on what, and for how long; and in words how it differs from the paper.
+Real, reconstructed, predicted and generated clips that play; curves; every number with interval, count, features and
+controls; what was run, on what, and for how long; and in words how it differs from the paper.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ class ReportConfig(CommonFlags):
     run: str | None = flag(None, "run of generator.train; default: the newest run")
     clips: int = flag(12, "clips of each kind to show", low=1)
     steps: int = flag(100, "Euler steps of the shown samples", low=1)
-    guidance_scale: float | None = flag(None, "guidance of the shown samples; default: those that eval.fvd measured, else 1", low=0.0)
+    guidance_scale: float | None = flag(
+        None, "guidance of the shown samples; default: those that eval.fvd measured, else 1", low=0.0
+    )
     shipped: bool = flag(True, "also show the shipped weights, where the data fit them")
     out: str = flag("report.html", "file to write")
 
@@ -50,10 +52,14 @@ def report(config: ReportConfig) -> Path:
         if config.shipped and facts["data"] == "moving_shapes":
             sections += shipped_section(config)
         words = sorted({word for record, _ in results for word in record.get("differences", [])})
-        sections.append(section("How this differs from the paper", bullet_list([*model_words(run, tokenizer_run), *words])))
+        sections.append(
+            section("How this differs from the paper", bullet_list([*model_words(run, tokenizer_run), *words]))
+        )
         sections.append(section("What was run", what_was_run(run, tokenizer_run)))
-        intro = (f"Tokenizer, latents, generator and evaluation of <b>{html.escape(run.dir.name)}</b> on {html.escape(facts['data'])}: "
-                 "real clips, what the tokenizer makes of them, what it predicts, and what the generator draws from noise.")
+        intro = (
+            f"Tokenizer, latents, generator and evaluation of <b>{html.escape(run.dir.name)}</b> on {html.escape(facts['data'])}: "
+            "real clips, what the tokenizer makes of them, what it predicts, and what the generator draws from noise."
+        )
         partial = out.with_name(out.name + ".partial")
         partial.write_text(page(f"PV-VAE on {facts['data']}", intro, sections))
         partial.replace(out)
@@ -108,18 +114,31 @@ def clip_sections(config: ReportConfig, run, facts: dict) -> list[str]:
 
     # One picture for the three, so that they play in step.
     rows = zip(frames(clip), frames(decoded), frames(predicted), strict=True)
-    pictures = [animation(side_by_side([real, ours, bordered(ahead, observed)]), quality=_quality(real)) for real, ours, ahead in rows]
+    pictures = [
+        animation(side_by_side([real, ours, bordered(ahead, observed)]), quality=_quality(real))
+        for real, ours, ahead in rows
+    ]
     words = [f"{caption}, {float(d):.1f} dB" for caption, d in zip(captions, decibels, strict=True)]
-    sections = [section(
-        "Real, reconstructed, predicted", f"<p class=quiet>{seen}. Left: the clip itself. Middle: through encoder and decoder. Right: "
-        f'the encoder sees the first {observed} frames (<span class="green">green</span>), and the decoder of the video stage draws the '
-        f'rest (<span class="orange">orange</span>) from padding.</p>', clip_grid(zip(pictures, words, strict=True), wide=True))]
+    sections = [
+        section(
+            "Real, reconstructed, predicted",
+            f"<p class=quiet>{seen}. Left: the clip itself. Middle: through encoder and decoder. Right: "
+            f'the encoder sees the first {observed} frames (<span class="green">green</span>), and the decoder of the video stage draws the '
+            f'rest (<span class="orange">orange</span>) from padding.</p>',
+            clip_grid(zip(pictures, words, strict=True), wide=True),
+        )
+    ]
     for scale in shown_scales(config, run.dir, facts["data"]):
         made = replace(config, guidance_scale=scale)
         generated, words = generated_clips(made, str(run.dir), names)
         pictures = [animation(c, quality=_quality(c)) for c in frames(generated)]
-        sections.append(section(f"Generated, trained just now, guidance {scale:g}", generated_words(made, facts),
-                                clip_grid(zip(pictures, words, strict=True))))
+        sections.append(
+            section(
+                f"Generated, trained just now, guidance {scale:g}",
+                generated_words(made, facts),
+                clip_grid(zip(pictures, words, strict=True)),
+            )
+        )
     return sections
 
 
@@ -129,7 +148,9 @@ def shown_clips(facts: dict):
 
     if facts["split"] == "train":
         try:
-            return open_training_clips({**facts, "split": "test"}), f"Clips of {html.escape(facts['data'])} that no training has seen"
+            return open_training_clips(
+                {**facts, "split": "test"}
+            ), f"Clips of {html.escape(facts['data'])} that no training has seen"
         except InputError:
             pass  # a data set without a test part
     return open_training_clips(facts), f"Training clips of {html.escape(facts['data'])}"
@@ -148,8 +169,10 @@ def shown_scales(config: ReportConfig, run_dir: Path, data: str) -> tuple[float,
 def generated_words(config: ReportConfig, facts: dict) -> str:
     """What a grid of generated clips shows."""
     judged = facts["data"].startswith("moving_shapes")
-    return (f"<p class=quiet>From noise in {config.steps} Euler steps. Below each clip the class that was asked for"
-            f"{', ticked where the judge sees it too, else with what it sees instead' if judged else ''}.</p>")
+    return (
+        f"<p class=quiet>From noise in {config.steps} Euler steps. Below each clip the class that was asked for"
+        f"{', ticked where the judge sees it too, else with what it sees instead' if judged else ''}.</p>"
+    )
 
 
 def _quality(clip) -> int | None:
@@ -167,8 +190,18 @@ def generated_clips(config: ReportConfig, run: str, names: list[str]):
     from latents_cache import open_latents
     from videos import to_float
 
-    path = sample(SampleConfig(runs_dir=config.runs_dir, seed=config.seed, device=config.device, dtype=config.dtype, run=run,
-                               samples=config.clips, steps=config.steps, guidance_scale=config.guidance_scale))
+    path = sample(
+        SampleConfig(
+            runs_dir=config.runs_dir,
+            seed=config.seed,
+            device=config.device,
+            dtype=config.dtype,
+            run=run,
+            samples=config.clips,
+            steps=config.steps,
+            guidance_scale=config.guidance_scale,
+        )
+    )
     with open_latents(path) as reader:
         vae = tokenizer_for(reader, device=config.device)
         found = list(decoded_clips(reader, vae, config.clips, device=config.device, dtype=config.dtype))
@@ -177,8 +210,10 @@ def generated_clips(config: ReportConfig, run: str, names: list[str]):
     words = [names[label] if 0 <= label < len(names) else f"sample {i}" for i, label in enumerate(labels)]
     if data.startswith("moving_shapes"):
         seen = load_features("shapes").probabilities(to_float(clips)).argmax(1)
-        words = [f"{word} ✓" if int(found) == label else f"{word}; judge: {names[int(found)]}"
-                 for word, found, label in zip(words, seen, labels, strict=True)]
+        words = [
+            f"{word} ✓" if int(found) == label else f"{word}; judge: {names[int(found)]}"
+            for word, found, label in zip(words, seen, labels, strict=True)
+        ]
     return clips, words
 
 
@@ -196,18 +231,28 @@ def shipped_section(config: ReportConfig) -> list[str]:
     manifest = read_json(folder / "manifest.json")
     state = read_json(folder / "state.json")
     scale = manifest.get("guidance_scale", 1.0) if config.guidance_scale is None else config.guidance_scale
-    clips, words = generated_clips(replace(config, guidance_scale=scale), "moving-shapes", json.loads(state["latents"]["class_names"]))
+    clips, words = generated_clips(
+        replace(config, guidance_scale=scale), "moving-shapes", json.loads(state["latents"]["class_names"])
+    )
     pictures = [(animation(c), w) for c, w in zip(clips.permute(0, 2, 3, 4, 1).numpy(), words, strict=True)]
     commands = "\n".join(manifest["commands"])
-    return [section(f"Shipped, trained {manifest['hours']:.1f} hours by this command", f"<pre>{html.escape(commands)}</pre>",
-                    clip_grid(pictures), results_table([Row(**row) for row in manifest.get("rows", [])]))]
+    return [
+        section(
+            f"Shipped, trained {manifest['hours']:.1f} hours by this command",
+            f"<pre>{html.escape(commands)}</pre>",
+            clip_grid(pictures),
+            results_table([Row(**row) for row in manifest.get("rows", [])]),
+        )
+    ]
 
 
 def _numbers_intro() -> str:
-    return ("<p class=quiet>Intervals are 95 % by jackknife over clips: they cover what fresh clips would change at this count, not other "
-            "training seeds. Grey rows are controls: <i>real</i> is other real clips against the same reference (the floor), <i>frozen</i> "
-            "and <i>shuffled</i> are real clips without, or with wrong, motion, <i>untrained</i> decodes pure noise, <i>blank</i> is a "
-            "flat picture.</p>")
+    return (
+        "<p class=quiet>Intervals are 95 % by jackknife over clips: they cover what fresh clips would change at this count, not other "
+        "training seeds. Grey rows are controls: <i>real</i> is other real clips against the same reference (the floor), <i>frozen</i> "
+        "and <i>shuffled</i> are real clips without, or with wrong, motion, <i>untrained</i> decodes pure noise, <i>blank</i> is a "
+        "flat picture.</p>"
+    )
 
 
 def _tables(results: list) -> str:
@@ -216,8 +261,10 @@ def _tables(results: list) -> str:
     parts = []
     for record, rows in results:
         if record["kind"] != "convergence":
-            parts.append(f"<p><b>{html.escape(record['kind'])}</b> <span class=quiet>{html.escape(record['command'])}</span></p>"
-                         + results_table(rows))
+            parts.append(
+                f"<p><b>{html.escape(record['kind'])}</b> <span class=quiet>{html.escape(record['command'])}</span></p>"
+                + results_table(rows)
+            )
     return "".join(parts) or "<p class=quiet>Nothing was measured yet.</p>"
 
 
@@ -228,24 +275,57 @@ def curves(run, tokenizer_run, results: list) -> str:
     charts = []
     if tokenizer_run:
         log = read_log(tokenizer_run.dir)
-        charts.append(curve({name: smoothed([(line["step"], line[name]) for line in log if name in line]) for name in ("mse", "temporal")},
-                            x_label="tokenizer step", y_label="tokenizer loss terms", log_y=True))
-        charts.append(curve({"PSNR": [(line["step"], line["val_psnr"]) for line in log if "val_psnr" in line]},
-                            x_label="tokenizer step", y_label="PSNR on held-out clips, dB"))
+        charts.append(
+            curve(
+                {
+                    name: smoothed([(line["step"], line[name]) for line in log if name in line])
+                    for name in ("mse", "temporal")
+                },
+                x_label="tokenizer step",
+                y_label="tokenizer loss terms",
+                log_y=True,
+            )
+        )
+        charts.append(
+            curve(
+                {"PSNR": [(line["step"], line["val_psnr"]) for line in log if "val_psnr" in line]},
+                x_label="tokenizer step",
+                y_label="PSNR on held-out clips, dB",
+            )
+        )
         ratio = "val_predicted_over_repeat"
-        charts.append(curve({"predicted": [(line["step"], line[ratio]) for line in log if ratio in line]}, x_label="tokenizer step",
-                            levels={"repeating the last frame": 1.0}, y_label="squared error of predicted frames over that of repeating"))
+        charts.append(
+            curve(
+                {"predicted": [(line["step"], line[ratio]) for line in log if ratio in line]},
+                x_label="tokenizer step",
+                levels={"repeating the last frame": 1.0},
+                y_label="squared error of predicted frames over that of repeating",
+            )
+        )
     log = read_log(run.dir)
-    charts.append(curve({"loss": smoothed([(line["step"], line["loss"]) for line in log])},
-                        x_label="generator step", y_label="flow loss", log_y=True))
+    charts.append(
+        curve(
+            {"loss": smoothed([(line["step"], line["loss"]) for line in log])},
+            x_label="generator step",
+            y_label="flow loss",
+            log_y=True,
+        )
+    )
     for record, _ in results:
         if record["kind"] == "convergence":
             points = record["curve"]
             bands = [(p["step"], p["low"], p["high"]) for p in points if p["low"] is not None]
             metric = record["metric"]
-            charts.append(curve({metric: [(p["step"], p["value"]) for p in points]}, bands={metric: bands}, log_y=record["floor"] > 0,
-                                levels={"other real clips": record["floor"], "untrained": record["untrained"]},
-                                x_label="generator step", y_label=f"{metric}, {record['samples']} clips"))
+            charts.append(
+                curve(
+                    {metric: [(p["step"], p["value"]) for p in points]},
+                    bands={metric: bands},
+                    log_y=record["floor"] > 0,
+                    levels={"other real clips": record["floor"], "untrained": record["untrained"]},
+                    x_label="generator step",
+                    y_label=f"{metric}, {record['samples']} clips",
+                )
+            )
     return f'<div class="charts">{"".join(charts)}</div>'
 
 
@@ -253,7 +333,11 @@ def read_log(run_dir: Path) -> list[dict]:
     """metrics.jsonl, one dict a step."""
     path = run_dir / "metrics.jsonl"
     # A run that is still writing may end in half a line.
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.is_file() else []
+    return (
+        [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        if path.is_file()
+        else []
+    )
 
 
 def model_words(run, tokenizer_run) -> list[str]:
@@ -261,12 +345,16 @@ def model_words(run, tokenizer_run) -> list[str]:
     words = []
     if tokenizer_run:
         count, preset = tokenizer_run.manifest["parameters"], tokenizer_run.config["preset"]
-        words.append(f"tokenizer preset {preset}: {count / 1e6:.1f} M parameters (paper: 661 M), trained "
-                     f"{tokenizer_run.manifest['identity']['steps']:,} steps in all (paper: 400,000), "
-                     f"LPIPS weight {tokenizer_run.config['lpips_weight']:g}, no GAN yet")
+        words.append(
+            f"tokenizer preset {preset}: {count / 1e6:.1f} M parameters (paper: 661 M), trained "
+            f"{tokenizer_run.manifest['identity']['steps']:,} steps in all (paper: 400,000), "
+            f"LPIPS weight {tokenizer_run.config['lpips_weight']:g}, no GAN yet"
+        )
     steps = run.config["steps"]
-    words.append(f"generator preset {run.config['preset']}: {run.manifest['parameters'] / 1e6:.1f} M parameters (Latte-XL: 674 M), "
-                 f"{steps:,} steps (paper: 250,000)")
+    words.append(
+        f"generator preset {run.config['preset']}: {run.manifest['parameters'] / 1e6:.1f} M parameters (Latte-XL: 674 M), "
+        f"{steps:,} steps (paper: 250,000)"
+    )
     return words
 
 
@@ -278,19 +366,33 @@ def what_was_run(run, tokenizer_run) -> str:
     for info in filter(None, (tokenizer_run, run)):
         manifest = info.manifest
         seconds = sum(session.get("seconds", 0.0) for session in manifest["sessions"])
-        facts.append((f"{manifest['kind']}: {manifest['name']}", f"{manifest['command']} — {seconds / 60:.1f} minutes in "
-                      f"{len(manifest['sessions'])} session(s), seed {info.config['seed']}, started {manifest['started'][:19]} UTC"))
+        facts.append(
+            (
+                f"{manifest['kind']}: {manifest['name']}",
+                f"{manifest['command']} — {seconds / 60:.1f} minutes in "
+                f"{len(manifest['sessions'])} session(s), seed {info.config['seed']}, started {manifest['started'][:19]} UTC",
+            )
+        )
         parts = info.dir / "parts.jsonl"
         for line in parts.read_text().splitlines() if parts.is_file() else []:
             part = json.loads(line)
             facts.append((part["part"], f"{part['command']} — {part['seconds'] / 60:.1f} minutes"))
     manifest = run.manifest
-    facts += [("machine", f"{manifest['machine']['processor']}, {manifest['machine']['cores']} cores, {manifest['machine']['system']}"),
-              ("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())),
-              ("code", manifest["git_commit"]), ("encoder", manifest["latents"]["encoder_hash"]),
-              ("decoder", manifest["latents"].get("decoder_hash", "–")),
-              ("latents", f"{manifest['latents']['rows']} rows of {manifest['latents']['shape']} from {manifest['latents']['data']} "
-               f"({manifest['latents']['split']}), data fingerprint {manifest['latents']['data_fingerprint']}")]
+    facts += [
+        (
+            "machine",
+            f"{manifest['machine']['processor']}, {manifest['machine']['cores']} cores, {manifest['machine']['system']}",
+        ),
+        ("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())),
+        ("code", manifest["git_commit"]),
+        ("encoder", manifest["latents"]["encoder_hash"]),
+        ("decoder", manifest["latents"].get("decoder_hash", "–")),
+        (
+            "latents",
+            f"{manifest['latents']['rows']} rows of {manifest['latents']['shape']} from {manifest['latents']['data']} "
+            f"({manifest['latents']['split']}), data fingerprint {manifest['latents']['data_fingerprint']}",
+        ),
+    ]
     return facts_table(facts)
 
 

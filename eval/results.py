@@ -1,4 +1,5 @@
-"""The record that every evaluation writes: rows of numbers, each with interval, count, features and controls beside it."""
+"""The record that every evaluation writes: rows of numbers, each with interval, count, features and controls beside
+it."""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ class Row:
 
     Attributes:
         metric: "FD-shapes", "PSNR", …; FVD, KVD and IS only for I3D and C3D features.
-        subject: What was measured: generated, reconstructed, predicted, or a control: real (other real clips), frozen (first frame
-            repeated), shuffled (frames in random order), untrained (the untrained generator), repeat, blank.
-        value, low, high: The number and its 95 % interval, in the metric's unit; None where it was not measured (see `note`).
+        subject: What was measured: generated, reconstructed, predicted, or a control: real (other real clips), frozen
+            (first frame repeated), shuffled (frames in random order), untrained (the untrained generator), repeat,
+            blank.
+        value, low, high: The number and its 95 % interval, in the metric's unit; None where it was not measured (see
+            `note`).
         n: Clips.
         method: Of the interval.
         features: Name and hash of the feature network, or "".
@@ -38,22 +41,43 @@ class Row:
 def row_from(estimate, *, metric: str, subject: str, features: str = "", note: str = "") -> Row:
     """A row from an `Estimate`."""
     low, high = (None if not math.isfinite(v) else v for v in (estimate.low, estimate.high))
-    return Row(metric=metric, subject=subject, value=estimate.value, low=low, high=high, n=estimate.n, method=estimate.method,
-               features=features, note=note)
+    return Row(
+        metric=metric,
+        subject=subject,
+        value=estimate.value,
+        low=low,
+        high=high,
+        n=estimate.n,
+        method=estimate.method,
+        features=features,
+        note=note,
+    )
 
 
 def write_results(path: str | Path, *, kind: str, rows: list[Row], **facts) -> None:
     """Write one evaluation as JSON, replaced at once; adds command, time, machine and versions."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"kind": kind, "command": command_line(), "created": now(), "machine": machine(), "versions": versions(), **facts,
-                      "rows": [asdict(row) for row in rows]})
+    write_json(
+        path,
+        {
+            "kind": kind,
+            "command": command_line(),
+            "created": now(),
+            "machine": machine(),
+            "versions": versions(),
+            **facts,
+            "rows": [asdict(row) for row in rows],
+        },
+    )
 
 
 def read_results(path: str | Path) -> tuple[dict, list[Row]]:
     """(facts, rows) of one evaluation."""
     record = read_json(path)
-    return {name: value for name, value in record.items() if name != "rows"}, [Row(**row) for row in record.get("rows", [])]
+    return {name: value for name, value in record.items() if name != "rows"}, [
+        Row(**row) for row in record.get("rows", [])
+    ]
 
 
 def format_number(value: float | None) -> str:
@@ -71,4 +95,6 @@ def table(rows: list[Row]) -> str:
         words = row.features + (f"  ({row.note})" if row.note else "")
         cells.append([row.metric, row.subject, format_number(row.value), interval, str(row.n), words])
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
+    )

@@ -1,4 +1,5 @@
-"""The sets of clips that are compared, and their features: real reference, other real clips, controls, generated ones."""
+"""The sets of clips that are compared, and their features: real reference, other real clips, controls, generated
+ones."""
 
 from __future__ import annotations
 
@@ -34,8 +35,12 @@ def open_training_clips(facts: dict, root: str | None = None):
     """The data set that a generator's latents were encoded from, with the same split and clip."""
     clip = json.loads(facts["clip"])
     size = clip["size"]
-    spec = ClipSpec(num_frames=clip["num_frames"], size=tuple(size) if isinstance(size, list) else size,
-                    frame_stride=clip["frame_stride"], window=clip["window"])
+    spec = ClipSpec(
+        num_frames=clip["num_frames"],
+        size=tuple(size) if isinstance(size, list) else size,
+        frame_stride=clip["frame_stride"],
+        window=clip["window"],
+    )
     return open_dataset(facts["data"], root=root or facts.get("root") or None, split=facts["split"], clip=spec)
 
 
@@ -57,13 +62,18 @@ def stratified_halves(labels: Sequence[int], count: int, seed: int) -> tuple[lis
     return first[:count], second[:count]
 
 
-def real_batches(dataset, indices: Sequence[int], seed: int, batch_size: int = 32) -> Iterator[tuple[Tensor, np.ndarray]]:
+def real_batches(
+    dataset, indices: Sequence[int], seed: int, batch_size: int = 32
+) -> Iterator[tuple[Tensor, np.ndarray]]:
     """(uint8 `[b, 3, 1+T, H, W]`, labels) of the given items, each with its own seeded window."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         for start in range(0, len(indices), batch_size):
             part = indices[start : start + batch_size]
             items = list(pool.map(lambda i: dataset.item(i, window_seed(seed, 0, i)), part))
-            yield torch.from_numpy(np.stack([item["video"] for item in items])), np.array([item["label"] for item in items])
+            yield (
+                torch.from_numpy(np.stack([item["video"] for item in items])),
+                np.array([item["label"] for item in items]),
+            )
 
 
 def frozen(video: Tensor) -> Tensor:
@@ -73,13 +83,20 @@ def frozen(video: Tensor) -> Tensor:
 
 def shuffled(video: Tensor, seed: int = 0) -> Tensor:
     """Frames in random order, another one for each clip: right pictures, wrong motion."""
-    order = [torch.from_numpy(numpy_generator(seed, "shuffle", i).permutation(video.shape[2])) for i in range(len(video))]
+    order = [
+        torch.from_numpy(numpy_generator(seed, "shuffle", i).permutation(video.shape[2])) for i in range(len(video))
+    ]
     return torch.stack([clip[:, places] for clip, places in zip(video, order, strict=True)])
 
 
-def extract(network, batches: Iterator[tuple[Tensor, np.ndarray]], change: Callable[[Tensor], Tensor] | None = None,
-            device: str = "auto") -> FeatureSet:
-    """Features of uint8 batches, in float32 whatever the networks around use; `change` makes a control of each batch."""
+def extract(
+    network,
+    batches: Iterator[tuple[Tensor, np.ndarray]],
+    change: Callable[[Tensor], Tensor] | None = None,
+    device: str = "auto",
+) -> FeatureSet:
+    """Features of uint8 batches, in float32 whatever the networks around use; `change` makes a control of each
+    batch."""
     place = resolve_device(device)
     network = network.to(place)
     features, probabilities, labels = [], [], []

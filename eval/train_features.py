@@ -1,4 +1,5 @@
-"""Train the judge of synthetic clips: `python -m eval.train_features`. Writes weights, recipe and test accuracy into one file."""
+"""Train the judge of synthetic clips: `python -m eval.train_features`. Writes weights, recipe and test accuracy into
+one file."""
 
 from __future__ import annotations
 
@@ -43,7 +44,10 @@ def train_features(config: TrainFeaturesConfig) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.01)
     levels = ("moving_shapes", "moving_shapes_textured")
     clip = ClipSpec(num_frames=17, size=32)
-    loaders = [iter(BatchLoader(open_dataset(level, split="train", clip=clip), config.batch_size // 2, seed=config.seed)) for level in levels]
+    loaders = [
+        iter(BatchLoader(open_dataset(level, split="train", clip=clip), config.batch_size // 2, seed=config.seed))
+        for level in levels
+    ]
     progress, began = Progress(config.steps, label="train_features"), time.monotonic()
     for step in range(config.steps):
         with progress.wait():
@@ -52,7 +56,9 @@ def train_features(config: TrainFeaturesConfig) -> None:
         label = torch.cat([batch["label"] for batch in batches]).to(device)
         video = degrade(video, torch_generator(config.seed, "degrade", step))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, base=config.learning_rate, total=config.steps, warmup=100, kind="cosine", final_ratio=0.01)
+            group["lr"] = learning_rate(
+                step, base=config.learning_rate, total=config.steps, warmup=100, kind="cosine", final_ratio=0.01
+            )
         with autocast(device, dtype):
             shape, motion = network.heads(network.features(video))
         loss = F.cross_entropy(shape.float(), label // 4) + F.cross_entropy(motion.float(), label % 4)
@@ -60,23 +66,41 @@ def train_features(config: TrainFeaturesConfig) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        right = [float((head.argmax(1) == target).float().mean()) for head, target in ((shape, label // 4), (motion, label % 4))]
+        right = [
+            float((head.argmax(1) == target).float().mean())
+            for head, target in ((shape, label // 4), (motion, label % 4))
+        ]
         progress.update(step + 1, {"loss": float(loss.detach()), "shape": right[0], "motion": right[1]})
     progress.close()
     network.eval()
-    accuracy = {level: measure(network, open_dataset(level, split="test", clip=clip), config.test_clips, device) for level in levels}
-    recipe = {"command": command_line(), "flags": asdict(config), "dtype": str(dtype), "minutes": round((time.monotonic() - began) / 60, 1),
-              "machine": machine(), "versions": versions(), "test_accuracy": accuracy}
+    accuracy = {
+        level: measure(network, open_dataset(level, split="test", clip=clip), config.test_clips, device)
+        for level in levels
+    }
+    recipe = {
+        "command": command_line(),
+        "flags": asdict(config),
+        "dtype": str(dtype),
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "machine": machine(),
+        "versions": versions(),
+        "test_accuracy": accuracy,
+    }
     out = Path(config.out)
     partial = out.with_name(out.name + ".partial")
     # float16 halves the file; the accuracy above is of the float32 weights, and differs by less than its own error.
-    save_file({name: value.cpu().half() for name, value in network.state_dict().items()}, partial, {"recipe": json.dumps(recipe)})
+    save_file(
+        {name: value.cpu().half() for name, value in network.state_dict().items()},
+        partial,
+        {"recipe": json.dumps(recipe)},
+    )
     os.replace(partial, out)
     print(json.dumps(accuracy, indent=2))
 
 
 def degrade(video, generator):
-    """Blur a quarter of the clips and add noise to another, so that a judge of generated clips does not fail on small faults."""
+    """Blur a quarter of the clips and add noise to another, so that a judge of generated clips does not fail on small
+    faults."""
     import torch
     import torch.nn.functional as F
 
@@ -103,7 +127,12 @@ def measure(network, dataset, count: int, device) -> dict[str, float | int]:
             label = torch.tensor([item["label"] for item in items])
             shape, motion = guess // 4 == label // 4, guess % 4 == label % 4
             right += torch.stack([shape.sum(), motion.sum(), (shape & motion).sum()])
-    return {"shape": right[0].item() / count, "motion": right[1].item() / count, "class": right[2].item() / count, "clips": count}
+    return {
+        "shape": right[0].item() / count,
+        "motion": right[1].item() / count,
+        "class": right[2].item() / count,
+        "clips": count,
+    }
 
 
 if __name__ == "__main__":

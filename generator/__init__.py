@@ -11,7 +11,7 @@ _EXPORTS = {
     "load_generator": "loading",
 }
 _MODULES = ("presets",)
-__all__ = [*_EXPORTS, *_MODULES]
+__all__ = list(_EXPORTS)
 
 
 def __getattr__(name: str):

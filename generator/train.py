@@ -100,7 +100,7 @@ def train(config: TrainConfig) -> Path:
         "std": std,
         **{name: reader.attributes[name] for name in _REMEMBERED if name in reader.attributes},
     }
-    identity = run_identity(config, dtype, facts)
+    identity = run_identity(config, dtype, facts) | {"model": asdict(model_config)}
     name = config.name or default_name(config.preset, config.latents, identity)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

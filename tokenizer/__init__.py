@@ -12,7 +12,7 @@ _EXPORTS = {
     "TOKENIZER_NAMES": "zoo",
 }
 _MODULES = ("presets",)
-__all__ = [*_EXPORTS, *_MODULES]
+__all__ = list(_EXPORTS)
 
 
 def __getattr__(name: str):

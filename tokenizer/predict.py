@@ -55,7 +55,8 @@ def predict(config: PredictConfig) -> None:
     ratio = f"{float(ours.sum() / repeat.sum()):.3f}" if float(repeat.sum()) > 0 else "undefined (nothing moves)"
     print(
         f"tokenizer.predict: {config.observed} frames observed, {config.frames - config.observed} predicted; "
-        f"squared error on moving pixels over that of repeating the last frame: {ratio}; original | prediction in {config.out}"
+        f"squared error on moving pixels over that of repeating the last frame: {ratio}; "
+        f"original | prediction in {config.out}"
     )
 
 

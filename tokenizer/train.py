@@ -106,9 +106,12 @@ def train(config: TrainConfig):
     lpips_network = build_lpips(config, world.device)
     identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
     identity |= {"steps": plan[-1].stop, "dtype": str(dtype), "data_fingerprint": clips["video"].fingerprint()}
+    identity["model"] = asdict(vae.config)
     name = config.name or default_name(config.preset, config.data, identity)
     if world.is_main and config.preset == "demo" and config.data == "moving_shapes":
-        print("tokenizer.train: demo preset on synthetic clips (moving_shapes); --data and --root train on your own videos")
+        print(
+            "tokenizer.train: demo preset on synthetic clips (moving_shapes); --data and --root train on yours"
+        )
 
     import torch
 

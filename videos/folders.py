@@ -176,7 +176,7 @@ def read_image(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            return np.array(image.convert("RGB"))
     except (OSError, SyntaxError) as error:
         raise InputError(f"{path}: damaged image ({error})") from error
 
@@ -188,15 +188,7 @@ def split_folder(root: Path, split: str) -> Path:
 
 
 def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Files with one of the suffixes below a folder, sorted; links are followed, hidden files and folders are not."""
-    found: list[Path] = []
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:  # a link that leads back up
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in files if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in suffixes and path.is_file())
+    """Files with one of the suffixes below a folder, sorted; links that lead out of the folder are left out."""
+    resolved = folder.resolve()
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    return sorted(path for path in found if path.is_file() and path.resolve().is_relative_to(resolved))

@@ -1,4 +1,5 @@
-"""Feature networks: clips `[B, 3, T, H, W]` in [-1, 1] -> features `[B, d]` (and, for the judge, class probabilities)."""
+"""Feature networks: clips `[B, 3, T, H, W]` in [-1, 1] -> features `[B, d]` (and, for the judge, class
+probabilities)."""
 
 from runtime.errors import InputError
 

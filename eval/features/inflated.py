@@ -1,7 +1,9 @@
-"""I3D, the Inception network inflated to 3D (Carreira and Zisserman 2017), as FVD uses it: 400 Kinetics logits, mean over time.
+"""I3D, the Inception network inflated to 3D (Carreira and Zisserman 2017), as FVD uses it: 400 Kinetics logits, mean
+over time.
 
-Own construction of the published graph: TensorFlow's SAME padding (extra zeros at the end), batch norm with eps 1e-3 and no learned
-scale in the original, no dropout when judging. Parameter names follow the layout common to the PyTorch ports.
+Own construction of the published graph: TensorFlow's SAME padding (extra zeros at the end), batch norm with eps 1e-3
+and no learned scale in the original, no dropout when judging. Parameter names follow the layout common to the PyTorch
+ports.
 """
 
 from __future__ import annotations
@@ -19,10 +21,15 @@ MIN_FRAMES = 9
 SIZE = 224
 # Output channels of the branches: 1x1; 1x1 then 3x3; 1x1 then 3x3; pool then 1x1.
 MIXED = {
-    "3b": (192, 64, 96, 128, 16, 32, 32), "3c": (256, 128, 128, 192, 32, 96, 64),
-    "4b": (480, 192, 96, 208, 16, 48, 64), "4c": (512, 160, 112, 224, 24, 64, 64), "4d": (512, 128, 128, 256, 24, 64, 64),
-    "4e": (512, 112, 144, 288, 32, 64, 64), "4f": (528, 256, 160, 320, 32, 128, 128),
-    "5b": (832, 256, 160, 320, 32, 128, 128), "5c": (832, 384, 192, 384, 48, 128, 128),
+    "3b": (192, 64, 96, 128, 16, 32, 32),
+    "3c": (256, 128, 128, 192, 32, 96, 64),
+    "4b": (480, 192, 96, 208, 16, 48, 64),
+    "4c": (512, 160, 112, 224, 24, 64, 64),
+    "4d": (512, 128, 128, 256, 24, 64, 64),
+    "4e": (512, 112, 144, 288, 32, 64, 64),
+    "4f": (528, 256, 160, 320, 32, 128, 128),
+    "5b": (832, 256, 160, 320, 32, 128, 128),
+    "5c": (832, 384, 192, 384, 48, 128, 128),
 }
 
 
@@ -114,7 +121,12 @@ class I3D(nn.Module):
         self.logits = Logits()
 
     def forward(self, video: Tensor) -> Tensor:
-        if video.ndim != 5 or video.shape[1] != 3 or video.shape[2] < MIN_FRAMES or tuple(video.shape[3:]) != (SIZE, SIZE):
+        if (
+            video.ndim != 5
+            or video.shape[1] != 3
+            or video.shape[2] < MIN_FRAMES
+            or tuple(video.shape[3:]) != (SIZE, SIZE)
+        ):
             raise InputError(f"I3D takes [B, 3, T >= {MIN_FRAMES}, {SIZE}, {SIZE}], got {list(video.shape)}")
         x = video
         for name, part in self.named_children():
@@ -124,7 +136,8 @@ class I3D(nn.Module):
         return self.logits(x).squeeze((3, 4)).mean(2)
 
     def features(self, video: Tensor) -> Tensor:
-        """Logits of clips of any size: each frame is squashed to 224x224, bilinear without antialiasing, as the ports do."""
+        """Logits of clips of any size: each frame is squashed to 224x224, bilinear without antialiasing, as the ports
+        do."""
         batch, _, frames, height, width = video.shape
         video = video.float()
         if (height, width) != (SIZE, SIZE):
@@ -146,7 +159,14 @@ class I3D(nn.Module):
         return network.eval().requires_grad_(False)
 
 
-_BRANCHES = {"branch_0": "b0", "branch_1.0": "b1a", "branch_1.1": "b1b", "branch_2.0": "b2a", "branch_2.1": "b2b", "branch_3.1": "b3b"}
+_BRANCHES = {
+    "branch_0": "b0",
+    "branch_1.0": "b1a",
+    "branch_1.1": "b1b",
+    "branch_2.0": "b2a",
+    "branch_2.1": "b2b",
+    "branch_3.1": "b3b",
+}
 
 
 def published_name(name: str) -> str:

@@ -1,7 +1,7 @@
 """A small 3D CNN that names shape and motion of `moving_shapes` clips: the judge of runs without published weights.
 
-It is trained by `python -m eval.train_features`, on synthetic clips only. Its numbers carry their own names (FD-shapes, accuracy-…): they
-are never FVD, and nothing is trained against it.
+It is trained by `python -m eval.train_features`, on synthetic clips only. Its numbers carry their own names (FD-shapes,
+accuracy-…): they are never FVD, and nothing is trained against it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ WIDTHS = (48, 96)
 
 
 class ShapesNet(nn.Module):
-    """Clip `[B, 3, T >= 9, H, W]` in [-1, 1], resized to 32x32 -> features `[B, dim]` and logits `[B, 3 shapes * 4 motions]`.
+    """Clip `[B, 3, T >= 9, H, W]` in [-1, 1], resized to 32x32 -> features `[B, dim]` and logits `[B, 3 shapes * 4
+    motions]`.
 
-    A per-frame 2D trunk sees form, a temporal trunk over its pooled grid sees movement. Shape and motion have a head each; the logits
-    of the 12 classes are the sums of theirs.
+    A per-frame 2D trunk sees form, a temporal trunk over its pooled grid sees movement. Shape and motion have a head
+    each; the logits of the 12 classes are the sums of theirs.
     """
 
     name = "shapes"
@@ -37,14 +38,26 @@ class ShapesNet(nn.Module):
         first, second = WIDTHS
         # 2x2 pixels enter as channels: a third of the time of full-resolution convolutions.
         self.frame = nn.Sequential(
-            nn.Conv2d(12 + 2, first, 3, padding=1), nn.GroupNorm(8, first), nn.SiLU(),
-            nn.Conv2d(first, second, 3, stride=2, padding=1), nn.GroupNorm(8, second), nn.SiLU(),
-            nn.Conv2d(second, second, 3, padding=1), nn.GroupNorm(8, second), nn.SiLU(),
+            nn.Conv2d(12 + 2, first, 3, padding=1),
+            nn.GroupNorm(8, first),
+            nn.SiLU(),
+            nn.Conv2d(first, second, 3, stride=2, padding=1),
+            nn.GroupNorm(8, second),
+            nn.SiLU(),
+            nn.Conv2d(second, second, 3, padding=1),
+            nn.GroupNorm(8, second),
+            nn.SiLU(),
         )
         self.movement = nn.Sequential(
-            nn.Conv3d(second, second, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)), nn.GroupNorm(8, second), nn.SiLU(),
-            nn.Conv3d(second, second, 3, stride=(2, 1, 1), padding=1), nn.GroupNorm(8, second), nn.SiLU(),
-            nn.Conv3d(second, second, 3, stride=(2, 2, 2), padding=1), nn.GroupNorm(8, second), nn.SiLU(),
+            nn.Conv3d(second, second, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
+            nn.GroupNorm(8, second),
+            nn.SiLU(),
+            nn.Conv3d(second, second, 3, stride=(2, 1, 1), padding=1),
+            nn.GroupNorm(8, second),
+            nn.SiLU(),
+            nn.Conv3d(second, second, 3, stride=(2, 2, 2), padding=1),
+            nn.GroupNorm(8, second),
+            nn.SiLU(),
         )
         self.form_out = nn.Linear(second, 64)
         self.movement_out = nn.Linear(second * 4, 64)
@@ -98,8 +111,10 @@ class ShapesNet(nn.Module):
         try:
             network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
         except (OSError, SafetensorError, RuntimeError) as error:
-            raise InputError(f"{path}: no weights of the shapes network ({str(error).splitlines()[0]}); "
-                             "python -m eval.train_features trains them") from error
+            raise InputError(
+                f"{path}: no weights of the shapes network ({str(error).splitlines()[0]}); "
+                "python -m eval.train_features trains them"
+            ) from error
         network.version_hash = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         return network.eval().requires_grad_(False)
 

@@ -25,5 +25,7 @@ def as_pair(a: object, b: object) -> tuple[np.ndarray, np.ndarray]:
     """Two feature sets of the same width."""
     a, b = as_features(a, "the first set"), as_features(b, "the second set")
     if a.shape[1] != b.shape[1]:
-        raise InputError(f"the two sets have {a.shape[1]} and {b.shape[1]} features; they must come from the same network")
+        raise InputError(
+            f"the two sets have {a.shape[1]} and {b.shape[1]} features; they must come from the same network"
+        )
     return a, b

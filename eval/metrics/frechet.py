@@ -1,4 +1,5 @@
-"""Fréchet distance between Gaussians fitted to two feature sets (FID, FVD); Heusel et al. 2017, Unterthiner et al. 2018."""
+"""Fréchet distance between Gaussians fitted to two feature sets (FID, FVD); Heusel et al. 2017, Unterthiner et al.
+2018."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ from eval.metrics.arrays import as_pair
 def frechet_distance(a: object, b: object) -> float:
     """|mean_a - mean_b|² + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), float64.
 
-    The trace of the root is the nuclear norm of A Bᵀ, where AᵀA = S_a and BᵀB = S_b are the centred features over sqrt(N - 1), so no
-    matrix root, no complex number and no regularisation is needed, and sets smaller than the feature width are exact.
+    The trace of the root is the nuclear norm of A Bᵀ, where AᵀA = S_a and BᵀB = S_b are the centred features over
+    sqrt(N - 1), so no matrix root, no complex number and no regularisation is needed, and sets smaller than the feature
+    width are exact.
 
     Args:
         a: Features `[N, d]`, NumPy or torch, N >= 2.

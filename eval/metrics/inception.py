@@ -9,7 +9,8 @@ from runtime.errors import InputError
 
 
 def inception_score(probabilities: object, splits: int = 1) -> float:
-    """exp of the mean KL(p(y|x) || p(y)), averaged over `splits` consecutive parts; between 1 and the number of classes K.
+    """exp of the mean KL(p(y|x) || p(y)), averaged over `splits` consecutive parts; between 1 and the number of classes
+    K.
 
     Args:
         probabilities: `[N, K]`, rows sum to 1; exact zeros are fine (0 log 0 = 0).

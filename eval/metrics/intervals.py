@@ -1,4 +1,5 @@
-"""A number with its interval: the delete-d jackknife over clips, never resampling with replacement (which biases set metrics)."""
+"""A number with its interval: the delete-d jackknife over clips, never resampling with replacement (which biases set
+metrics)."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ BLOCKS = 10
 class Estimate:
     """`value` at this sample size, and a 95 % interval.
 
-    The interval covers the *expectation of the metric at this number of clips* under fresh draws of clips. It says nothing of the bias
-    that set metrics have at finite N, of training seeds, or of the protocol.
+    The interval covers the *expectation of the metric at this number of clips* under fresh draws of clips. It says
+    nothing of the bias that set metrics have at finite N, of training seeds, or of the protocol.
     """
 
     value: float
@@ -31,8 +32,8 @@ class Estimate:
 def estimate(metric: Callable, a: object, b: object | None = None, paired: bool = False) -> Estimate:
     """Evaluate `metric(a, b)` (or `metric(a)`) with a 95 % interval from ten jackknife blocks of clips.
 
-    Clips are dealt to the blocks in turn (clip i to block i mod 10), so classes that cycle stay balanced. In a paired metric the same
-    clips leave both sets together; otherwise the two sets are independent and their variances add.
+    Clips are dealt to the blocks in turn (clip i to block i mod 10), so classes that cycle stay balanced. In a paired
+    metric the same clips leave both sets together; otherwise the two sets are independent and their variances add.
 
     Args:
         metric: Function of one or two arrays whose first axis is clips.
@@ -43,7 +44,9 @@ def estimate(metric: Callable, a: object, b: object | None = None, paired: bool 
     a = np.asarray(a.detach().cpu() if hasattr(a, "detach") else a)
     b = None if b is None else np.asarray(b.detach().cpu() if hasattr(b, "detach") else b)
     if len(a) < 2 or (b is not None and len(b) < 2):
-        raise InputError(f"an estimate needs at least 2 clips in each set, got {len(a)}{'' if b is None else f' and {len(b)}'}")
+        raise InputError(
+            f"an estimate needs at least 2 clips in each set, got {len(a)}{'' if b is None else f' and {len(b)}'}"
+        )
     if paired and (b is None or len(a) != len(b)):
         raise InputError("paired sets must have the same number of clips")
     value = float(metric(a) if b is None else metric(a, b))

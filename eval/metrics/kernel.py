@@ -1,4 +1,5 @@
-"""Kernel distance: squared MMD with the cubic polynomial kernel (KID, KVD); Bińkowski et al. 2018, as in TATS on all clips."""
+"""Kernel distance: squared MMD with the cubic polynomial kernel (KID, KVD); Bińkowski et al. 2018, as in TATS on all
+clips."""
 
 from __future__ import annotations
 

@@ -43,7 +43,9 @@ def tracking_auc(errors_px: object, visible: object) -> float:
     """
     errors, visible = _array(errors_px).astype(np.float64), _array(visible).astype(bool)
     if errors.shape != visible.shape:
-        raise InputError(f"errors and visible must have the same shape, got {list(errors.shape)} and {list(visible.shape)}")
+        raise InputError(
+            f"errors and visible must have the same shape, got {list(errors.shape)} and {list(visible.shape)}"
+        )
     if not visible.any():
         raise InputError("no visible point to measure tracking on")
     if not np.isfinite(errors[visible]).all() or (errors[visible] < 0).any():

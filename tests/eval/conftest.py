@@ -61,16 +61,50 @@ def chain(tmp_path_factory) -> Chain:
     from tokenizer.pvvae import PVVAEConfig
 
     runs = tmp_path_factory.mktemp("chain") / "runs"
-    model = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), decoder_channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
+    model = PVVAEConfig(
+        latent_channels=4,
+        channels=(8, 8, 8),
+        decoder_channels=(8, 8, 8),
+        blocks=1,
+        middle_blocks=1,
+        patch=4,
+        norm="layer",
+    )
     with pytest.MonkeyPatch.context() as patch:
         stages = {"images": 1, "video": 2, "decoder": 1}
         patch.setitem(TOKENIZERS, "tiny", TokenizerPreset(model=model, stage_steps=stages, training={}))
-        patch.setitem(GENERATORS, "demo", GeneratorPreset(model=LatteConfig(hidden_size=32, depth=2, num_heads=2), training={}))
-        tokenizer = tokenizer_train.train(tokenizer_train.TrainConfig(
-            runs_dir=str(runs), name="vae", preset="tiny", data="moving_shapes", size=32, batch_size=2, lpips_weight=0.0, warmup=1,
-            validate_every=2, **COMMON))
-        latents = encoding.encode(encoding.EncodeConfig(runs_dir=str(runs), tokenizer=str(tokenizer), max_clips=40,
-                                                        out=str(runs.parent / "shapes.h5"), **COMMON))
-        generator = generator_train.train(generator_train.TrainConfig(
-            runs_dir=str(runs), name="gen", latents=str(latents), preset="demo", steps=4, keep_every=2, batch_size=4, **COMMON))
+        patch.setitem(
+            GENERATORS, "demo", GeneratorPreset(model=LatteConfig(hidden_size=32, depth=2, num_heads=2), training={})
+        )
+        tokenizer = tokenizer_train.train(
+            tokenizer_train.TrainConfig(
+                runs_dir=str(runs),
+                name="vae",
+                preset="tiny",
+                data="moving_shapes",
+                size=32,
+                batch_size=2,
+                lpips_weight=0.0,
+                warmup=1,
+                validate_every=2,
+                **COMMON,
+            )
+        )
+        latents = encoding.encode(
+            encoding.EncodeConfig(
+                runs_dir=str(runs), tokenizer=str(tokenizer), max_clips=40, out=str(runs.parent / "shapes.h5"), **COMMON
+            )
+        )
+        generator = generator_train.train(
+            generator_train.TrainConfig(
+                runs_dir=str(runs),
+                name="gen",
+                latents=str(latents),
+                preset="demo",
+                steps=4,
+                keep_every=2,
+                batch_size=4,
+                **COMMON,
+            )
+        )
     return Chain(runs, Path(tokenizer), Path(latents), Path(generator))

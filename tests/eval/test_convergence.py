@@ -39,7 +39,9 @@ def test_percent_faster_compares_with_the_rivals_whole_training():
     assert percent_faster([1000], [400.0], other_final=200.0, total=2000) is None
 
 
-@pytest.mark.parametrize("steps, values, target", [([1, 2], [1.0], 1.0), ([], [], 1.0), ([1], [-1.0], 1.0), ([1], [1.0], 0.0)])
+@pytest.mark.parametrize(
+    "steps, values, target", [([1, 2], [1.0], 1.0), ([], [], 1.0), ([1], [-1.0], 1.0), ([1], [1.0], 0.0)]
+)
 def test_an_impossible_curve_is_refused(steps, values, target):
     with pytest.raises(InputError, match="positive"):
         step_reaching(steps, values, target)
@@ -63,7 +65,11 @@ def test_a_run_beside_itself_is_not_faster(chain, judge, capsys, tmp_path):
     twin = chain.runs / "twin"
     shutil.copytree(chain.generator, twin, ignore=shutil.ignore_patterns("samples", "eval"))
     try:
-        convergence(ConvergenceConfig(runs_dir=str(chain.runs), runs=(str(chain.generator), str(twin)), samples=8, steps=2, **COMMON))
+        convergence(
+            ConvergenceConfig(
+                runs_dir=str(chain.runs), runs=(str(chain.generator), str(twin)), samples=8, steps=2, **COMMON
+            )
+        )
     finally:
         shutil.rmtree(twin)
     assert capsys.readouterr().out.count("faster to reach") == 2

@@ -60,7 +60,11 @@ def measured(chain, judge):
 
 @pytest.fixture
 def written(measured, tmp_path, capsys):
-    out = report(ReportConfig(runs_dir=str(measured.runs), clips=12, steps=2, shipped=False, out=str(tmp_path / "report.html"), **COMMON))
+    out = report(
+        ReportConfig(
+            runs_dir=str(measured.runs), clips=12, steps=2, shipped=False, out=str(tmp_path / "report.html"), **COMMON
+        )
+    )
     return out.read_text(), capsys.readouterr().out
 
 
@@ -78,8 +82,11 @@ def test_the_page_shows_every_kind_of_clip_and_the_clips_play(written):
 
     text, _ = written
     headings = Page(text).headings
-    assert headings[:3] == ["Real, reconstructed, predicted", "Generated, trained just now, guidance 1",
-                            "Generated, trained just now, guidance 2"]
+    assert headings[:3] == [
+        "Real, reconstructed, predicted",
+        "Generated, trained just now, guidance 1",
+        "Generated, trained just now, guidance 2",
+    ]
     pictures = re.findall(r'src="data:image/webp;base64,([^"]+)"', text)
     assert len(pictures) == 36
     first = Image.open(io.BytesIO(base64.b64decode(pictures[0])))
@@ -89,8 +96,19 @@ def test_the_page_shows_every_kind_of_clip_and_the_clips_play(written):
 
 def test_the_page_holds_curves_numbers_times_and_differences(written):
     text, printed = written
-    for words in ("flow loss", "PSNR on held-out clips", "FD-shapes, 8 clips", "other real clips", "How this differs from the paper",
-                  "What was run", "eval.fvd", "cores", "torch ", "paper: 250,000", "change explained"):
+    for words in (
+        "flow loss",
+        "PSNR on held-out clips",
+        "FD-shapes, 8 clips",
+        "other real clips",
+        "How this differs from the paper",
+        "What was run",
+        "eval.fvd",
+        "cores",
+        "torch ",
+        "paper: 250,000",
+        "change explained",
+    ):
         assert words in text, words
     assert text.count("<svg") == 5
     assert "FD-shapes" in printed and "report.html" in printed
@@ -111,7 +129,9 @@ def test_shipped_weights_have_a_section_that_names_their_hours_and_command(measu
     manifest = {"hours": 3.5, "commands": ["make demo SCALE=long"], "rows": [row]}
     (shipped / "manifest.json").write_text(json.dumps(manifest))
     monkeypatch.setitem(__import__("generator.loading").loading.SHIPPED, "moving-shapes", shipped)
-    out = report(ReportConfig(runs_dir=str(measured.runs), clips=2, steps=1, out=str(tmp_path / "report.html"), **COMMON))
+    out = report(
+        ReportConfig(runs_dir=str(measured.runs), clips=2, steps=1, out=str(tmp_path / "report.html"), **COMMON)
+    )
     text = out.read_text()
     assert "Shipped, trained 3.5 hours by this command" in Page(text).headings
     assert "make demo SCALE=long" in text and "1.25" in text
@@ -122,7 +142,9 @@ def test_a_run_without_any_measurement_still_has_a_page(chain, judge, tmp_path):
 
     runs = tmp_path / "runs"
     shutil.copytree(chain.generator, runs / "gen", ignore=shutil.ignore_patterns("samples", "eval"))
-    out = report(ReportConfig(runs_dir=str(runs), clips=2, steps=1, shipped=False, out=str(tmp_path / "report.html"), **COMMON))
+    out = report(
+        ReportConfig(runs_dir=str(runs), clips=2, steps=1, shipped=False, out=str(tmp_path / "report.html"), **COMMON)
+    )
     Page(out.read_text())
     assert not list(tmp_path.glob("*.partial"))
 
@@ -169,7 +191,12 @@ def test_ticks_are_round_and_inside():
 
 
 def test_a_curve_leaves_out_what_cannot_be_drawn():
-    drawn = curve({"loss": [(1, 2.0), (2, float("nan")), (3, None), (4, -1.0), (5, 1.0)]}, x_label="step", y_label="loss", log_y=True)
+    drawn = curve(
+        {"loss": [(1, 2.0), (2, float("nan")), (3, None), (4, -1.0), (5, 1.0)]},
+        x_label="step",
+        y_label="loss",
+        log_y=True,
+    )
     assert drawn.count("<circle") == 2 and "nan" not in drawn
     assert "Nothing was logged" in curve({"loss": []}, x_label="step", y_label="loss")
 
@@ -182,7 +209,9 @@ def test_a_long_log_becomes_a_short_line_of_means():
 
 
 def test_the_table_escapes_words_and_greys_controls():
-    rows = [Row(metric="FD <b>", subject="real", value=1.0, low=0.5, high=1.5, n=3),
-            Row(metric="LPIPS", subject="reconstructed", value=None)]
+    rows = [
+        Row(metric="FD <b>", subject="real", value=1.0, low=0.5, high=1.5, n=3),
+        Row(metric="LPIPS", subject="reconstructed", value=None),
+    ]
     drawn = results_table(rows)
     assert "FD &lt;b&gt;" in drawn and drawn.count('class="control"') == 1 and "0.5 … 1.5" in drawn and "–" in drawn

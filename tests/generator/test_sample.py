@@ -23,8 +23,17 @@ SHAPE, CLASSES = (6, 3, 2, 2), 4
 def run(latents_file, tiny_demo):
     return train(
         TrainConfig(
-            latents=str(latents_file), preset="demo", runs_dir=str(latents_file.parent / "runs"), name="run",
-            device="cpu", dtype="float32", steps=6, keep_every=3, batch_size=8, learning_rate=1e-2, ema_decay=0.9,
+            latents=str(latents_file),
+            preset="demo",
+            runs_dir=str(latents_file.parent / "runs"),
+            name="run",
+            device="cpu",
+            dtype="float32",
+            steps=6,
+            keep_every=3,
+            batch_size=8,
+            learning_rate=1e-2,
+            ema_decay=0.9,
         )  # fmt: skip
     )
 
@@ -53,7 +62,8 @@ def test_a_samples_file_says_what_it_is(run):
         found = reader.attributes
     expected = {
         "kind": "samples", "step": 6, "steps": 3, "nfe": 3, "rows_per_call": 2, "guidance_scale": 2.0, "seed": 0,
-        "generator_run": "run", "untrained": 0, "encoder_hash": "e" * 16, "num_classes": CLASSES, "data": "moving_shapes",
+        "generator_run": "run", "untrained": 0, "encoder_hash": "e" * 16, "num_classes": CLASSES,
+        "data": "moving_shapes",
     }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
 
@@ -157,7 +167,9 @@ def test_a_file_of_other_samples_is_refused_and_stays(run, tmp_path):
 
 
 def test_load_generator_gives_averaged_or_raw_weights_of_any_checkpoint(run):
-    averaged, raw, early = (loading.load_generator(run, step, ema=ema) for step, ema in ((None, True), (6, False), (3, True)))
+    averaged, raw, early = (
+        loading.load_generator(run, step, ema=ema) for step, ema in ((None, True), (6, False), (3, True))
+    )
     assert (averaged.step, raw.step, early.step) == (6, 6, 3)
     weights = [found.model.final.weight for found in (averaged, raw, early)]
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])

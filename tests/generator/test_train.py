@@ -90,7 +90,9 @@ def test_a_checkpoint_carries_config_and_facts_of_the_latents(latents_file):
     assert config["num_classes"] == CLASSES and config == read_json(run / "config.json")["model"]
     assert state["latents"] == manifest["latents"]
     assert state["latents"]["encoder_hash"] == "e" * 16 and len(state["latents"]["mean"]) == SHAPE[0]
-    assert manifest["parameters"] == sum(v.numel() for v in load_file(find_checkpoint(run) / "ema.safetensors").values())
+    assert manifest["parameters"] == sum(
+        v.numel() for v in load_file(find_checkpoint(run) / "ema.safetensors").values()
+    )
 
 
 def test_a_tenth_of_the_run_lies_between_kept_checkpoints(latents_file):
@@ -166,8 +168,12 @@ def test_ten_non_finite_steps_in_a_row_stop_the_run_and_name_the_last_good_check
     import generator.rectified_flow as flow
 
     train(configure(latents_file, steps=4))
-    monkeypatch.setattr(flow, "flow_loss", lambda model, x, y, *, noise, t: model(x, t, y).flatten(1).mean(1) * torch.inf)
-    with pytest.raises(InputError, match="10 steps in a row, up to step 14; the last good checkpoint is .*step_00000004"):
+    monkeypatch.setattr(
+        flow, "flow_loss", lambda model, x, y, *, noise, t: model(x, t, y).flatten(1).mean(1) * torch.inf
+    )
+    with pytest.raises(
+        InputError, match="10 steps in a row, up to step 14; the last good checkpoint is .*step_00000004"
+    ):
         train(configure(latents_file))
     assert [step for step, _ in list_checkpoints(latents_file.parent / "runs" / "run")][-1] < 14
 
@@ -180,7 +186,11 @@ def test_an_unconditional_file_trains_an_unconditional_generator(tmp_path, write
 
 @pytest.mark.parametrize(
     "changes, words",
-    [({"kind": "samples"}, "samples of a generator"), ({"label": 4}, "do not fit num_classes 4"), ({"label": -1}, "labels -1")],
+    [
+        ({"kind": "samples"}, "samples of a generator"),
+        ({"label": 4}, "do not fit num_classes 4"),
+        ({"label": -1}, "labels -1"),
+    ],
 )
 def test_files_that_cannot_be_trained_on_are_refused(tmp_path, changes, words, write_latents):
     path = write_latents(tmp_path / "bad.h5", **changes)
@@ -198,7 +208,8 @@ def test_flags_follow_the_preset_and_the_command_line_wins():
 
 
 @pytest.mark.parametrize("words, said", [
-    (["--latent", "x.h5"], "--latents"), ([], "--latents is needed"), (["--latents", "x.h5", "--preset", "latte"], "latte-"),
+    (["--latent", "x.h5"], "--latents"), ([], "--latents is needed"),
+    (["--latents", "x.h5", "--preset", "latte"], "latte-"),
     (["--latents", "x.h5", "--betas", "0.9"], "--betas"), (["--latents", "x.h5", "--steps", "many"], "--steps"),
     (["--latents", "x.h5", "--class-dropout", "1.5"], "too large"),
 ])  # fmt: skip
@@ -209,13 +220,18 @@ def test_wrong_flags_are_refused_by_name(words, said):
 
 def test_the_command_refuses_a_missing_file_in_one_line_and_help_needs_no_torch(tmp_path):
     def run(*words):
-        return subprocess.run([sys.executable, "-m", "generator.train", *words], cwd=ROOT, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-m", "generator.train", *words], cwd=ROOT, capture_output=True, text=True
+        )
 
     refused = run("--latents", str(tmp_path / "none.h5"), "--runs-dir", str(tmp_path / "runs"))
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and refused.stderr.startswith("error: ")
     assert not (tmp_path / "runs").exists()
     shown = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "generator.train", "--help"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-X", "importtime", "-m", "generator.train", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert shown.returncode == 0 and "--keep-every" in shown.stdout
     assert not any(line.rstrip().endswith(" torch") for line in shown.stderr.splitlines())
@@ -238,7 +254,15 @@ def test_two_processes_train_like_one(latents_file, monkeypatch):
         "    train(TrainConfig(**{**values, 'betas': tuple(values['betas'])}))\n"
     )
     values = json.dumps({**config.__dict__, "name": "both"})
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", str(script), values]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--master-port=0",
+        str(script),
+        values,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -139,7 +139,14 @@ def test_dry_run_prints_the_flags_and_does_nothing(capsys):
 def test_help_shows_every_flag_with_default_and_meaning(capsys):
     code, output = run(["--help"], capsys=capsys)
     assert code == 0 and "python -m x" in output.out
-    for text in ("--learning-rate NUMBER", "the rate", "default: 0.0001", "--stage all|images|video", "--runs-dir", "FILE"):
+    for text in (
+        "--learning-rate NUMBER",
+        "the rate",
+        "default: 0.0001",
+        "--stage all|images|video",
+        "--runs-dir",
+        "FILE",
+    ):
         assert text in output.out
 
 

@@ -24,7 +24,13 @@ def one_file(monkeypatch, tmp_path):
 def test_an_absent_file_is_named_with_size_hash_address_and_place(tmp_path):
     with pytest.raises(InputError) as error:
         find_weights("net")
-    for part in ("net.pt", "7 bytes", hashlib.sha256(CONTENT).hexdigest(), "https://example.org/net.pt", "PVVAE_WEIGHTS"):
+    for part in (
+        "net.pt",
+        "7 bytes",
+        hashlib.sha256(CONTENT).hexdigest(),
+        "https://example.org/net.pt",
+        "PVVAE_WEIGHTS",
+    ):
         assert part in str(error.value)
 
 

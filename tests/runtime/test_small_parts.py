@@ -72,11 +72,14 @@ def test_drawn_rows_follow_their_laws():
     normal = normal_rows(0, "law", 0, range(1000), (50,))
     assert abs(float(normal.mean())) < 0.02 and abs(float(normal.std()) - 1) < 0.02  # > 4 standard errors of 50,000
     uniform = uniform_rows(0, "law", 0, range(20_000))
-    assert 0 <= float(uniform.min()) and float(uniform.max()) < 1 and abs(float(uniform.mean()) - 0.5) < 0.01
+    assert float(uniform.min()) >= 0 and float(uniform.max()) < 1 and abs(float(uniform.mean()) - 0.5) < 0.01
 
 
 def test_keys_are_stable_and_tell_their_parts_apart():
-    assert key(0, "a", 1) == key(0, "a", 1) and len({key(0, "a", 11), key(0, "a1", 1), key(0, "a", 1, 1), key(1, "a", 1)}) == 4
+    assert (
+        key(0, "a", 1) == key(0, "a", 1)
+        and len({key(0, "a", 11), key(0, "a1", 1), key(0, "a", 1, 1), key(1, "a", 1)}) == 4
+    )
     assert torch_generator(0, "x").initial_seed() == key(0, "x")
 
 

