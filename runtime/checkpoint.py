@@ -19,6 +19,8 @@ from runtime.errors import InputError
 from runtime.run import read_json, write_json
 
 _NAME = re.compile(r"step_(\d{8,})")
+# What changed bytes inside a pickle end in.
+_DAMAGED = (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def save_checkpoint(
         _fsync(file)
     _fsync(partial)
     if final.exists():
-        shutil.rmtree(final)
+        _remove(final)
     os.rename(partial, final)
     _fsync(folder)
     _prune(run_dir, keep_last)
@@ -87,12 +89,20 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _remove(checkpoint: Path) -> None:
+    """Delete a checkpoint; it loses its name first, so that a kill half-way leaves none that only looks whole."""
+    passing = checkpoint.with_name(f".{checkpoint.name}.removed.partial")
+    shutil.rmtree(passing, ignore_errors=True)
+    os.rename(checkpoint, passing)
+    shutil.rmtree(passing)
+
+
 def _prune(run_dir: str | Path, keep_last: int) -> None:
     for leftover in (Path(run_dir) / "checkpoints").glob(".step_*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
     passing = [path for _, path in list_checkpoints(run_dir) if not read_json(path / "state.json").get("keep")]
     for path in passing[: max(0, len(passing) - keep_last)]:
-        shutil.rmtree(path)
+        _remove(path)
 
 
 def list_checkpoints(run_dir: str | Path) -> list[tuple[int, Path]]:
@@ -140,8 +150,11 @@ def load_checkpoint(
     if optimizer:
         try:
             loaded = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (*_DAMAGED, OSError, RuntimeError) as error:
             raise InputError(
-                f"{path / 'optimizer.pt'}: damaged or absent; remove {path} to go on from the one before"
+                f"{path / 'optimizer.pt'}: damaged or absent ({type(error).__name__}); "
+                f"remove {path} to go on from the checkpoint before"
             ) from error
     return Checkpoint(state["step"], path, tensors, loaded, state)

@@ -14,7 +14,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, dataclass, field
 
 from runtime.errors import InputError
@@ -96,11 +96,15 @@ def run_command(
 
 def parse(argv: list[str], config_class: type, presets: Callable[[dict], dict] | None = None):
     """Turn words into an instance of `config_class`; every mistake is an InputError that names the flag."""
-    given = convert_all(split_line(argv), config_class)
+    known = {f.name: f for f in dataclasses.fields(config_class)}
+    hints = typing.get_type_hints(config_class)
+    # Where bare words are allowed, `--full FILE` is a switch and a word; else the word is a mistaken value.
+    has_words = any(f.metadata.get("positional") for f in known.values())
+    switches = {name for name in known if hints[name] is bool} if has_words else set()
+    given = convert_all(split_line(argv, switches), config_class)
     implied = presets(dict(given)) if presets else {}
-    names = {f.name for f in dataclasses.fields(config_class)}
-    values = {name: value for name, value in {**implied, **given}.items() if name in names}
-    for f in dataclasses.fields(config_class):
+    values = {name: value for name, value in {**implied, **given}.items() if name in known}
+    for f in known.values():
         if f.default is MISSING and f.default_factory is MISSING and f.name not in values:
             raise InputError(f"{_shown(f.name)} is needed: {f.metadata.get('help', '')}")
     try:
@@ -111,10 +115,16 @@ def parse(argv: list[str], config_class: type, presets: Callable[[dict], dict] |
         raise InputError(str(error)) from error
 
 
-def split_line(argv: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Split words into stray ones and flags (`--a b`, `--a=b`, `--a`, `--no-a`), all of them strings.
+def split_line(argv: list[str], switches: Collection[str] = ()) -> tuple[list[str], dict[str, str | None]]:
+    """Split the line into bare words and flags (`--a b`, `--a=b`, `--a`, `--no-a`).
 
     Values are quoted before fire sees them, so that it cannot guess types.
+
+    Args:
+        switches: Flags that take the next word only when it says true or false.
+
+    Returns:
+        The bare words, and the flags with their text; None for a flag without a value.
     """
     import fire
 
@@ -124,6 +134,8 @@ def split_line(argv: list[str]) -> tuple[list[str], dict[str, str]]:
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
+            if word.startswith("-") and word[1:2].isalpha():
+                raise InputError(f"{word!r} is no flag; flags have two dashes, as in -{word}")
             words.append(repr(word))
             continue
         name, equals, value = word[2:].partition("=")
@@ -133,19 +145,22 @@ def split_line(argv: list[str]) -> tuple[list[str], dict[str, str]]:
         if name in seen:
             raise InputError(f"{_shown(name)} is given twice")
         seen.add(name)
-        if not equals and rest and not rest[0].startswith("--"):
+        takes_next = rest and not rest[0].startswith("--")
+        if name.removeprefix("no_") in switches:
+            takes_next = takes_next and rest[0].lower() in TRUE + FALSE
+        if not equals and takes_next:
             equals, value = "=", rest.pop(0)
-        words.append(f"--{name}={value!r}" if equals else f"--{name}=True")
+        words.append(f"--{name}={value!r}" if equals else f"--{name}=None")
     collected: dict = {}
 
     def collect(*args, **flags):
         collected["args"], collected["flags"] = args, flags
 
     fire.Fire(collect, command=words, serialize=lambda _: None)
-    return [str(word) for word in collected["args"]], {name: str(value) for name, value in collected["flags"].items()}
+    return list(collected["args"]), collected["flags"]
 
 
-def convert_all(line: tuple[list[str], dict[str, str]], config_class: type) -> dict:
+def convert_all(line: tuple[list[str], dict[str, str | None]], config_class: type) -> dict:
     """Check names and convert values by the fields' types."""
     words, flags = line
     hints = typing.get_type_hints(config_class)
@@ -161,24 +176,34 @@ def convert_all(line: tuple[list[str], dict[str, str]], config_class: type) -> d
         given[name] = convert(name, word, hints[name], known[name].metadata)
     for name, text in flags.items():
         if name not in known:
-            if name.startswith("no") and known.get(name[2:].lstrip("_")) and hints[name[2:].lstrip("_")] is bool:
-                name, text = name[2:].lstrip("_"), "false"
-            else:
+            if not (name.startswith("no_") and hints.get(name[3:]) is bool):
                 near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
                 hint = f"; did you mean {_shown(near[0])}?" if near else "; --help lists the flags"
                 raise InputError(f"unknown flag {_shown(name)}{hint}")
+            if text is not None:
+                raise InputError(f"{_shown(name)} {text!r}: takes no value; give {_shown(name)} or {_shown(name[3:])}")
+            name, text = name[3:], "false"
+        if name in given:
+            raise InputError(f"{_shown(name)} is given twice")
         given[name] = convert(name, text, hints[name], known[name].metadata)
     return given
 
 
-def convert(name: str, text: str, kind: object, metadata: typing.Mapping) -> object:
-    """One value from its text, by the field's type; InputError names flag, value and what is expected."""
+def convert(name: str, text: str | None, kind: object, metadata: typing.Mapping) -> object:
+    """One value from its text (None: the flag stood alone), by the field's type.
+
+    Raises:
+        InputError: Names the flag, the value and what is expected.
+    """
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if type(None) in options and text.lower() == "none":
-        return None
+    optional = type(None) in options
     kind = next(option for option in options if option is not type(None))
-    if kind is not bool and text == "True" and kind is not str:
-        raise InputError(f"{_shown(name)} needs a value: {_expected(kind)}")
+    if text is None:
+        if kind is not bool:
+            raise InputError(f"{_shown(name)} needs a value: {_expected(kind)}")
+        return True
+    if optional and text.lower() == "none":
+        return None
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
         value = tuple(_scalar(name, part.strip(), inner) for part in text.strip("()[]").split(",") if part.strip())
@@ -229,12 +254,19 @@ def help_text(config_class: type, example: str = "") -> str:
         dataclasses.fields(config_class), key=lambda f: f.name in {c.name for c in dataclasses.fields(CommonFlags)}
     )
     for f in ordered:
-        default = "needed" if f.default is MISSING else f"default: {f.default}"
+        default = "needed" if f.default is MISSING else f"default: {_as_typed(f.default)}"
         choices = f.metadata.get("choices")
         kind = "|".join(map(str, choices)) if choices else _expected(hints[f.name], short=True)
         name = f.name.upper() if f.metadata.get("positional") else _shown(f.name)
         lines.append(f"  {name} {kind}".ljust(38) + f" {f.metadata.get('help', '')} ({default})")
     return "\n".join(lines)
+
+
+def _as_typed(value: object) -> str:
+    """A default as one would type it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    return "none" if value is None or value == "" else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _expected(kind: object, short: bool = False) -> str:

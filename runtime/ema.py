@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 
 def decay_at(step: int, decay: float) -> float:
-    """min(decay, (1 + step) / (10 + step)): early steps forget the initial weights, so that 0.9999 also works in short
-    runs."""
+    """The decay of update `step`: min(decay, (1 + step) / (10 + step)).
+
+    Early steps forget the initial weights, so that 0.9999 also works in short runs.
+    """
     return min(decay, (1 + step) / (10 + step))
 
 

@@ -2,5 +2,7 @@
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong: one line that says what, where, and what to do. Commands print it and exit with
-    2."""
+    """Something the user gave is wrong; commands print the message and exit with 2.
+
+    The message is one line that says what, where, and what to do.
+    """

@@ -15,8 +15,10 @@ from runtime.run import append_line
 
 
 class MetricsLog:
-    """One JSON line a step: {"step", "time", name: value, …}. On resume, lines after the checkpoint's step are cut
-    off."""
+    """One JSON line a step: {"step", "time", name: value, …}.
+
+    On resume, lines after the checkpoint's step are cut off.
+    """
 
     def __init__(self, run_dir: str | Path, resume_step: int = 0):
         self.path = Path(run_dir) / "metrics.jsonl"

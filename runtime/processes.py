@@ -40,7 +40,7 @@ def start_processes(device: str = "auto") -> World:
     resolved = resolve_device(device)
     if size > 1:
         if resolved.type == "cuda":
-            resolved = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            resolved = resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
             torch.cuda.set_device(resolved)
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if resolved.type == "cuda" else "gloo")

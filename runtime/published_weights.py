@@ -1,5 +1,4 @@
-"""Published weight files: where they are looked for, and how they are told from impostors. Nothing is unpickled before
-that."""
+"""Published weight files: where they are looked for, and how they are told from impostors, before any is unpickled."""
 
 from __future__ import annotations
 

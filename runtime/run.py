@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -60,8 +61,8 @@ def now() -> str:
 def command_line() -> str:
     """This process's command, as it would be typed."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    program = f"python -m {spec.name}" if spec and spec.name else " ".join(["python", *sys.argv[:1]])
-    return " ".join([program, *sys.argv[1:]])
+    program = f"python -m {spec.name}" if spec and spec.name else shlex.join(["python", *sys.argv[:1]])
+    return " ".join([program, *map(shlex.quote, sys.argv[1:])])
 
 
 def versions() -> dict[str, str]:
@@ -83,7 +84,9 @@ def machine() -> dict[str, str | int]:
             model = next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), model)
     except OSError:
         pass
-    return {"system": platform.platform(), "processor": model, "cores": len(os.sched_getaffinity(0))}
+    # macOS knows no affinity.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"system": platform.platform(), "processor": model, "cores": cores}
 
 
 def git_commit() -> str:
@@ -134,12 +137,13 @@ def read_run(path: str | Path, kind: str | None = None) -> RunInfo:
 
 
 def newest_run(runs_dir: str | Path, kind: str) -> Path:
-    """The run of a kind that was started last; InputError when there is none."""
+    """The run of a kind that was started or resumed last; InputError when there is none."""
     found = []
     for manifest in Path(runs_dir).glob("*/manifest.json"):
         values = read_json(manifest)
         if values.get("kind") == kind:
-            found.append((values.get("started", ""), manifest.parent))
+            starts = [values.get("started", ""), *(session["started"] for session in values.get("sessions", []))]
+            found.append((max(starts), manifest.parent))
     if not found:
         raise InputError(f"no {kind} run in {runs_dir}/; train one first: python -m {kind}.train")
     return max(found)[1]

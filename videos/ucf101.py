@@ -54,7 +54,7 @@ class UCF101(ClipDataset):
         if unknown:
             more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
             raise InputError(
-                f"{unknown[0]}: neither its name nor its folder is a UCF101 class{more}; "
+                f"{unknown[0]}: neither its folder nor its name is a UCF101 class{more}; "
                 "give the folder of UCF101 alone, or --data videos"
             )
         if self.split == "all":

@@ -38,7 +38,7 @@ def run(latents_file, tiny_demo):
     )
 
 
-def configure(run, **changes):
+def configure(run, /, **changes):
     values = {"run": str(run), "runs_dir": str(run.parent), "samples": 8, "steps": 3, "batch_size": 4, "device": "cpu",
               "dtype": "float32"}  # fmt: skip
     return SampleConfig(**{**values, **changes})

@@ -259,7 +259,7 @@ def test_two_processes_train_like_one(latents_file, monkeypatch):
         "-m",
         "torch.distributed.run",
         "--nproc-per-node=2",
-        "--master-port=0",
+        "--standalone",
         str(script),
         values,
     ]

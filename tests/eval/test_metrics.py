@@ -1,0 +1,248 @@
+"""Set metrics against closed forms and independent implementations; intervals against simulation."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from sklearn.metrics.pairwise import polynomial_kernel
+
+from eval import (
+    endpoint_error,
+    estimate,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    latent_temporal_distance,
+    tracking_auc,
+)
+from runtime.errors import InputError
+
+RANDOM = np.random.default_rng(0)
+
+
+def exact_moments(count: int, mean: np.ndarray, covariance: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Samples whose sample mean and covariance (N - 1) are exactly the given ones."""
+    raw = np.random.default_rng(seed).standard_normal((count, len(mean)))
+    raw -= raw.mean(0)
+    white = raw @ np.linalg.inv(np.linalg.cholesky(np.cov(raw.T))).T
+    return white @ np.linalg.cholesky(covariance).T + mean
+
+
+class TestFrechet:
+    """frechet_distance."""
+
+    def test_equals_the_closed_form_of_commuting_gaussians(self):
+        variances = np.arange(1.0, 6.0)
+        a = exact_moments(50, np.zeros(5), np.diag(variances))
+        b = exact_moments(80, 0.1 * np.arange(5), np.diag(2 * variances), seed=1)
+        expected = 0.01 * np.sum(np.arange(5) ** 2) + np.sum((np.sqrt(2 * variances) - np.sqrt(variances)) ** 2)
+        assert frechet_distance(a, b) == pytest.approx(expected, abs=1e-10)
+        assert expected == pytest.approx(2.8735931288071486, abs=1e-12)
+
+    def test_equals_the_closed_form_of_covariances_that_do_not_commute(self):
+        first, second = np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([[3.0, -0.5], [-0.5, 1.0]])
+        a, b = exact_moments(40, np.zeros(2), first), exact_moments(40, np.ones(2), second, seed=1)
+        product = first @ second
+        root = np.sqrt(np.trace(product) + 2 * np.sqrt(np.linalg.det(product)))
+        assert frechet_distance(a, b) == pytest.approx(2 + np.trace(first) + np.trace(second) - 2 * root, abs=1e-10)
+
+    @pytest.mark.parametrize(("n", "m", "d"), [(200, 300, 20), (30, 25, 60), (15, 200, 60)])
+    def test_agrees_with_the_matrix_root_of_scipy_also_with_fewer_clips_than_features(self, n, m, d):
+        a, b = RANDOM.standard_normal((n, d)), 1.3 * RANDOM.standard_normal((m, d)) + 0.2
+        root = scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T))
+        shift = a.mean(0) - b.mean(0)
+        expected = shift @ shift + np.trace(np.cov(a.T)) + np.trace(np.cov(b.T)) - 2 * np.trace(root).real
+        # scipy's root of a singular matrix is the looser of the two
+        assert frechet_distance(a, b) == pytest.approx(expected, abs=1e-6 if min(n, m) > d else 1e-3)
+
+    def test_agrees_with_torch_fidelity(self):
+        from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+        a, b = RANDOM.standard_normal((100, 12)), RANDOM.standard_normal((120, 12)) + 0.3
+        statistics = [fid_features_to_statistics(torch.from_numpy(x)) for x in (a, b)]
+        theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+        assert frechet_distance(a, b) == pytest.approx(theirs, abs=1e-8)
+
+    @pytest.mark.parametrize("n", [30, 200])
+    def test_obeys_its_laws(self, n):
+        a, b = RANDOM.standard_normal((n, 40)), 2 * RANDOM.standard_normal((n, 40))
+        turn = np.linalg.qr(RANDOM.standard_normal((40, 40)))[0]
+        distance = frechet_distance(a, b)
+        assert abs(frechet_distance(a, a)) < 1e-8
+        assert frechet_distance(b, a) == pytest.approx(distance, abs=1e-8)
+        assert frechet_distance(a[::-1], b) == pytest.approx(distance, abs=1e-8)
+        assert frechet_distance(a @ turn, b @ turn) == pytest.approx(distance, abs=1e-8)
+        assert frechet_distance(3 * a, 3 * b) == pytest.approx(9 * distance, rel=1e-10)
+        assert frechet_distance(a + 1, a) == pytest.approx(40, abs=1e-8)
+
+    def test_takes_torch_and_float32_alike(self):
+        a, b = RANDOM.standard_normal((20, 4)).astype(np.float32), RANDOM.standard_normal((20, 4)).astype(np.float32)
+        assert frechet_distance(torch.from_numpy(a), b) == pytest.approx(
+            frechet_distance(a.astype(float), b), abs=1e-12
+        )
+
+
+class TestKernel:
+    """kernel_distance."""
+
+    def test_equals_the_unbiased_form_of_scikit_learns_kernel(self):
+        a, b = RANDOM.standard_normal((30, 8)), RANDOM.standard_normal((20, 8)) + 0.5
+        xx, yy, xy = (polynomial_kernel(x, y, degree=3, coef0=1) for x, y in ((a, a), (b, b), (a, b)))
+        expected = (xx.sum() - np.trace(xx)) / (30 * 29) + (yy.sum() - np.trace(yy)) / (20 * 19) - 2 * xy.mean()
+        assert kernel_distance(a, b) == pytest.approx(expected, rel=1e-12)
+
+    def test_equals_torch_fidelity_with_one_subset_of_everything(self):
+        from torch_fidelity.metric_kid import kid_features_to_metric
+
+        a, b = RANDOM.standard_normal((40, 6)), RANDOM.standard_normal((40, 6)) + 0.4
+        theirs = kid_features_to_metric(
+            torch.from_numpy(a),
+            torch.from_numpy(b),
+            kid_subsets=1,
+            kid_subset_size=40,
+            kid_degree=3,
+            kid_gamma=None,
+            kid_coef0=1,
+            kid_kernel="poly",
+            rng_seed=0,
+            verbose=False,
+        )["kernel_inception_distance_mean"]
+        assert kernel_distance(a, b) == pytest.approx(theirs, rel=1e-9)
+
+    def test_equals_the_hand_value_of_two_point_masses(self):
+        assert kernel_distance(np.full((5, 1), 1.0), np.full((4, 1), 2.0)) == pytest.approx(79.0)
+
+    def test_is_exactly_unbiased_over_all_samples_of_a_small_population(self):
+        population, other = np.array([[0.0], [1.0], [3.0]]), np.array([[1.0], [2.0], [5.0]])
+        kernel = lambda x, y: (x @ y.T + 1) ** 3  # noqa: E731
+        truth = (
+            kernel(population, population).mean() + kernel(other, other).mean() - 2 * kernel(population, other).mean()
+        )
+        pairs = [(i, j) for i in range(3) for j in range(3)]
+        draws = [kernel_distance(population[list(p)], other[list(q)]) for p in pairs for q in pairs]
+        assert np.mean(draws) == pytest.approx(truth, rel=1e-12)
+
+
+class TestInception:
+    """inception_score."""
+
+    def test_of_uniform_is_one_and_of_balanced_one_hot_the_number_of_classes(self):
+        assert inception_score(np.full((20, 7), 1 / 7)) == pytest.approx(1.0)
+        assert inception_score(np.eye(7)[np.arange(70) % 7]) == pytest.approx(7.0)
+
+    def test_agrees_with_torch_fidelity_and_does_not_depend_on_order_with_one_split(self):
+        from torch_fidelity.metric_isc import isc_features_to_metric
+
+        logits = torch.from_numpy(RANDOM.standard_normal((60, 9)) * 3)
+        theirs = isc_features_to_metric(logits, splits=1, shuffle=False)["inception_score_mean"]
+        p = logits.softmax(1).numpy()
+        assert inception_score(p) == pytest.approx(theirs, rel=1e-9)
+        assert inception_score(p[::-1]) == pytest.approx(inception_score(p), rel=1e-12)
+
+    def test_splits_are_averaged(self):
+        p = RANDOM.dirichlet(np.ones(5), 40)
+        assert inception_score(p, splits=2) == pytest.approx((inception_score(p[:20]) + inception_score(p[20:])) / 2)
+
+    @pytest.mark.parametrize(("p", "splits"), [(np.ones((4, 3)), 1), (-np.eye(3), 1), (np.eye(4), 3), (np.eye(4), 0)])
+    def test_refuses_what_is_no_distribution_and_too_many_splits(self, p, splits):
+        with pytest.raises(InputError):
+            inception_score(p, splits=splits)
+
+
+@pytest.mark.parametrize("metric", [frechet_distance, kernel_distance])
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (np.zeros((1, 3)), np.zeros((5, 3)), "at least 2 clips"),
+        (np.zeros((5, 3)), np.zeros((5, 4)), "same network"),
+        (np.full((5, 3), np.nan), np.zeros((5, 3)), "not finite"),
+        (np.zeros((5, 3, 1)), np.zeros((5, 3)), r"\[N, d\]"),
+    ],
+)
+def test_bad_sets_are_refused(metric, a, b, message):
+    with pytest.raises(InputError, match=message):
+        metric(a, b)
+
+
+class TestMotion:
+    """endpoint_error, tracking_auc, latent_temporal_distance."""
+
+    def test_endpoint_error_is_the_mean_length(self):
+        truth = RANDOM.standard_normal((4, 2, 8, 9))
+        assert endpoint_error(truth, truth) == 0.0
+        assert endpoint_error(truth + np.array([3.0, 4.0])[:, None, None], truth) == pytest.approx(5.0)
+        assert endpoint_error(np.zeros_like(truth), truth) == pytest.approx(np.hypot(truth[:, 0], truth[:, 1]).mean())
+        valid = np.zeros((4, 8, 9), bool)
+        valid[0] = True
+        assert endpoint_error(np.zeros_like(truth), truth, valid) == pytest.approx(np.hypot(*truth[0]).mean())
+
+    def test_tracking_auc_equals_the_integral_over_thresholds(self):
+        errors = RANDOM.uniform(0, 15, (20, 30))
+        visible = RANDOM.uniform(size=(20, 30)) < 0.7
+        thresholds = np.linspace(0, 10, 20_001)
+        curve = [(errors[visible] <= threshold).mean() for threshold in thresholds]
+        assert tracking_auc(errors, visible) == pytest.approx(10 * np.trapezoid(curve, thresholds), abs=0.02)
+        assert (
+            tracking_auc(np.full(5, 2.5), np.ones(5, bool)) == 75.0
+            and tracking_auc(np.full(5, 11), np.ones(5, bool)) == 0.0
+        )
+
+    def test_latent_distance_of_straight_lines_static_clips_and_random_walks(self):
+        step = RANDOM.standard_normal((3, 4, 1, 2, 2))
+        line = step * np.arange(6)[None, None, :, None, None]
+        length = np.sqrt((step**2).sum((1, 2, 3, 4))).mean()
+        assert latent_temporal_distance(line, [1, 3]) == pytest.approx([length, 3 * length])
+        assert latent_temporal_distance(np.ones((2, 4, 5, 2, 2)), [1, 4]).tolist() == [0.0, 0.0]
+        walk = torch.from_numpy(RANDOM.standard_normal((50, 16, 9, 4, 4)).cumsum(2))
+        found = latent_temporal_distance(walk, [1, 4])
+        assert found[1] / found[0] == pytest.approx(2.0, rel=0.02)
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda: endpoint_error(np.zeros((2, 3, 3)), np.zeros((2, 3, 4))),
+            lambda: endpoint_error(np.zeros((3, 3, 3)), np.zeros((3, 3, 3))),
+            lambda: tracking_auc(np.zeros(3), np.zeros(3, bool)),
+            lambda: tracking_auc(np.zeros(3), np.ones(4, bool)),
+            lambda: tracking_auc(np.array([np.nan]), np.ones(1, bool)),
+            lambda: latent_temporal_distance(np.zeros((1, 2, 3, 1, 1)), [3]),
+            lambda: latent_temporal_distance(np.zeros((2, 3, 1, 1)), [1]),
+        ],
+    )
+    def test_bad_input_is_refused(self, call):
+        with pytest.raises(InputError):
+            call()
+
+
+class TestEstimate:
+    """Intervals."""
+
+    def test_of_a_mean_is_the_classical_interval(self):
+        values = RANDOM.standard_normal(1000)
+        found = estimate(np.mean, values)
+        classical = 1.96 * values.std(ddof=1) / np.sqrt(1000)
+        assert found.value == pytest.approx(values.mean()) and found.n == 1000
+        # ten blocks leave the width itself uncertain by about a quarter
+        assert 0.4 < (found.high - found.value) / classical < 2.2
+
+    def test_covers_the_truth_about_as_often_as_it_says(self):
+        random, covered = np.random.default_rng(1), 0
+        for _ in range(400):
+            a, b = random.standard_normal((60, 3)), random.standard_normal((60, 3)) + 1.0
+            found = estimate(lambda x, y: float(np.square(x.mean(0) - y.mean(0)).sum()), a, b)
+            # the expectation at this sample size, bias included
+            covered += found.low <= 3 + 6 / 60 <= found.high
+        assert 0.90 <= covered / 400 <= 0.99
+
+    def test_pairing_uses_that_the_sets_move_together(self):
+        a = RANDOM.standard_normal(500)
+        b = a + 0.01 * RANDOM.standard_normal(500)
+        difference = lambda x, y: x.mean() - y.mean()  # noqa: E731
+        paired, free = estimate(difference, a, b, paired=True), estimate(difference, a, b)
+        assert paired.high - paired.low < 0.1 * (free.high - free.low)
+
+    def test_too_few_clips_and_sets_that_do_not_pair_are_refused(self):
+        with pytest.raises(InputError, match="at least 2"):
+            estimate(np.mean, np.zeros(1))
+        with pytest.raises(InputError, match="same number"):
+            estimate(lambda x, y: 0.0, np.zeros(5), np.zeros(6), paired=True)
