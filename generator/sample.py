@@ -104,38 +104,34 @@ def fill(
     from runtime import processes
     from runtime.log import Progress
 
-    def open_writer():
-        launch = os.environ.get("TORCHELASTIC_RUN_ID", "launch") if world.size > 1 else None
-        return create_latents(
-            target, config.samples, generator.config.latent_shape, attributes, has_logvar=False, launch=launch
-        )
-
-    writer = open_writer() if world.is_main else None
-    if writer is not None and smaller is not None:
-        copy_rows(smaller, writer)
-    processes.barrier()
-    writer = writer or open_writer()
-    missing = set(writer.missing())
-    progress = Progress(config.samples, start=config.samples - len(missing), label=f"sample {target.stem}")
-    processes.barrier()  # before anyone's rows are done, all have seen what is missing
-    starts = range(world.rank * config.batch_size, config.samples, world.size * config.batch_size)
-    for rows in (range(start, min(start + config.batch_size, config.samples)) for start in starts):
-        wanted = missing.intersection(rows)
-        if not wanted:
-            continue
-        # The whole block, even for one missing row: another batch size may round differently.
-        raw, labels = sample_rows(config, generator, rows, world.device, dtype)
-        for row in sorted(wanted):
-            writer.write(row, raw[row - rows.start], label=labels[row - rows.start], name=f"sample-{row:06d}")
-        writer.flush()
+    launch = os.environ.get("TORCHELASTIC_RUN_ID", "launch") if world.size > 1 else None
+    shape = generator.config.latent_shape
+    if not world.is_main:
+        processes.barrier()  # the main process creates the file
+    with create_latents(target, config.samples, shape, attributes, has_logvar=False, launch=launch) as writer:
         if world.is_main:
-            progress.update(min(config.samples, progress.step + len(wanted) * world.size), {})
-    processes.barrier()
-    if world.is_main:
-        progress.close()
-        writer.finish()
-    else:
-        writer.close()
+            if smaller is not None:
+                copy_rows(smaller, writer)
+            processes.barrier()
+        missing = set(writer.missing())
+        processes.barrier()  # all have seen what is missing before anyone writes
+        progress = Progress(config.samples, start=config.samples - len(missing), label=f"sample {target.stem}")
+        starts = range(world.rank * config.batch_size, config.samples, world.size * config.batch_size)
+        for rows in (range(start, min(start + config.batch_size, config.samples)) for start in starts):
+            wanted = missing.intersection(rows)
+            if not wanted:
+                continue
+            # The whole block, even for one missing row: another batch size may round differently.
+            raw, labels = sample_rows(config, generator, rows, world.device, dtype)
+            for row in sorted(wanted):
+                writer.write(row, raw[row - rows.start], label=labels[row - rows.start], name=f"sample-{row:06d}")
+            writer.flush()
+            if world.is_main:
+                progress.update(min(config.samples, progress.step + len(wanted) * world.size), {})
+        processes.barrier()
+        if world.is_main:
+            progress.close()
+            writer.finish()
 
 
 def sample_rows(config: SampleConfig, generator, rows: range, device, dtype):

@@ -258,7 +258,10 @@ def help_text(config_class: type, example: str = "") -> str:
         choices = f.metadata.get("choices")
         kind = "|".join(map(str, choices)) if choices else _expected(hints[f.name], short=True)
         name = f.name.upper() if f.metadata.get("positional") else _shown(f.name)
-        lines.append(f"  {name} {kind}".ljust(38) + f" {f.metadata.get('help', '')} ({default})")
+        meaning = f.metadata.get("help", "")
+        # A flag whose default depends on others says so itself.
+        told = default == "default: none" and "default" in meaning
+        lines.append(f"  {name} {kind}".ljust(38) + f" {meaning}" + ("" if told else f" ({default})"))
     return "\n".join(lines)
 
 

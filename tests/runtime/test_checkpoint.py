@@ -1,5 +1,9 @@
 """Checkpoints: whole or absent, pruned but for the kept ones, loaded strictly."""
 
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -40,6 +44,44 @@ def test_saving_a_step_again_replaces_it(tmp_path):
     save(tmp_path, 1, state={"a": 1})
     save(tmp_path, 1, state={"a": 2})
     assert load_checkpoint(find_checkpoint(tmp_path), names=()).state["a"] == 2
+
+
+def test_a_removal_that_is_killed_half_way_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+    """The folder has lost its name before its first file goes."""
+    for step in (1, 2):
+        save(tmp_path, step)
+    seen = []
+    real = shutil.rmtree
+
+    def watch(path, **rest):
+        seen.append((Path(path).name, [step for step, _ in list_checkpoints(tmp_path)]))
+        real(path, **rest)
+
+    monkeypatch.setattr(shutil, "rmtree", watch)
+    save(tmp_path, 3)
+    save(tmp_path, 3)
+    names = [name for name, _ in seen]
+    assert all(name.startswith(".") for name in names) and ".step_00000001.removed.partial" in names
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")] == []
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [2, 3]
+
+
+def test_a_save_that_fails_leaves_the_checkpoint_before(tmp_path):
+    save(tmp_path, 1)
+    with pytest.raises(TypeError):
+        save(tmp_path, 2, state={"not json": object()})
+    assert find_checkpoint(tmp_path).name == "step_00000001"
+
+
+def test_damage_anywhere_in_the_optimizer_file_is_read_or_named(tmp_path):
+    path = save(tmp_path, 1, optimizer={"a": torch.ones(100)})
+    whole = (path / "optimizer.pt").read_bytes()
+    for position in range(0, len(whole), 7):
+        changed = bytearray(whole)
+        changed[position] ^= 0xFF
+        (path / "optimizer.pt").write_bytes(changed)
+        with suppress(InputError):
+            load_checkpoint(path, names=(), optimizer=True)
 
 
 def test_missing_steps_are_refused_with_what_there_is(tmp_path):

@@ -1,11 +1,15 @@
 """The command line: names, types, bounds, presets, help, exit codes."""
 
 import json
+import string
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from runtime.command import CommonFlags, flag, parse, run_command
 from runtime.errors import InputError
@@ -69,7 +73,14 @@ def test_a_positional_field_takes_a_bare_word():
         (["--learning-rate", "2"], "too large: the most is 1"),
         (["--stage", "vidoe"], "not one of all, images, video; did you mean video"),
         (["--sizes", "4,x"], "--sizes 'x': expected a whole number"),
-        (["--flip", "maybe"], "--flip 'maybe': expected true or false"),
+        (["--flip=maybe"], "--flip 'maybe': expected true or false"),
+        (["--word"], "--word needs a value: text"),
+        (["--no-flip=false"], "--no-flip 'false': takes no value; give --no-flip or --flip"),
+        (["--flip", "--no-flip"], "--flip is given twice"),
+        (["--no-steps"], "unknown flag --no-steps; did you mean --steps"),
+        (["a.h5", "--file", "b.h5"], "--file is given twice"),
+        (["-steps", "3"], "'-steps' is no flag; flags have two dashes, as in --steps"),
+        (["--help=1"], "unknown flag --help"),
         (["--steps", "3", "--steps", "4"], "--steps is given twice"),
         (["a.h5", "b.h5"], "stray word 'b.h5'"),
         (["--", "x"], "is no flag"),
@@ -79,6 +90,59 @@ def test_a_positional_field_takes_a_bare_word():
 def test_a_mistake_is_named_with_flag_and_value(words, message):
     with pytest.raises(InputError, match=message.replace("(", r"\(")):
         config(*words)
+
+
+def test_a_switch_takes_no_bare_word_where_bare_words_are_allowed():
+    for words in (["--flip", "a.h5"], ["a.h5", "--flip"], ["--flip", "true", "a.h5"]):
+        assert (config(*words).flip, config(*words).file) == (True, "a.h5")
+    assert (config("--no-keep", "a.h5").keep, config("--no-keep", "a.h5").file) == (False, "a.h5")
+
+
+def test_a_stray_word_is_refused_where_none_is_allowed():
+    with pytest.raises(InputError, match="stray word 'train': every value follows a flag"):
+        parse(["train"], CommonFlags)
+    with pytest.raises(InputError, match="--dry-run 'train': expected true or false"):
+        parse(["--dry-run", "train"], CommonFlags)
+
+
+def test_a_flag_without_a_default_is_needed():
+    @dataclass(frozen=True, kw_only=True)
+    class Needy(CommonFlags):
+        """Needy."""
+
+        latents: str = flag(help="the latents file")
+
+    with pytest.raises(InputError, match="--latents is needed: the latents file"):
+        parse([], Needy)
+    assert parse(["--latents", "a.h5"], Needy).latents == "a.h5"
+
+
+@settings(deadline=None, database=None, max_examples=50)
+@given(
+    word=st.text(alphabet=string.printable + "äß漢", max_size=20).filter(lambda text: text.lower() != "none"),
+    steps=st.integers(1, 2**60),
+    rate=st.floats(0.0, 1.0),
+    sizes=st.lists(st.integers(1, 9999), min_size=1, max_size=5),
+    flip=st.booleans(),
+)
+def test_whatever_is_typed_comes_back(word, steps, rate, sizes, flip):
+    given_sizes = ",".join(map(str, sizes))
+    words = [f"--word={word}", f"--steps={steps}", f"--learning-rate={rate!r}", f"--sizes={given_sizes}"]
+    found = config(*words, "--flip" if flip else "--no-flip")
+    assert (found.word, found.steps, found.learning_rate, found.sizes, found.flip) == (
+        word,
+        steps,
+        rate,
+        tuple(sizes),
+        flip,
+    )
+
+
+@settings(deadline=None, database=None, max_examples=50)
+@given(st.lists(st.text(alphabet="-=_ abdeflnopst.15'\"\\", max_size=8), max_size=5))
+def test_any_line_is_a_config_or_an_input_error(words):
+    with suppress(InputError):
+        assert isinstance(config(*words), Config)
 
 
 def test_presets_lie_between_the_class_and_the_flags():
@@ -146,10 +210,16 @@ def test_help_shows_every_flag_with_default_and_meaning(capsys):
         "--stage all|images|video",
         "--runs-dir",
         "FILE",
+        "default: 1)",
     ):
         assert text in output.out
 
 
-def test_the_command_module_loads_no_torch():
-    code = "import sys, runtime.command, runtime.run, runtime.log; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_the_command_line_loads_no_torch():
+    code = (
+        "import sys, runtime.run, runtime.log; from runtime.command import *\n"
+        "try: run_command(print, CommonFlags, argv=['--help'])\n"
+        "except SystemExit: sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0 and "--dry-run" in done.stdout

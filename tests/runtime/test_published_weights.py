@@ -53,6 +53,33 @@ def test_a_wrong_file_is_refused(tmp_path, content, message):
         find_weights("net")
 
 
+def test_a_download_is_taken_only_when_its_hash_is_the_published_one(tmp_path, monkeypatch):
+    source = tmp_path / "source.pt"
+    entry = PublishedFile("net.pt", len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), source.as_uri())
+    monkeypatch.setattr(published_weights, "PUBLISHED", {"net": entry})
+    cache = tmp_path / "cache" / "pvvae"
+    for content, message in ((None, "download failed"), (b"WEIGHTS", "is not the published")):
+        if content:
+            source.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            find_weights("net", download=True)
+        assert list(cache.iterdir()) == []
+    source.write_bytes(CONTENT)
+    assert find_weights("net", download=True) == cache / "net.pt"
+    assert [path.name for path in cache.iterdir()] == ["net.pt"]
+
+
+def test_a_hash_of_which_only_the_start_is_known_is_compared_so_far(tmp_path, monkeypatch):
+    (tmp_path / "shelf" / "net.pt").write_bytes(CONTENT)
+    for start, fits in ((hashlib.sha256(CONTENT).hexdigest()[:8], True), ("00000000", False)):
+        monkeypatch.setattr(published_weights, "PUBLISHED", {"net": PublishedFile("net.pt", 0, start, "https://a")})
+        if fits:
+            assert find_weights("net").name == "net.pt"
+        else:
+            with pytest.raises(InputError, match="sha256"):
+                find_weights("net")
+
+
 def test_a_given_path_must_exist(tmp_path):
     with pytest.raises(InputError, match="no such weight file"):
         find_weights("net", tmp_path / "nowhere.pt")

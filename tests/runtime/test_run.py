@@ -1,12 +1,26 @@
 """Run directories: resume, identity, lock, newest, JSON files."""
 
+import hashlib
 import json
+import shlex
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
 
 from runtime.errors import InputError
-from runtime.run import Run, default_name, newest_run, read_json, read_run, timed_part, write_json
+from runtime.run import (
+    Run,
+    command_line,
+    default_name,
+    file_sha256,
+    newest_run,
+    read_json,
+    read_run,
+    timed_part,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,45 @@ def test_a_second_live_launch_is_refused(tmp_path):
         pass
 
 
+def test_a_launch_of_another_process_is_refused_while_this_one_lives(tmp_path):
+    code = (
+        "import sys; from runtime.errors import InputError; from runtime.run import Run\n"
+        "from dataclasses import make_dataclass\n"
+        "config = make_dataclass('Config', [('runs_dir', str)])(sys.argv[1])\n"
+        "try: Run.open(config, kind='tokenizer', name='run', identity={'steps': 10})\n"
+        "except InputError as error: sys.exit(3 if 'another process' in str(error) else 4)"
+    )
+
+    def launch() -> int:
+        return subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode
+
+    with open_run(tmp_path):
+        assert launch() == 3
+    assert launch() == 0
+
+
+def test_the_command_in_the_manifest_can_be_pasted(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--data", "my clips", "--name", "a'b"])
+    assert shlex.split(command_line())[-4:] == ["--data", "my clips", "--name", "a'b"]
+
+
+def test_settings_that_may_grow_are_recorded(tmp_path):
+    with open_run(tmp_path) as run:
+        run.update_identity(steps=20)
+    assert read_run(run.dir).manifest["identity"]["steps"] == 20
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_a_runs_dir_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write to"):
+        open_run(tmp_path / "file")
+
+
 def test_a_run_of_another_kind_and_a_bad_name_are_refused(tmp_path):
     with open_run(tmp_path):
         pass
@@ -66,6 +119,9 @@ def test_newest_is_the_latest_start_of_a_kind(tmp_path):
         with open_run(tmp_path, name=name, kind=kind):
             pass
     assert newest_run(tmp_path, "tokenizer").name == "a"
+    with open_run(tmp_path, name="b"):
+        pass
+    assert newest_run(tmp_path, "tokenizer").name == "b"  # resumed last
 
 
 def test_names_depend_on_the_flags_that_change_results():

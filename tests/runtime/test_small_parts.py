@@ -2,16 +2,20 @@
 
 import json
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from runtime.ema import EMA, decay_at
 from runtime.errors import InputError
 from runtime.log import MetricsLog, Progress
-from runtime.processes import World, resolve_device, resolve_dtype, start_processes
+from runtime.processes import World, autocast, resolve_device, resolve_dtype, start_processes
 from runtime.schedule import is_due, learning_rate
-from runtime.seeds import key, normal_rows, torch_generator, uniform_rows
+from runtime.seeds import key, normal_rows, numpy_generator, seed_everything, torch_generator, uniform_rows
 
 
 def test_ema_of_constant_weights_is_those_weights_whatever_it_started_from():
@@ -55,6 +59,34 @@ def test_the_cosine_schedule_rises_linearly_and_ends_at_its_ratio():
     assert learning_rate(5000, base=0.3, total=10) == 0.3
 
 
+@settings(deadline=None, database=None)
+@given(
+    base=st.floats(1e-8, 10.0),
+    total=st.integers(1, 10**6),
+    warmup=st.integers(0, 1000),
+    kind=st.sampled_from(["constant", "cosine"]),
+    ratio=st.floats(0.0, 1.0),
+    step=st.integers(0, 2 * 10**6),
+)
+def test_a_rate_is_positive_and_at_most_the_peak_and_never_below_the_end(base, total, warmup, kind, ratio, step):
+    rate = learning_rate(step, base=base, total=total, warmup=warmup, kind=kind, final_ratio=ratio)
+    assert 0 <= rate <= base * (1 + 1e-12)
+    if step >= warmup:
+        assert rate >= base * ratio * (1 - 1e-12)
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="known: constant, cosine"):
+        learning_rate(5, base=1.0, total=10, kind="linear")
+
+
+@settings(deadline=None, database=None)
+@given(every=st.integers(1, 50), total=st.integers(1, 500))
+def test_the_last_step_is_always_due_and_the_first_moment_never(every, total):
+    due = [step for step in range(total + 1) if is_due(step, every, total)]
+    assert due[-1] == total and due[0] > 0 and len(due) == -(-total // every)
+
+
 def test_what_is_due_follows_from_the_step_alone():
     assert [s for s in range(11) if is_due(s, 4, 10)] == [4, 8, 10]
 
@@ -96,6 +128,42 @@ def test_devices_that_are_not_there_are_refused(device):
     with pytest.raises(InputError, match="--device"):
         resolve_device(device)
     assert resolve_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+
+
+def test_weights_come_back_when_the_block_under_ema_fails():
+    model = torch.nn.Linear(2, 2)
+    ema, before = EMA(model), model.weight.detach().clone()
+    ema.average["weight"].zero_()
+    with pytest.raises(ZeroDivisionError), ema.applied(model):
+        assert not model.weight.any()
+        raise ZeroDivisionError
+    assert torch.equal(model.weight, before)
+
+
+def test_ema_is_kept_in_float32_beside_half_precision_weights_and_passes_buffers_through():
+    model = torch.nn.BatchNorm1d(3).bfloat16()
+    ema = EMA(model)
+    ema.update(1)
+    state = ema.state_dict()
+    assert state["weight"].dtype == torch.float32 and "running_mean" in state and set(state) == set(model.state_dict())
+
+
+def test_mixed_precision_is_off_for_float32():
+    device = torch.device("cpu")
+    for dtype in (torch.float32, torch.bfloat16):
+        with autocast(device, dtype):
+            assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
+    assert resolve_dtype("auto", device) in (torch.float32, torch.bfloat16)
+    assert resolve_dtype("float32", device) == torch.float32
+
+
+def test_everything_seeded_draws_the_same_again():
+    def draw():
+        seed_everything(3)
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    assert draw() == draw()
+    assert numpy_generator(1, "a").random() == numpy_generator(1, "a").random() != numpy_generator(1, "b").random()
 
 
 def test_the_log_is_cut_back_to_the_checkpoint_on_resume(tmp_path):

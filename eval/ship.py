@@ -1,0 +1,125 @@
+"""Make the weights that ship with the project from two runs: `python -m eval.ship --tokenizer RUN --run GENERATOR_RUN`.
+
+The averaged weights are rounded to bfloat16 and written with their config, the commands that trained them, hashes, and
+the numbers of the rounded weights themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from runtime.command import CommonFlags, flag, run_command
+from runtime.errors import InputError
+
+# A pause between two logged steps that is longer than this was not training.
+LONGEST_STEP_SECONDS = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShipConfig(CommonFlags):
+    """Flags of `python -m eval.ship`."""
+
+    tokenizer: str = flag(help="run of tokenizer.train")
+    run: str = flag(help="run of generator.train on that tokenizer's latents")
+    samples: int = flag(2048, "generated clips for the numbers that ship with the weights", low=2)
+    steps: int = flag(100, "Euler steps", low=1)
+    guidance_scales: tuple[float, ...] = flag((1.0, 2.0), "guidance scales to judge", low=0.0)
+    out_name: str = flag("moving-shapes", "name to ship under")
+
+
+def ship(config: ShipConfig) -> None:
+    """Write both folders, judge what was written, and add the numbers."""
+    from eval.fvd import FVDConfig, fvd
+    from eval.reconstruction import ReconstructionConfig, reconstruction
+    from eval.results import read_results
+    from generator.loading import SHIPPED as GENERATORS
+    from generator.loading import load_generator
+    from runtime.run import file_sha256, now, read_run, write_json
+    from tokenizer.zoo import SHIPPED as TOKENIZERS
+    from tokenizer.zoo import load
+
+    tokenizer_run, generator_run = read_run(config.tokenizer, "tokenizer"), read_run(config.run, "generator")
+    if config.out_name not in TOKENIZERS:
+        raise InputError(f"--out-name {config.out_name!r} is not known; known: {', '.join(TOKENIZERS)}")
+    vae, generator = load(config.tokenizer), load_generator(config.run)
+    if vae.encoder_hash != generator.latents["encoder_hash"]:
+        raise InputError(f"{config.run} was trained on latents of another encoder than {config.tokenizer} has")
+    commands = [tokenizer_run.manifest["command"], generator_run.manifest["command"]]
+    hours = (training_seconds(tokenizer_run.dir) + training_seconds(generator_run.dir)) / 3600
+
+    folder = TOKENIZERS[config.out_name]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rounded(folder / "model.safetensors", vae.state_dict())
+    write_json(folder / "config.json", json.loads(json.dumps(asdict(vae.config))))
+    rounded = load(config.out_name)
+
+    target = GENERATORS[config.out_name]
+    target.mkdir(parents=True, exist_ok=True)
+    write_rounded(target / "model.safetensors", generator.model.state_dict())
+    write_json(target / "config.json", asdict(generator.config))
+    facts = generator.latents | {
+        "tokenizer": config.out_name,
+        "encoder_hash": rounded.encoder_hash,
+        "decoder_hash": rounded.decoder_hash,
+        "path": Path(generator.latents["path"]).name,
+    }
+    write_json(target / "state.json", {"step": generator.step, "latents": facts})
+    common = {"runs_dir": config.runs_dir, "seed": config.seed, "device": config.device, "dtype": config.dtype}
+    found = [
+        reconstruction(ReconstructionConfig(tokenizer=config.out_name, samples=512, **common)),
+        fvd(
+            FVDConfig(
+                run=config.out_name,
+                samples=config.samples,
+                steps=config.steps,
+                guidance_scales=config.guidance_scales,
+                **common,
+            )
+        ),
+    ]
+    # Prediction is measured with weights of the video stage, and those do not ship.
+    rows = [asdict(row) for path in found for row in read_results(path)[1] if "predict" not in row.subject]
+    write_json(
+        target / "manifest.json",
+        {
+            "name": config.out_name,
+            "created": now(),
+            "hours": round(hours, 2),
+            "commands": commands,
+            "rounded_to": "bfloat16",
+            "sha256": {
+                f"{p.parent.parent.parent.name}/{p.name}": file_sha256(p)
+                for p in (folder / "model.safetensors", target / "model.safetensors")
+            },
+            "machine": generator_run.manifest["machine"],
+            "versions": generator_run.manifest["versions"],
+            "seeds": {"tokenizer": tokenizer_run.config["seed"], "generator": generator_run.config["seed"]},
+            "rows": rows,
+        },
+    )
+    print(f"eval.ship: wrote {folder} and {target}, {hours:.2f} hours of training")
+
+
+def write_rounded(path: Path, tensors: dict) -> None:
+    """Floating tensors as bfloat16, replaced at once."""
+    import torch
+    from safetensors.torch import save_file
+
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: value.cpu().to(torch.bfloat16).contiguous() for name, value in tensors.items()}, partial)
+    os.chmod(partial, 0o644)
+    os.replace(partial, path)
+
+
+def training_seconds(run_dir: Path) -> float:
+    """Time spent in steps, from the log: pauses between sessions do not count."""
+    times = [json.loads(line)["time"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    gaps = (b - a for a, b in zip(times, times[1:], strict=False))
+    return sum(gap for gap in gaps if 0 <= gap <= LONGEST_STEP_SECONDS)
+
+
+if __name__ == "__main__":
+    run_command(ship, ShipConfig, example="python -m eval.ship --tokenizer runs/my-vae --run runs/my-generator")
