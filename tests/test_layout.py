@@ -88,7 +88,7 @@ def test_help_explains_every_flag_without_importing_torch(command):
     assert done.returncode == 0, done.stderr
     assert "Example: python -m " + command in done.stdout
     flags = [line for line in done.stdout.splitlines() if line.startswith("  ")]
-    assert len(flags) > 6 and all(re.search(r"\(needed|\(default: ", line) for line in flags)
+    assert len(flags) > 6 and all(re.search(r"\(needed|default: ", line) for line in flags)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
