@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,8 @@ class LatteConfig:
         depth: Blocks; even, spatial and temporal in turn.
         num_heads: Attention heads; divides `hidden_size`.
         mlp_ratio: Width of the MLP over D.
+        gelu: "tanh" as published, or "none" for the exact function: they differ by 5e-4 at most, but PyTorch computes
+            the exact one three times as fast on a CPU.
     """
 
     channels: int = 64
@@ -47,8 +50,11 @@ class LatteConfig:
     depth: int = 28
     num_heads: int = 16
     mlp_ratio: float = 4.0
+    gelu: str = "tanh"
 
     def __post_init__(self) -> None:
+        if self.gelu not in ("tanh", "none"):
+            raise InputError(f"gelu {self.gelu!r} is not one of tanh, none")
         if min(self.channels, self.groups, self.height, self.width, self.hidden_size, self.depth, self.num_heads) < 1:
             raise InputError("channels, groups, height, width, hidden_size, depth and num_heads must be at least 1")
         if self.num_classes < 0:
@@ -149,7 +155,7 @@ class Block(nn.Module):
         super().__init__()
         size = config.hidden_size
         self.attention = Attention(size, config.num_heads, axis)
-        self.mlp = Mlp(size, int(size * config.mlp_ratio), act_layer=lambda: nn.GELU(approximate="tanh"))
+        self.mlp = Mlp(size, int(size * config.mlp_ratio), act_layer=partial(nn.GELU, config.gelu))
         self.modulation = nn.Linear(size, 6 * size)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:

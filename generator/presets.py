@@ -37,7 +37,7 @@ PRESETS: dict[str, GeneratorPreset] = {
     "latte-s": GeneratorPreset(model=LatteConfig(hidden_size=384, depth=12, num_heads=6), training=_PAPER),
     # 2.6 M parameters, for 5x2x2 latents on a CPU: the largest whose bfloat16 weights stay below 5.4 MB.
     "demo": GeneratorPreset(
-        model=LatteConfig(hidden_size=152, depth=6, num_heads=4),
+        model=LatteConfig(hidden_size=152, depth=6, num_heads=4, gelu="none"),
         training={
             "steps": 3000,
             "batch_size": 64,

@@ -154,7 +154,7 @@ def test_bfloat16_compute_keeps_the_residual_stream_and_velocity_in_float32(mode
     "changes, words",
     [
         ({"depth": 3}, "even"), ({"num_heads": 3}, "num_heads"), ({"num_classes": -1}, "num_classes"),
-        ({"groups": 0}, "at least 1"), ({"hidden_size": 18, "num_heads": 2}, "of 4"),
+        ({"groups": 0}, "at least 1"), ({"gelu": "erf"}, "tanh, none"), ({"hidden_size": 18, "num_heads": 2}, "of 4"),
     ],
 )  # fmt: skip
 def test_impossible_sizes_are_refused(changes, words):
