@@ -5,7 +5,7 @@ VENV ?= .venv
 # More words for pip; --extra-index-url https://download.pytorch.org/whl/cpu gets the much smaller torch without CUDA.
 PIP_FLAGS ?=
 
-# The demo. SCALE: smoke (does every part run?), quick (a quarter of an hour on two cores), long (hours).
+# The demo. SCALE: smoke (does every part run?), quick (a quarter of an hour on two cores), long (an hour or two).
 SCALE ?= quick
 DATA ?= moving_shapes
 ROOT ?=
@@ -15,8 +15,8 @@ FEATURES ?= shapes
 
 #                     optimizer updates     | clips   | generated clips to judge, Euler steps, checkpoints on the curve
 SCALE_smoke := TOKENIZER_STEPS=12    GENERATOR_STEPS=12    CLIPS=48    SAMPLES=24   CURVE_SAMPLES=24  EULER=4   CURVE=2
-SCALE_quick := TOKENIZER_STEPS=1200  GENERATOR_STEPS=2400  CLIPS=8000  SAMPLES=512  CURVE_SAMPLES=256 EULER=50  CURVE=4
-SCALE_long  := TOKENIZER_STEPS=20000 GENERATOR_STEPS=40000 CLIPS=40000 SAMPLES=2048 CURVE_SAMPLES=512 EULER=100 CURVE=8
+SCALE_quick := TOKENIZER_STEPS=2000  GENERATOR_STEPS=2400  CLIPS=8000  SAMPLES=512  CURVE_SAMPLES=256 EULER=50  CURVE=4
+SCALE_long  := TOKENIZER_STEPS=6000  GENERATOR_STEPS=6000  CLIPS=20000 SAMPLES=2048 CURVE_SAMPLES=512 EULER=100 CURVE=8
 
 SETTINGS := $(SCALE_$(SCALE))
 $(if $(SETTINGS),,$(error SCALE=$(SCALE) is not known; use smoke, quick or long))

@@ -54,7 +54,7 @@ PRESETS: dict[str, TokenizerPreset] = {
             patch=4,
             norm="layer",
         ),
-        stage_steps={"images": 60, "video": 1000, "decoder": 140},
+        stage_steps={"images": 400, "video": 1400, "decoder": 200},
         training={
             "size": 32,
             "batch_size": 16,
