@@ -54,9 +54,11 @@ class Source:
 def resolve(config: EncodeConfig) -> Source:
     """Fill in what the flags leave open from the tokenizer's run."""
     from runtime.run import newest_run, read_run
+    from tokenizer.zoo import find_folder
 
     tokenizer = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
     trained = read_run(tokenizer).config if (Path(tokenizer) / "manifest.json").is_file() else {}
+    find_folder(tokenizer)  # refuse an unknown one before asking for anything else
     data = config.data or trained.get("data")
     if data is None:
         raise InputError(f"--data is needed: {tokenizer!r} is no training run that could name a data set")

@@ -109,9 +109,7 @@ def train(config: TrainConfig):
     identity["model"] = asdict(vae.config)
     name = config.name or default_name(config.preset, config.data, identity)
     if world.is_main and config.preset == "demo" and config.data == "moving_shapes":
-        print(
-            "tokenizer.train: demo preset on synthetic clips (moving_shapes); --data and --root train on yours"
-        )
+        print("tokenizer.train: demo preset on synthetic clips (moving_shapes); --data and --root train on yours")
 
     import torch
 

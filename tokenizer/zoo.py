@@ -39,7 +39,7 @@ def load(
     """
     from tokenizer.pvvae import PVVAE, PVVAEConfig
 
-    directory = _directory(name_or_path, stage)
+    directory = find_folder(name_or_path, stage)
     if weights is None and not (directory / "ema.safetensors").is_file():
         vae = PVVAE.from_pretrained(directory)
     else:
@@ -58,8 +58,8 @@ def load(
     return vae.to(device).eval().requires_grad_(False)
 
 
-def _directory(name_or_path: str | Path, stage: str | None) -> Path:
-    """The folder that holds config.json and weights."""
+def find_folder(name_or_path: str | Path, stage: str | None = None) -> Path:
+    """The folder that holds a tokenizer's config.json and weights; InputError when there is none (see `load`)."""
     from runtime.checkpoint import list_checkpoints
     from runtime.run import read_json
 
