@@ -69,7 +69,7 @@ def ship(config: ShipConfig) -> None:
     write_json(target / "state.json", {"step": generator.step, "latents": facts})
     common = {"runs_dir": config.runs_dir, "seed": config.seed, "device": config.device, "dtype": config.dtype}
     found = [
-        reconstruction(ReconstructionConfig(tokenizer=config.out_name, samples=512, **common)),
+        reconstruction(ReconstructionConfig(tokenizer=config.out_name, samples=256, **common)),
         fvd(
             FVDConfig(
                 run=config.out_name,
@@ -90,6 +90,8 @@ def ship(config: ShipConfig) -> None:
             "hours": round(hours, 2),
             "commands": commands,
             "rounded_to": "bfloat16",
+            "tokenizer_plan": tokenizer_run.manifest["plan"],
+            "git_commits": [info.manifest["git_commit"] for info in (tokenizer_run, generator_run)],
             "sha256": {
                 f"{p.parent.parent.parent.name}/{p.name}": file_sha256(p)
                 for p in (folder / "model.safetensors", target / "model.safetensors")
