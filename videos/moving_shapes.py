@@ -176,8 +176,10 @@ def _motion_path(motion: str, times: np.ndarray, radius: float, room: np.ndarray
 
 
 def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Distance to the outline, negative inside, in the shape's own coordinates. The
-    triangle has three quarters of the area of the other two, so that its tips hardly leave the frame."""
+    """Distance to the outline, negative inside, in the shape's own coordinates.
+
+    The triangle has three quarters of the area of the other two, so that its tips hardly leave the frame.
+    """
     if shape == "disc":
         return np.sqrt(x * x + y * y) - np.float32(radius * 0.95)
     if shape == "square":
