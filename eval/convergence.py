@@ -55,7 +55,7 @@ def convergence(config: ConvergenceConfig) -> list[Path]:
     from dataclasses import replace
 
     from eval.features import FRECHET_NAMES
-    from eval.fvd import Judge, differences, distance_rows
+    from eval.fvd import TO_RECONSTRUCTIONS, Judge, differences, distance_rows
     from eval.results import table, write_results
     from runtime.checkpoint import list_checkpoints
     from runtime.run import newest_run, read_json, timed_part
@@ -78,17 +78,31 @@ def convergence(config: ConvergenceConfig) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         with timed_part(folder.parent, "eval.convergence"):
             reference = judge.real(folder, "reference")
-            rows, curve = [], []
+            through = judge.real(folder, "reconstructed-reference")
+            rows, curve, curve_through = [], [], []
             for step in kept:
                 found = judge.generated(folder, config, step=step)
                 at_step = distance_rows(found, reference, f"generated, step {step}", judge.network)
-                rows += at_step
-                curve.append({"step": step, **{key: getattr(at_step[0], key) for key in ("value", "low", "high")}})
+                to_through = distance_rows(
+                    found, through, f"generated, step {step}", judge.network, "", TO_RECONSTRUCTIONS
+                )
+                rows += at_step + to_through
+                for points, row in ((curve, at_step[0]), (curve_through, to_through[0])):
+                    points.append({"step": step, "value": row.value, "low": row.low, "high": row.high})
             floor = distance_rows(judge.real(folder, "real"), reference, "real", judge.network)
             untrained = distance_rows(
                 judge.generated(folder, config, untrained=True), reference, "untrained", judge.network
             )
             rows += floor + untrained
+            untrained_through = distance_rows(
+                judge.generated(folder, config, untrained=True),
+                through,
+                "untrained",
+                judge.network,
+                "",
+                TO_RECONSTRUCTIONS,
+            )
+            rows += untrained_through
         metric = FRECHET_NAMES[judge.network.name]
         curves[run] = curve
         out = folder / f"convergence-{judge.network.name}-n{config.samples}.json"
@@ -99,6 +113,8 @@ def convergence(config: ConvergenceConfig) -> list[Path]:
             run=str(run),
             metric=metric,
             curve=curve,
+            curve_to_reconstructions=curve_through,
+            untrained_to_reconstructions=untrained_through[0].value,
             floor=floor[0].value,
             untrained=untrained[0].value,
             samples=config.samples,
@@ -111,7 +127,7 @@ def convergence(config: ConvergenceConfig) -> list[Path]:
             ),
             seconds=round(time.monotonic() - began, 1),
         )
-        print(table([replace(row) for row in rows if row.metric == metric]))
+        print(table([replace(row) for row in rows if row.metric.startswith(metric)]))
         print(f"eval.convergence: wrote {out}")
         written.append(out)
     _compare(curves)

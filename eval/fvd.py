@@ -18,6 +18,10 @@ from pathlib import Path
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 
+# The same distance, but to reference clips that went through the tokenizer too: what the generator alone is answerable
+# for.
+TO_RECONSTRUCTIONS = " to reconstructions"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FVDConfig(CommonFlags):
@@ -112,15 +116,23 @@ class Judge:
         }
 
     def real(self, folder: Path, subject: str):
-        """Features of real clips: "reference", "real" (the other half), "frozen", "shuffled"."""
-        from eval.sets import extract, frozen, kept_features, real_batches, shuffled
+        """Features of real clips: the "reference"; and of the other half "real", "frozen", "shuffled", "reconstructed".
 
-        items = self.reference_items if subject == "reference" else self.other_items
+        "reconstructed-reference" is the reference through the tokenizer: what a perfect generator of latents would
+        reach.
+        """
+        from eval.sets import extract, frozen, kept_features, real_batches, reconstructed, shuffled
+
+        items = self.reference_items if subject.endswith("reference") else self.other_items
+        through_tokenizer = subject.startswith("reconstructed")
         change = {"frozen": frozen, "shuffled": partial(shuffled, seed=self.seed)}.get(subject)
+        if through_tokenizer:
+            change = partial(reconstructed, vae=self.vae, device=self.device)
+        key = {"decoder": self.vae.decoder_hash, "encoder": self.vae.encoder_hash} if through_tokenizer else {}
         return kept_features(
             folder / "features",
             subject,
-            self._key(subject=subject),
+            self._key(subject=subject, **key),
             lambda: extract(self.network, real_batches(self.dataset, items, self.seed), change, self.device),
         )
 
@@ -168,8 +180,8 @@ class Judge:
             )
 
 
-def distance_rows(found, reference, subject: str, network, note: str = "") -> list:
-    """Fréchet and kernel distance of one set to the reference, with intervals."""
+def distance_rows(found, reference, subject: str, network, note: str = "", suffix: str = "") -> list:
+    """Fréchet and kernel distance of one set to the reference, with intervals; `suffix` ends the metrics' names."""
     from eval.features import FRECHET_NAMES, KERNEL_NAMES
     from eval.metrics.frechet import frechet_distance
     from eval.metrics.intervals import estimate
@@ -180,7 +192,7 @@ def distance_rows(found, reference, subject: str, network, note: str = "") -> li
     return [
         row_from(
             estimate(metric, found.features, reference.features),
-            metric=names[network.name],
+            metric=names[network.name] + suffix,
             subject=subject,
             features=label,
             note=note,
@@ -278,20 +290,24 @@ def fvd(config: FVDConfig) -> Path:
     synthetic = judge.facts["data"].startswith("moving_shapes")  # what the judge has learned to name
     with timed_part(folder.parent, "eval.fvd"):
         reference = judge.real(folder, "reference")
+        through = judge.real(folder, "reconstructed-reference")
         rows = []
         for scale in config.guidance_scales:
             found = judge.generated(folder, config, guidance_scale=scale, step=config.step)
             subject = "generated" if scale == config.guidance_scales[0] else f"generated (guidance {scale:g})"
             note = f"guidance {scale:g}" if subject == "generated" else ""
             rows += distance_rows(found, reference, subject, judge.network, note)
+            rows += distance_rows(found, through, subject, judge.network, note, TO_RECONSTRUCTIONS)
             rows += judge_rows(found, subject, judge.network) if synthetic else []
         if config.controls:
-            for subject in ("real", "frozen", "shuffled"):
+            for subject in ("real", "reconstructed", "frozen", "shuffled"):
                 found = judge.real(folder, subject)
                 rows += distance_rows(found, reference, subject, judge.network)
                 rows += judge_rows(found, subject, judge.network) if synthetic and subject == "real" else []
             untrained = judge.generated(folder, config, untrained=True, step=config.step)
             rows += distance_rows(untrained, reference, "untrained", judge.network)
+            for subject, found in (("reconstructed", judge.real(folder, "reconstructed")), ("untrained", untrained)):
+                rows += distance_rows(found, through, subject, judge.network, suffix=TO_RECONSTRUCTIONS)
     out = (
         Path(config.out)
         if config.out

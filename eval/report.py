@@ -250,7 +250,8 @@ def _numbers_intro() -> str:
     return (
         "<p class=quiet>Intervals are 95 % by jackknife over clips: they cover what fresh clips would change at this count, not other "
         "training seeds. Grey rows are controls: <i>real</i> is other real clips against the same reference (the floor), <i>frozen</i> "
-        "and <i>shuffled</i> are real clips without, or with wrong, motion, <i>untrained</i> decodes pure noise, <i>blank</i> is a "
+        "and <i>shuffled</i> are real clips without, or with wrong, motion, <i>reconstructed</i> is real clips through the tokenizer "
+        "(no generator of its latents can be expected to do better), <i>untrained</i> decodes pure noise, <i>blank</i> is a "
         "flat picture.</p>"
     )
 
@@ -318,7 +319,12 @@ def curves(run, tokenizer_run, results: list) -> str:
             metric = record["metric"]
             charts.append(
                 curve(
-                    {metric: [(p["step"], p["value"]) for p in points]},
+                    {
+                        metric: [(p["step"], p["value"]) for p in points],
+                        f"{metric} to reconstructions": [
+                            (p["step"], p["value"]) for p in record["curve_to_reconstructions"]
+                        ],
+                    },
                     bands={metric: bands},
                     log_y=record["floor"] > 0,
                     levels={"other real clips": record["floor"], "untrained": record["untrained"]},

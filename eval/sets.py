@@ -18,7 +18,7 @@ from torch import Tensor
 from runtime.errors import InputError
 from runtime.processes import resolve_device
 from runtime.seeds import numpy_generator
-from videos import ClipSpec, open_dataset, to_float
+from videos import ClipSpec, open_dataset, to_float, to_uint8
 from videos.batches import window_seed
 
 
@@ -87,6 +87,13 @@ def shuffled(video: Tensor, seed: int = 0) -> Tensor:
         torch.from_numpy(numpy_generator(seed, "shuffle", i).permutation(video.shape[2])) for i in range(len(video))
     ]
     return torch.stack([clip[:, places] for clip, places in zip(video, order, strict=True)])
+
+
+def reconstructed(video: Tensor, vae, device: str = "auto") -> Tensor:
+    """Each clip through encoder (the mean) and decoder, in float32: uint8 `[B, 3, 1+T, H, W]` like `video`."""
+    place = resolve_device(device)
+    with torch.no_grad():
+        return to_uint8(vae.to(place).decode(vae.encode(to_float(video.to(place))).mode())).cpu()
 
 
 def extract(

@@ -1,6 +1,7 @@
 """The weights that ship: whole, small, of one encoder, and no worse than when they were measured."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import tokenizer
 from eval.decode import decoded_clips, tokenizer_for
 from eval.features import load_features
 from eval.metrics.frechet import frechet_distance
-from eval.sets import extract, real_batches
+from eval.sets import extract, real_batches, reconstructed
 from generator.loading import SHIPPED as GENERATORS
 from generator.loading import load_generator
 from generator.sample import SampleConfig, sample
@@ -60,7 +61,9 @@ def test_shipped_samples_are_far_from_noise_and_move_as_asked(tmp_path):
     """Bounds are loose: 96 clips and 25 Euler steps instead of the manifest's."""
     judge = load_features("shapes")
     dataset = open_dataset("moving_shapes", split="train", clip=ClipSpec(17, 32))
-    real = extract(judge, real_batches(dataset, range(96), 0), device="cpu")
+    # To reconstructions: against real clips, this tokenizer's blur outweighs everything that the generator does.
+    through = partial(reconstructed, vae=tokenizer.load(NAME), device="cpu")
+    real = extract(judge, real_batches(dataset, range(96), 0), through, device="cpu")
 
     def generated(**rest):
         path = sample(
@@ -74,6 +77,6 @@ def test_shipped_samples_are_far_from_noise_and_move_as_asked(tmp_path):
             )
 
     found, noise = generated(), generated(untrained=True)
-    assert frechet_distance(found.features, real.features) < 0.75 * frechet_distance(noise.features, real.features)
+    assert frechet_distance(found.features, real.features) < 0.6 * frechet_distance(noise.features, real.features)
     motion = np.mean(found.probabilities.argmax(1) % 4 == found.labels % 4)
     assert motion > 0.35  # chance is 0.25; ten standard errors below what was measured would be no bound at all

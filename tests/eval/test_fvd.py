@@ -22,8 +22,11 @@ def run_fvd(chain, tmp_path, **flags):
 def test_every_number_has_interval_count_features_and_controls(chain, judge, tmp_path, capsys):
     facts, rows = run_fvd(chain, tmp_path, guidance_scales=(1.0, 2.0))
     distances = {row.subject: row for row in rows if row.metric == "FD-shapes"}
-    assert sorted(distances) == ["frozen", "generated", "generated (guidance 2)", "real", "shuffled", "untrained"]
-    measured = sorted(row.metric for row in rows if row.subject == "generated")
+    controls = ["frozen", "real", "reconstructed", "shuffled", "untrained"]
+    assert sorted(distances) == sorted(["generated", "generated (guidance 2)", *controls])
+    through = {row.subject for row in rows if row.metric == "FD-shapes to reconstructions"}
+    assert through == {"generated", "generated (guidance 2)", "reconstructed", "untrained"}
+    measured = sorted(row.metric for row in rows if row.subject == "generated" and "to rec" not in row.metric)
     assert measured == ["FD-shapes", "IS-shapes", "KD-shapes", "accuracy-class", "accuracy-motion", "accuracy-shape"]
     assert all(row.low <= row.value <= row.high and row.n == 12 and row.features.startswith("shapes@") for row in rows)
     assert all(row.low >= 0 and row.high <= 1 for row in rows if row.metric.startswith("accuracy"))
