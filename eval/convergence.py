@@ -52,7 +52,6 @@ def percent_faster(steps: Sequence[int], values: Sequence[float], other_final: f
 def convergence(config: ConvergenceConfig) -> list[Path]:
     """Measure every kept checkpoint of every run, print the curve, write one JSON a run."""
     import time
-    from dataclasses import replace
 
     from eval.features import FRECHET_NAMES
     from eval.fvd import TO_RECONSTRUCTIONS, Judge, differences, distance_rows
@@ -127,7 +126,7 @@ def convergence(config: ConvergenceConfig) -> list[Path]:
             ),
             seconds=round(time.monotonic() - began, 1),
         )
-        print(table([replace(row) for row in rows if row.metric.startswith(metric)]))
+        print(table([row for row in rows if row.metric.startswith(metric)]))
         print(f"eval.convergence: wrote {out}")
         written.append(out)
     _compare(curves)
