@@ -33,6 +33,7 @@ def report(config: ReportConfig) -> Path:
     """Write the page and print the metrics table; returns the page's path."""
     from eval.page import bullet_list, page, section
     from eval.results import read_results, table
+    from runtime.files import replacing
     from runtime.run import newest_run, read_run, timed_part
 
     out = Path(config.out)
@@ -60,9 +61,8 @@ def report(config: ReportConfig) -> Path:
             f"Tokenizer, latents, generator and evaluation of <b>{html.escape(run.dir.name)}</b> on {html.escape(facts['data'])}: "
             "real clips, what the tokenizer makes of them, what it predicts, and what the generator draws from noise."
         )
-        partial = out.with_name(out.name + ".partial")
-        partial.write_text(page(f"PV-VAE on {facts['data']}", intro, sections))
-        partial.replace(out)
+        with replacing(out, "report") as partial:
+            partial.write_text(page(f"PV-VAE on {facts['data']}", intro, sections))
     print(table(rows))
     print(f"eval.report: open {out}")
     return out

@@ -69,6 +69,7 @@ def write_results(path: str | Path, *, kind: str, rows: list[Row], **facts) -> N
             **facts,
             "rows": [asdict(row) for row in rows],
         },
+        point="results",
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from runtime.errors import InputError
+from runtime.files import replacing
 from runtime.processes import resolve_device
 from runtime.seeds import numpy_generator
 from videos import ClipSpec, open_dataset, to_float, to_uint8
@@ -137,9 +137,7 @@ def kept_features(folder: Path, subject: str, key: dict, make: Callable[[], Feat
             raise InputError(f"{path}: damaged feature file ({error}); remove it, and it is made again") from error
     made = make()
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
+    with replacing(path, "features") as partial:
         arrays = {"features": made.features, "labels": made.labels}
-        np.savez(file, **arrays, **({} if made.probabilities is None else {"probabilities": made.probabilities}))
-    os.replace(partial, path)
+        np.savez(partial, **arrays, **({} if made.probabilities is None else {"probabilities": made.probabilities}))
     return made

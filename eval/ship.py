@@ -110,10 +110,11 @@ def write_rounded(path: Path, tensors: dict) -> None:
     import torch
     from safetensors.torch import save_file
 
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: value.cpu().to(torch.bfloat16).contiguous() for name, value in tensors.items()}, partial)
-    os.chmod(partial, 0o644)
-    os.replace(partial, path)
+    from runtime.files import replacing
+
+    with replacing(path, "weights") as partial:
+        save_file({name: value.cpu().to(torch.bfloat16).contiguous() for name, value in tensors.items()}, partial)
+        os.chmod(partial, 0o644)
 
 
 def training_seconds(run_dir: Path) -> float:

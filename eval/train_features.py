@@ -4,7 +4,6 @@ one file."""
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ def train_features(config: TrainFeaturesConfig) -> None:
     from safetensors.torch import save_file
 
     from eval.features.shapes import ShapesNet
+    from runtime.files import replacing
     from runtime.log import Progress
     from runtime.processes import autocast, resolve_device, resolve_dtype
     from runtime.run import command_line, machine, versions
@@ -87,14 +87,13 @@ def train_features(config: TrainFeaturesConfig) -> None:
         "test_accuracy": accuracy,
     }
     out = Path(config.out)
-    partial = out.with_name(out.name + ".partial")
     # float16 halves the file; the accuracy above is of the float32 weights, and differs by less than its own error.
-    save_file(
-        {name: value.cpu().half() for name, value in network.state_dict().items()},
-        partial,
-        {"recipe": json.dumps(recipe)},
-    )
-    os.replace(partial, out)
+    with replacing(out, "weights") as partial:
+        save_file(
+            {name: value.cpu().half() for name, value in network.state_dict().items()},
+            partial,
+            {"recipe": json.dumps(recipe)},
+        )
     print(json.dumps(accuracy, indent=2))
 
 

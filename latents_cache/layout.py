@@ -7,7 +7,6 @@ deterministic tokenizers), `label` int32 [N], `name` bytes [N], `crc32` uint32 [
 
 from __future__ import annotations
 
-import os
 import zlib
 from pathlib import Path
 
@@ -61,12 +60,3 @@ def plain(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     return list(value) if isinstance(value, tuple) else value
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -25,10 +25,11 @@ from latents_cache.layout import (
     plain,
     row_checksum,
     row_types,
-    sync_folder,
 )
 from latents_cache.moments import latents_statistics
 from runtime.errors import InputError
+from runtime.faults import reach
+from runtime.files import sync
 
 FLUSH_ROWS = 64
 
@@ -152,8 +153,10 @@ class LatentsWriter:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+            reach("latents.draft")
             os.replace(draft, self.partial)
-            sync_folder(self.path.parent)
+            sync(self.path.parent)
+            reach("latents.created")
         except OSError as error:
             draft.unlink(missing_ok=True)
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -245,6 +248,7 @@ class LatentsWriter:
         values["crc32"] = np.array(checksum, types["crc32"][0])
         for dataset, value in values.items():
             _write_all(self._descriptor, value.tobytes(), self._offsets[dataset] + row * value.nbytes)
+        reach("latents.row")
         self._unmarked.append(row)
         if len(self._unmarked) >= FLUSH_ROWS:
             self.flush()
@@ -268,9 +272,11 @@ class LatentsWriter:
         if not self._unmarked:
             return
         os.fsync(self._descriptor)
+        reach("latents.synced")
         for row in self._unmarked:
             _write_all(self._descriptor, b"\1", self._offsets["done"] + row)
         self._unmarked.clear()
+        reach("latents.marked")
 
     def finish(self) -> Path:
         """Write the statistics of the sampled latents and give the file its final name.
@@ -290,8 +296,10 @@ class LatentsWriter:
                 raise InputError(f"{self.partial}: {name} is not finite; the tokenizer's log-variances are too large")
             _write_all(self._descriptor, value.astype("<f8").tobytes(), self._offsets[name])
         os.fsync(self._descriptor)
+        reach("latents.statistics")
         os.replace(self.partial, self.path)
-        sync_folder(self.path.parent)
+        sync(self.path.parent)
+        reach("latents.finished")
         self._lock_path.unlink(missing_ok=True)
         self.close()
         return self.path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -16,7 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from runtime.errors import InputError
-from runtime.run import read_json, write_json
+from runtime.faults import reach
+from runtime.files import sync
+from runtime.run import read_json
 
 _NAME = re.compile(r"step_(\d{8,})")
 # What changed bytes inside a pickle end in.
@@ -61,32 +64,35 @@ def save_checkpoint(
     final = folder / f"step_{step:08d}"
     partial = folder / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
+    reach("checkpoint.begin")
     partial.mkdir()
-    for name, values in tensors.items():
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in values.items()}, partial / f"{name}.safetensors"
-        )
-    if optimizer is not None:
-        torch.save(optimizer, partial / "optimizer.pt")
-    for name, value in {**(files or {}), "state.json": {**(state or {}), "step": step, "keep": keep}}.items():
-        write_json(partial / name, value)
-    for file in partial.iterdir():
-        _fsync(file)
-    _fsync(partial)
+    try:
+        for name, values in tensors.items():
+            save_file(
+                {key: value.detach().cpu().contiguous() for key, value in values.items()},
+                partial / f"{name}.safetensors",
+            )
+            reach("checkpoint.tensors")
+        if optimizer is not None:
+            torch.save(optimizer, partial / "optimizer.pt")
+        for name, value in {**(files or {}), "state.json": {**(state or {}), "step": step, "keep": keep}}.items():
+            (partial / name).write_text(json.dumps(value, indent=2) + "\n")
+        reach("checkpoint.written")
+        for file in partial.iterdir():
+            sync(file)
+        sync(partial)
+    except (OSError, SafetensorError, RuntimeError):
+        # On a full disk the room goes back to what is there already.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     if final.exists():
         _remove(final)
+    reach("checkpoint.replace")
     os.rename(partial, final)
-    _fsync(folder)
+    sync(folder)
+    reach("checkpoint.renamed")
     _prune(run_dir, keep_last)
     return final
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(checkpoint: Path) -> None:
@@ -94,6 +100,7 @@ def _remove(checkpoint: Path) -> None:
     passing = checkpoint.with_name(f".{checkpoint.name}.removed.partial")
     shutil.rmtree(passing, ignore_errors=True)
     os.rename(checkpoint, passing)
+    reach("checkpoint.prune")
     shutil.rmtree(passing)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime.files import replacing
 from runtime.run import append_line
 
 
@@ -34,9 +34,8 @@ class MetricsLog:
             if not line.endswith("\n") or json.loads(line)["step"] > step:
                 break
             kept.append(line)
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text("".join(kept))
-        os.replace(partial, self.path)
+        with replacing(self.path, "log.cut") as partial:
+            partial.write_text("".join(kept))
 
     @staticmethod
     def _tensorboard(folder: Path, step: int):

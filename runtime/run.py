@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runtime.errors import InputError
+from runtime.files import append, replacing
 
 PACKAGES = ("torch", "torchvision", "numpy", "timm", "torchdiffeq", "lpips", "decord", "h5py", "einops", "safetensors")
 
@@ -36,21 +37,15 @@ def read_json(path: str | Path) -> dict:
     return value
 
 
-def write_json(path: str | Path, value: object) -> None:
-    """Write JSON, replaced at once: a reader sees the old file or the new one."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w") as file:
-        file.write(json.dumps(value, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+def write_json(path: str | Path, value: object, point: str = "manifest") -> None:
+    """Write JSON, replaced at once: a reader sees the old file or the new one. `point` names its fault points."""
+    with replacing(path, point) as partial:
+        partial.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def append_line(path: str | Path, value: object) -> None:
     """Append one JSON line."""
-    with open(path, "a") as file:
-        file.write(json.dumps(value) + "\n")
+    append(path, (json.dumps(value) + "\n").encode(), "log.append")
 
 
 def now() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,13 +10,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from runtime.errors import InputError
+from runtime.files import replacing
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write contiguous CPU copies of `tensors` to `path`, replaced at once."""
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
-    os.replace(partial, path)
+    with replacing(path, "weights") as partial:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

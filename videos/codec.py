@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.errors import InputError
+from runtime.files import replacing
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg")
 H264_SUFFIXES = (".mp4", ".mkv", ".mov", ".m4v", ".avi")
@@ -176,15 +176,8 @@ def write_video(path: str | Path, video: np.ndarray, fps: float, crf: int = 12) 
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder to write {path.name} to")
     video = np.pad(video, ((0, 0), (0, video.shape[1] % 2), (0, video.shape[2] % 2), (0, 0)), mode="edge")
-    # The process number keeps two writers of one name apart; the last one to finish wins.
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
+    with replacing(path, "video") as partial:
         _encode(partial, video, Fraction(fps).limit_denominator(1001), crf)
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _encode(path: Path, video: np.ndarray, rate: Fraction, crf: int) -> None:

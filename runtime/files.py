@@ -1,0 +1,95 @@
+"""Files that are whole or absent: written beside, made durable, renamed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtime.faults import reach
+
+
+@contextmanager
+def replacing(path: str | Path, point: str) -> Iterator[Path]:
+    """Give a name beside `path` to write to; when the with-block ends well, that file takes the place of `path`.
+
+    A reader sees the old file or the new one, also after a power cut. After an error the unfinished file is removed;
+    what a kill leaves behind is removed by the next write. Two processes that write one name do not disturb each other:
+    the last to finish wins.
+
+    Args:
+        path: Final name; its folder must exist.
+        point: Names the fault points `<point>.begin`, `.written` and `.renamed`; see `runtime.faults`.
+    """
+    path = Path(path)
+    # The suffix stays, since some writers go by it.
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    _remove_leftovers(path)
+    try:
+        reach(f"{point}.begin")
+        yield partial
+        reach(f"{point}.written")
+        sync(partial)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+    reach(f"{point}.renamed")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove unfinished files of processes that are no more."""
+    name = re.compile(rf"\.{re.escape(path.stem)}\.(\d+)\.partial{re.escape(path.suffix)}")
+    for leftover in path.parent.glob(f".{_literal(path.stem)}.*.partial{_literal(path.suffix)}"):
+        match = name.fullmatch(leftover.name)
+        if match and not _is_alive(int(match.group(1))):
+            leftover.unlink(missing_ok=True)
+
+
+def _literal(text: str) -> str:
+    """`text` with nothing in it that glob would interpret."""
+    return re.sub(r"([*?[])", r"[\1]", text)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def append(path: str | Path, data: bytes, point: str) -> None:
+    """Append `data` whole, or (when the disk is full) not at all; a kill can leave its beginning.
+
+    Args:
+        point: Name of the fault point in the middle.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        before = os.fstat(descriptor).st_size
+        try:
+            os.write(descriptor, data[:1])
+            reach(point)
+            rest = data[1:]
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+        except OSError:
+            os.ftruncate(descriptor, before)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync(path: str | Path) -> None:
+    """Make a file's contents, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
