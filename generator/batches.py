@@ -36,6 +36,12 @@ class Batch(NamedTuple):
     t: Tensor
     labels: Tensor | None
 
+    def split(self, parts: int) -> Iterator[Batch]:
+        """The batch in `parts` equal parts."""
+        size = len(self.t) // parts
+        for start in range(0, len(self.t), size):
+            yield Batch(*(None if value is None else value[start : start + size] for value in self))
+
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; the copy from pinned memory does not wait."""
         return Batch(*(None if value is None else value.to(device, non_blocking=True) for value in self))

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from generator.latte import Latte, LatteConfig
-from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from runtime.ema import EMA
+from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from runtime.errors import InputError
 from runtime.run import read_json, read_run
+from runtime.trainer import Trainer
 
 # Names of generators that come with the package, and where.
 SHIPPED = {"moving-shapes": Path(__file__).parent / "pretrained" / "moving-shapes"}
@@ -78,48 +78,22 @@ def load_generator(
     return LoadedGenerator(model, config, state["latents"], state["step"], directory)
 
 
-def save(
-    run_dir: Path,
-    step: int,
-    model: Latte,
-    ema: EMA,
-    optimizer: torch.optim.Optimizer,
-    *,
-    latents: dict,
-    skipped: int,
-    keep: bool,
-) -> Path:
-    """Write one checkpoint of training.
+def save(run_dir: Path, step: int, trainer: Trainer, *, latents: dict, keep: bool) -> None:
+    """Write one checkpoint of training; every process must call it.
 
     Args:
         latents: Facts of the latents file; they travel in the checkpoint, so that samples are read back with the right
             statistics and decoder.
-        skipped: Steps without an update so far.
         keep: Never prune it.
     """
-    return save_checkpoint(
-        run_dir,
-        step,
-        tensors={"model": model.state_dict(), "ema": ema.state_dict()},
-        optimizer=optimizer.state_dict(),
-        state={"latents": latents, "skipped": skipped},
-        files={"config.json": asdict(model.config)},
-        keep=keep,
-    )
+    config = asdict(trainer.model.config)
+    trainer.save(run_dir, step, state={"latents": latents}, files={"config.json": config}, keep=keep)
 
 
-def restore(run_dir: Path, model: Latte, ema: EMA, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
-    """Load the newest checkpoint of training; returns its step and number of skipped steps, (0, 0) without any."""
+def restore(run_dir: Path, trainer: Trainer) -> int:
+    """Load the newest checkpoint of training; returns its step, 0 without any."""
     if not list_checkpoints(run_dir):
-        return 0, 0
+        return 0
     checkpoint = load_checkpoint(find_checkpoint(run_dir), optimizer=True)
-    model.load_state_dict(checkpoint.tensors["model"])
-    ema.load_state_dict(checkpoint.tensors["ema"])
-    optimizer.load_state_dict(checkpoint.optimizer)
-    return checkpoint.step, checkpoint.state["skipped"]
-
-
-def last_good(run_dir: Path) -> str:
-    """Words for the newest checkpoint of a run that went wrong since."""
-    found = list_checkpoints(run_dir)
-    return f"the last good checkpoint is {found[-1][1]}" if found else "there is no checkpoint yet"
+    trainer.load(checkpoint)
+    return checkpoint.step

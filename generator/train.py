@@ -8,17 +8,30 @@ an undisturbed one.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
+from runtime.stopping import Stopped, orderly, stop_asked
 
-MAX_SKIPPED_IN_A_ROW = 10
 # Fields that do not change what is learnt. `steps` may grow, except under a schedule that depends on it.
-_NOT_IDENTITY = {"runs_dir", "name", "device", "dry_run", "save_every", "keep_every", "steps", "latents"}
+_NOT_IDENTITY = {
+    "runs_dir",
+    "name",
+    "device",
+    "dry_run",
+    "max_hours",
+    "save_every",
+    "keep_every",
+    "steps",
+    "latents",
+    "parallel",
+    "accumulate",
+}
 # What a generator, and then its samples, repeat of the latents file's attributes.
 _REMEMBERED = (
     "tokenizer",
@@ -55,6 +68,10 @@ class TrainConfig(CommonFlags):
     gradient_clip: float = flag(1.0, "largest norm of the gradient; 0: no limit", low=0.0)
     ema_decay: float = flag(0.9999, "of the averaged weights, which are the ones sampled from", low=0.0, high=1.0)
     class_dropout: float = flag(0.1, "part of the labels replaced by the null class, for guidance", low=0.0, high=1.0)
+    parallel: str = flag(
+        "ddp", "under torchrun: a copy of the model on each process, or its parameters spread", choices=("ddp", "fsdp")
+    )
+    accumulate: int = flag(1, "parts that a process computes its share of a batch in, to save memory", low=1)
     save_every: int = flag(5000, "steps between checkpoints; the last two stay", low=1)
     keep_every: int | None = flag(None, "steps between checkpoints that all stay; default: a tenth of --steps", low=1)
 
@@ -85,11 +102,12 @@ def train(config: TrainConfig) -> Path:
     from generator.latte import Latte
     from generator.loading import restore
     from runtime import processes
-    from runtime.ema import EMA
-    from runtime.run import default_name
+    from runtime.resources import require_training
+    from runtime.run import Run, default_name
+    from runtime.trainer import Trainer
 
     world = processes.start_processes(config.device)
-    rows = world.rows(config.batch_size)
+    rows = world.rows(config.batch_size, config.accumulate)
     dtype = processes.resolve_dtype(config.dtype, world.device)
     mean, std = (values.tolist() for values in channel_statistics(reader))
     facts = {
@@ -102,24 +120,40 @@ def train(config: TrainConfig) -> Path:
     }
     identity = run_identity(config, dtype, facts) | {"model": asdict(model_config)}
     name = config.name or default_name(config.preset, config.latents, identity)
+    run_dir = Path(config.runs_dir) / name
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = Latte(model_config).to(world.device).train()
-    ema = EMA(model, config.ema_decay)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+    parameters = sum(p.numel() for p in model.parameters())
+    keep_every = config.keep_every or max(1, config.steps // 10)
+    estimate = require_training(
+        parameters, world, run_dir, mode=config.parallel, checkpoints=3 + config.steps // keep_every
     )
-    manifest = {
-        "latents": facts,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "processes": world.size,
-        "config": {"model": asdict(model_config)},
-    }
-    with open_run(config, world, name, identity, manifest) as run_dir:
-        step, skipped = restore(run_dir, model, ema, optimizer)
+    trainer = Trainer(
+        model,
+        world,
+        mode=config.parallel,
+        learning_rate=config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        gradient_clip=config.gradient_clip,
+        ema_decay=config.ema_decay,
+    )
+    manifest = {"latents": facts, "parameters": parameters, "config": {"model": asdict(model_config)}}
+    session = {"processes": world.size, "parallel": config.parallel, "accumulate": config.accumulate}
+    run = world.first(
+        lambda: Run.open(
+            config, kind="generator", name=name, identity=identity, extra_manifest=manifest, session=session
+        )
+    )
+    with run or nullcontext():
+        step = restore(run_dir, trainer)
         if step >= config.steps:
-            print(f"generator.train: {run_dir} is complete ({step} steps)")
+            if world.is_main:
+                print(f"generator.train: {run_dir} is complete ({step} steps)")
             return run_dir
+        if world.is_main:
+            print(f"generator.train: {estimate}", file=sys.stderr)
         batches = LatentBatches(
             reader,
             config.batch_size,
@@ -129,106 +163,75 @@ def train(config: TrainConfig) -> Path:
             num_classes=model_config.num_classes,
             pin=world.device.type == "cuda",
         )
-        with closing(batches.stream(step, config.steps)) as stream:
-            train_loop(
-                config,
-                world,
-                model,
-                ema,
-                optimizer,
-                stream,
-                step=step,
-                skipped=skipped,
-                run_dir=run_dir,
-                facts=facts,
-                dtype=dtype,
-            )
+        with closing(batches.stream(step, config.steps)) as stream, orderly():
+            train_loop(config, trainer, stream, step=step, run_dir=run_dir, facts=facts, dtype=dtype)
     return run_dir
 
 
 def train_loop(
-    config: TrainConfig,
-    world,
-    model,
-    ema,
-    optimizer,
-    batches: Iterator,
-    *,
-    step: int,
-    skipped: int,
-    run_dir: Path,
-    facts: dict,
-    dtype,
+    config: TrainConfig, trainer, batches: Iterator, *, step: int, run_dir: Path, facts: dict, dtype
 ) -> None:
-    """Train from `step` to `config.steps`; the main process logs and saves."""
+    """Train from `step` to `config.steps`; the main process logs and saves.
+
+    Raises:
+        Stopped: When a signal or the time limit asks for it; the checkpoint of the last step is written first.
+    """
     import torch
 
-    from generator.loading import last_good, save
+    from generator.loading import save
     from generator.rectified_flow import flow_loss
     from runtime.log import MetricsLog, Progress
     from runtime.processes import autocast
     from runtime.schedule import is_due, learning_rate
 
-    network = model
-    if world.size > 1:
-        devices = [world.device] if world.device.type == "cuda" else None
-        network = torch.nn.parallel.DistributedDataParallel(model, devices, broadcast_buffers=False)
+    world, parts = trainer.world, config.accumulate
     log = MetricsLog(run_dir, resume_step=step) if world.is_main else None
     progress = Progress(config.steps, start=step, label=run_dir.name)
     keep_every = config.keep_every or max(1, config.steps // 10)
-    skipped_in_a_row = 0
     while step < config.steps:
         with progress.wait():
-            latents, noise, t, labels = next(batches).to(world.device)
+            batch = next(batches).to(world.device)
+        losses = []
+        for number, part in enumerate(batch.split(parts)):
+            with trainer.part(number, parts):
+                with autocast(world.device, dtype):
+                    found = flow_loss(trainer.network, part.latents, part.labels, noise=part.noise, t=part.t)
+                (found.mean() / parts).backward()
+            losses.append(found.detach())
+        values, stop = step_values(torch.cat(losses), batch.t, trainer.clip(), world, stop_asked())
         rate = learning_rate(
             step, base=config.learning_rate, total=config.steps, warmup=config.warmup, kind=config.schedule
         )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        with autocast(world.device, dtype):
-            losses = flow_loss(network, latents, labels, noise=noise, t=t)
-        losses.mean().backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip or float("inf"))
-        values = step_values(losses.detach(), t, norm, world)
-        if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
-            optimizer.step()
-            skipped_in_a_row = 0
-        else:
-            skipped, skipped_in_a_row = skipped + 1, skipped_in_a_row + 1
-            if skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
-                raise InputError(
-                    f"{run_dir}: loss or gradient was not finite in {skipped_in_a_row} steps in a row, up to step "
-                    f"{step + 1}; {last_good(run_dir)}; lower --learning-rate under another --name"
-                )
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        ema.update(step)
-        if not world.is_main:
-            continue
-        log.write(step, {**values, "learning_rate": rate, "skipped": skipped})
-        progress.update(step, {"loss": values["loss"]})
+        finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
+        step = trainer.update(step, rate, finite, run_dir)
+        if world.is_main:
+            log.write(step, {**values, "learning_rate": rate, "skipped": trainer.skipped})
+            progress.update(step, {"loss": values["loss"]})
         keep = is_due(step, keep_every, config.steps)
-        if keep or is_due(step, config.save_every, config.steps):
-            save(run_dir, step, model, ema, optimizer, latents=facts, skipped=skipped, keep=keep)
+        if keep or stop or is_due(step, config.save_every, config.steps):
+            save(run_dir, step, trainer, latents=facts, keep=keep)
+        if stop and step < config.steps:
+            raise Stopped(stop_asked() or "another process")
     if world.is_main:
         progress.close()
         log.close()
 
 
-def step_values(losses, t, norm, world) -> dict[str, float]:
-    """What one step logs, over all processes, in one transfer from the device.
+def step_values(losses, t, norm, world, stop: object) -> tuple[dict[str, float], bool]:
+    """What one step logs, over all processes, and whether any of them was asked to stop; in one exchange.
 
     Beside the mean loss, the mean in each quarter of time: near noise (0) the task is another one than near data (3).
     """
     import torch
 
     quarter = (t * 4).long().clamp(max=3) == torch.arange(4, device=t.device)[:, None]  # [4, b]
-    sums = torch.cat([torch.where(quarter, losses, 0.0).sum(1), quarter.sum(1)])
-    if world.size > 1:
-        torch.distributed.all_reduce(sums)
-    *sums, norm = torch.cat([sums, norm.detach().view(1)]).tolist()
+    sums = torch.where(quarter, losses.double(), 0.0).sum(1)
+    asked = torch.tensor([float(bool(stop))], device=t.device)
+    # The norm is the same on every process already: one of them counts.
+    *sums, norm, asked = world.sum(torch.cat([sums, quarter.sum(1), norm.view(1) / world.size, asked]).double())
     loss, count = sum(sums[:4]) / sum(sums[4:]), sums[4:]
-    return {"loss": loss, "grad_norm": norm} | {f"loss_t{q}": sums[q] / count[q] for q in range(4) if count[q]}
+    values = {"loss": loss, "grad_norm": norm} | {f"loss_t{q}": sums[q] / count[q] for q in range(4) if count[q]}
+    return values, asked > 0
 
 
 def build_config(preset: str, reader):
@@ -254,22 +257,6 @@ def run_identity(config: TrainConfig, dtype, facts: dict) -> dict:
         identity["steps"] = config.steps
     known = {name: facts.get(name) for name in ("rows", "shape", "mean", "std", "encoder_hash", "data")}
     return identity | {"dtype": str(dtype), "latents": known}
-
-
-@contextmanager
-def open_run(config: TrainConfig, world, name: str, identity: dict, manifest: dict) -> Iterator[Path]:
-    """The run directory, opened by the main process before the others see it."""
-    from runtime import processes
-    from runtime.run import Run
-
-    run_dir = Path(config.runs_dir) / name
-    if not world.is_main:
-        processes.barrier()
-        yield run_dir
-        return
-    with Run.open(config, kind="generator", name=name, identity=identity, extra_manifest=manifest) as run:
-        processes.barrier()
-        yield run.dir
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
 import json
 import math
 import sys
@@ -18,6 +19,10 @@ from collections.abc import Callable, Collection
 from dataclasses import MISSING, dataclass, field
 
 from runtime.errors import InputError
+from runtime.stopping import INTERRUPTED, Stopped, listening
+
+# A machine that fails is no bug of ours: one line, no traceback.
+_MACHINE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
 
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
@@ -54,6 +59,9 @@ class CommonFlags:
     seed: int = flag(0, "seed of everything random", low=0)
     device: str = flag("auto", "cpu, cuda, cuda:1, … or auto")
     dtype: str = flag("auto", "compute type", choices=("auto", "float32", "bfloat16"))
+    max_hours: float | None = flag(
+        None, "save and stop after this long, with exit code 75; the same command goes on", low=0.0
+    )
     dry_run: bool = flag(False, "print the resolved flags as JSON and stop")
 
 
@@ -67,7 +75,9 @@ def run_command(
 ) -> None:
     """Parse the command line into `config_class`, run `job(config)`, and exit with its status.
 
-    Exit codes: 0 done; 2 the input is at fault (one line on stderr); 130 interrupted.
+    Exit codes: 0 done; 1 the machine failed (a full disk; one line on stderr) or there is a bug (a traceback); 2 the
+    input is at fault (one line on stderr); 75 stopped by SIGTERM, SIGUSR1 or `--max-hours` with everything saved, so a
+    batch system may queue the same command again; 130 interrupted by Ctrl-C.
 
     Args:
         presets: Maps the flags that were given to defaults that they imply; precedence is class default < preset <
@@ -84,13 +94,26 @@ def run_command(
         if getattr(config, "dry_run", False):
             print(json.dumps(dataclasses.asdict(config), indent=2))
             sys.exit(0)
-        job(config)
+        with listening(getattr(config, "max_hours", None)):
+            job(config)
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stop:
+        print(f"stopped by {stop}; everything is saved, and the same command goes on from there", file=sys.stderr)
+        sys.exit(stop.code)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        print("interrupted; the same command goes on from what was saved last", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.errno not in _MACHINE_FAULTS:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"error: {error.strerror}{where}; what was saved is whole: mend that, and the same command goes on",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     sys.exit(0)
 
 

@@ -1,4 +1,4 @@
-"""Exponential moving average of a model's weights."""
+"""Exponential moving average of a model's weights, which may be sharded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from runtime.parallel import assign, local
 
 
 def decay_at(step: int, decay: float) -> float:
@@ -27,8 +29,9 @@ class EMA:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the average towards the weights that the model has after `step` updates."""
-        values = [value.detach().float() for value in self.model.parameters()]
-        torch._foreach_lerp_(list(self.average.values()), values, 1.0 - decay_at(step, self.decay))
+        values = [local(value).float() for value in self.model.parameters()]
+        averages = [local(value) for value in self.average.values()]
+        torch._foreach_lerp_(averages, values, 1.0 - decay_at(step, self.decay))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The model's state dict with averaged parameters."""
@@ -38,7 +41,7 @@ class EMA:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take the average from what `state_dict` returned."""
         for name, value in self.average.items():
-            value.copy_(state[name])
+            assign(value, state[name])
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from runtime.errors import InputError
 
@@ -24,14 +26,53 @@ class World:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
-    def rows(self, batch_size: int) -> range:
-        """The rows of a global batch that belong to this process; InputError unless the processes divide it."""
-        if batch_size % self.size:
+    def rows(self, batch_size: int, parts: int = 1) -> range:
+        """The rows of a global batch that belong to this process; InputError unless the processes divide it, and the
+        `parts` in which each computes its share."""
+        if batch_size % (self.size * parts):
+            by = f"{self.size} processes" + (f" times --accumulate {parts}" if parts > 1 else "")
             raise InputError(
-                f"--batch-size {batch_size} does not divide over {self.size} processes; give a multiple of {self.size}"
+                f"--batch-size {batch_size} does not divide over {by}; give a multiple of {self.size * parts}"
             )
         share = batch_size // self.size
         return range(self.rank * share, (self.rank + 1) * share)
+
+    def blocks(self, count: int, block_size: int) -> Iterator[range]:
+        """This process's blocks of `count` rows: blocks take turns, and are the same for any number of processes."""
+        for start in range(self.rank * block_size, count, self.size * block_size):
+            yield range(start, min(start + block_size, count))
+
+    def sum(self, values: Tensor) -> list[float]:
+        """The sum over all processes of a vector of numbers; one exchange, and one transfer from the device."""
+        if self.size > 1:
+            torch.distributed.all_reduce(values)
+        return values.tolist()
+
+    def any(self, flag: object) -> bool:
+        """Whether `flag` is true on some process; every process must ask."""
+        return self.sum(torch.tensor([float(bool(flag))], device=self.device))[0] > 0
+
+    def first(self, job: Callable[[], object]) -> object:
+        """Let the main process do `job` while the others wait; its result (None on the others), and its InputError on
+        all of them."""
+        result, error = None, [None]
+        if self.is_main:
+            try:
+                result = job()
+            except InputError as caught:
+                error = [str(caught)]
+        if self.size > 1:
+            torch.distributed.broadcast_object_list(error, device=self.device)
+        if error[0] is not None:
+            raise InputError(error[0])
+        return result
+
+    @property
+    def launch(self) -> str | None:
+        """A text that the processes of this launch share and no other launch has; None for a process alone."""
+        if self.size == 1:
+            return None
+        return ":".join(os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
 
 
 def start_processes(device: str = "auto") -> World:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from runtime.errors import InputError
 from runtime.files import append, replacing
+from runtime.stopping import Stopped
 
 PACKAGES = ("torch", "torchvision", "numpy", "timm", "torchdiffeq", "lpips", "decord", "h5py", "einops", "safetensors")
 
@@ -147,12 +148,21 @@ def newest_run(runs_dir: str | Path, kind: str) -> Path:
 class Run:
     """An open run directory: a context manager that records when and how it was worked on."""
 
-    def __init__(self, directory: Path, manifest: dict, lock):
-        self.dir, self.manifest, self._lock = directory, manifest, lock
+    def __init__(self, directory: Path, manifest: dict, lock, session: dict):
+        self.dir, self.manifest, self._lock, self._session = directory, manifest, lock, session
         self._began = 0.0
 
     @classmethod
-    def open(cls, config, *, kind: str, name: str, identity: dict, extra_manifest: dict | None = None) -> Run:
+    def open(
+        cls,
+        config,
+        *,
+        kind: str,
+        name: str,
+        identity: dict,
+        extra_manifest: dict | None = None,
+        session: dict | None = None,
+    ) -> Run:
         """Create the run, or resume it.
 
         Args:
@@ -161,6 +171,7 @@ class Run:
             name: Folder name; no path separators.
             identity: Everything that changes the result; JSON values.
             extra_manifest: More facts for manifest.json, written when the run is created.
+            session: Facts of this sitting that may differ from one to the next, such as the number of processes.
 
         Raises:
             InputError: If another live process has the run open, it is of another kind, or its identity differs.
@@ -183,11 +194,12 @@ class Run:
             raise InputError(
                 f"{directory} is being written by another process; wait for it or give another --name"
             ) from error
+        values = json.loads(json.dumps(asdict(config), default=str)) | (extra_manifest or {}).get("config", {})
+        if not (directory / "config.json").is_file() or read_json(directory / "config.json") != values:
+            write_json(directory / "config.json", values)  # what may differ from before, such as more steps, is current
         if (directory / "manifest.json").is_file():
             manifest = read_json(directory / "manifest.json")
         else:
-            values = json.loads(json.dumps(asdict(config), default=str))
-            write_json(directory / "config.json", values | (extra_manifest or {}).get("config", {}))
             manifest = {
                 "kind": kind,
                 "name": name,
@@ -201,7 +213,7 @@ class Run:
                 **{key: value for key, value in (extra_manifest or {}).items() if key != "config"},
             }
             write_json(directory / "manifest.json", manifest)
-        return cls(directory, manifest, lock)
+        return cls(directory, manifest, lock, session or {})
 
     @staticmethod
     def _refuse_other(info: RunInfo, identity: dict) -> None:
@@ -216,19 +228,15 @@ class Run:
                 f"{info.dir} was made with other settings ({'; '.join(changed)}); use those, or another --name"
             )
 
-    def update_identity(self, **changes) -> None:
-        """Record settings that may change between sessions (such as more steps under a constant rate)."""
-        self.manifest["identity"].update(changes)
-        write_json(self.dir / "manifest.json", self.manifest)
-
     def __enter__(self) -> Run:
         self._began = time.monotonic()
-        self.manifest["sessions"].append({"started": now(), "command": command_line(), "status": "running"})
+        session = {"started": now(), "command": command_line(), "status": "running", **self._session}
+        self.manifest["sessions"].append(session)
         write_json(self.dir / "manifest.json", self.manifest)
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        status = "done" if kind is None else "interrupted" if kind is KeyboardInterrupt else "failed"
+        status = "done" if kind is None else "stopped" if kind in (KeyboardInterrupt, Stopped) else "failed"
         self.manifest["sessions"][-1] |= {
             "ended": now(),
             "status": status,

@@ -1,0 +1,153 @@
+"""One model on several processes: a copy on each (DDP), or its parameters spread over them (FSDP2).
+
+What is saved is the same in every case: whole tensors under the model's own names, so a checkpoint of one process, of
+DDP and of FSDP2 load in each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from runtime.errors import InputError
+from runtime.processes import World
+
+MODES = ("ddp", "fsdp")
+
+
+def distribute(model: nn.Module, world: World, mode: str = "ddp") -> nn.Module:
+    """The module to call in place of `model` when training.
+
+    Args:
+        model: On `world.device`, with the same weights on every process. Under "fsdp" its parameters become sharded.
+        mode: "ddp" or "fsdp"; alone, a process needs neither.
+
+    Returns:
+        `model` itself, or its DDP wrapper. Every trained parameter must take part in every step: a process that waits
+        for the gradient of an unused one waits for ever.
+    """
+    if mode not in MODES:
+        raise InputError(f"--parallel {mode!r} is not known; known: {', '.join(MODES)}")
+    if world.size == 1:
+        return model
+    if mode == "fsdp":
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+        mesh = torch.distributed.init_device_mesh(world.device.type, (world.size,))
+        for block in blocks_of(model):
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        for method in ("encode", "decode", "predict"):
+            if hasattr(model, method):
+                register_fsdp_forward_method(model, method)  # gather the parameters there as in `forward`
+        return model
+    devices = [world.device] if world.device.type == "cuda" else None
+    return DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The parts that are sharded, or compiled, one by one: what the model keeps in its innermost ModuleLists."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    members = [module for each in lists for module in each]
+    inner = (nn.ModuleList,)
+    return [m for m in members if not any(isinstance(part, inner) for part in m.modules()) and any(m.parameters())]
+
+
+def synchronising(network: nn.Module, on: bool) -> AbstractContextManager:
+    """Whether the backward passes of a with-block average gradients over processes; off while accumulating."""
+    if isinstance(network, DistributedDataParallel):
+        return nullcontext() if on else network.no_sync()
+    if hasattr(network, "set_requires_gradient_sync"):
+        network.set_requires_gradient_sync(on)
+    return nullcontext()
+
+
+def whole(value: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded. Every process must call it."""
+    value = value.detach()
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def local(value: Tensor) -> Tensor:
+    """This process's part of a tensor that may be sharded."""
+    return value.detach().to_local() if isinstance(value, DTensor) else value.detach()
+
+
+@torch.no_grad()
+def assign(target: Tensor, value: Tensor) -> None:
+    """Copy a whole tensor into `target`, which may be sharded."""
+    value = value.to(target.device, target.dtype)
+    if isinstance(target, DTensor):
+        value = distribute_tensor(value, target.device_mesh, target.placements).to_local()
+        target = target.to_local()
+    target.copy_(value)
+
+
+def state_of(model: nn.Module, world: World, replaced: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The model's state dict with whole tensors on the CPU; every process must call it, and the main one gets it.
+
+    Args:
+        replaced: Tensors, perhaps sharded, that stand in for those of the same names.
+    """
+    found = {}
+    for name, value in {**model.state_dict(), **(replaced or {})}.items():
+        value = whole(value)
+        if world.is_main:
+            found[name] = value.cpu()
+    return found
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Inverse of `state_of`, for a model that may be sharded; the names must be those of the model."""
+    own = model.state_dict()
+    if own.keys() != state.keys():
+        raise InputError(f"the checkpoint is of another model: {sorted(own.keys() ^ state.keys())[:3]} do not fit")
+    for name, value in own.items():
+        if value.shape != state[name].shape:
+            raise InputError(f"the checkpoint's {name} is {list(state[name].shape)}, not {list(value.shape)}")
+        assign(value, state[name])
+
+
+def optimizer_state_of(optimizer: torch.optim.Optimizer, model: nn.Module, world: World) -> dict:
+    """The optimizer's state by parameter name, whole and on the CPU; every process must call it, the main one gets it.
+
+    The learning rate and the like are not in it: the command gives them.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found: dict[str, dict] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            values = {}
+            for key, value in optimizer.state.get(parameter, {}).items():
+                values[key] = whole(value).cpu() if isinstance(value, Tensor) else value
+            if world.is_main and values:
+                found[names[parameter]] = values
+    return found
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, dict]) -> None:
+    """Inverse of `optimizer_state_of`."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if names[parameter] not in state:
+                raise InputError(f"the checkpoint has no optimizer state of {names[parameter]}")
+            for key, value in state[names[parameter]].items():
+                optimizer.state[parameter][key] = _placed(value, parameter, key, group)
+
+
+def _placed(value: object, parameter: Tensor, key: str, group: dict) -> object:
+    """An entry of the optimizer's state where the optimizer keeps it: moments beside their parameter."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.shape != parameter.shape or key == "step":
+        # The count of steps lives on the CPU, unless the fused kernel wants it on the device.
+        return value.to(parameter.device if group.get("fused") else "cpu").clone()
+    moment = torch.empty_like(parameter, requires_grad=False)
+    assign(moment, value)
+    return moment

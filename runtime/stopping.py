@@ -1,0 +1,97 @@
+"""Stop in good order: on Ctrl-C, on SIGTERM or SIGUSR1 of a batch system, and at the end of `--max-hours`.
+
+A loop that can save what it has enters `orderly()` and asks `stop_asked()` between two steps; in there a first signal
+only leaves a mark. Everywhere else, and at the second Ctrl-C, a signal ends the process at once: nothing is lost by
+that either, only repeated.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# sysexits.h EX_TEMPFAIL, "try again later": batch systems requeue on it.
+REQUEUE = 75
+INTERRUPTED = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Stopped(Exception):
+    """The command ended early, with everything saved; the same command goes on from there.
+
+    Attributes:
+        code: Exit status: `INTERRUPTED` after Ctrl-C, else `REQUEUE`.
+    """
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.code = INTERRUPTED if reason == _words(signal.SIGINT) else REQUEUE
+
+
+def _words(number: int) -> str:
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
+class _State:
+    deadline: float | None = None
+    max_hours: float | None = None
+    depth: int = 0
+    reason: str | None = None
+
+
+_state = _State()
+
+
+@contextmanager
+def listening(max_hours: float | None = None) -> Iterator[None]:
+    """Handle signals and the time limit for the length of a command.
+
+    Args:
+        max_hours: Hours after which loops are asked to stop; None: no limit.
+    """
+    began = time.monotonic()
+    _state.deadline = None if max_hours is None else began + 3600.0 * max_hours
+    _state.max_hours, _state.depth, _state.reason = max_hours, 0, None
+    # Python delivers signals to the main thread only, and lets no other one set handlers.
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, _on_signal) for number in SIGNALS} if main else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _state.deadline = _state.max_hours = _state.reason = None
+
+
+def _on_signal(number: int, frame) -> None:
+    if _state.depth and _state.reason is None:
+        _state.reason = _words(number)
+        return
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Stopped(_words(number))
+
+
+@contextmanager
+def orderly() -> Iterator[None]:
+    """For loops that ask `stop_asked()` between two steps: a signal waits for that."""
+    _state.depth += 1
+    try:
+        yield
+    finally:
+        _state.depth -= 1
+
+
+def stop_asked() -> str | None:
+    """Why this process should save and stop now ("SIGTERM", "Ctrl-C", "--max-hours 2"), or None."""
+    if _state.reason is None and _state.deadline is not None and time.monotonic() >= _state.deadline:
+        _state.reason = f"--max-hours {_state.max_hours:g}"
+    return _state.reason
+
+
+def seconds_left() -> float | None:
+    """Seconds until `--max-hours` is over; None without a limit."""
+    return None if _state.deadline is None else _state.deadline - time.monotonic()

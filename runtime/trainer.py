@@ -1,0 +1,135 @@
+"""One model in training: what both train commands do between a loss and a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from runtime import parallel
+from runtime.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
+from runtime.ema import EMA
+from runtime.errors import InputError
+from runtime.processes import World
+
+MAX_SKIPPED_IN_A_ROW = 10
+
+
+class Trainer:
+    """A model, its optimizer (AdamW) and the average of its weights, on one process or several.
+
+    Attributes:
+        model: The model; under FSDP2 its parameters are sharded.
+        network: What to call for a loss.
+        ema: The averaged weights.
+        skipped: Steps whose loss or gradient was not finite, so that they changed nothing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        world: World,
+        *,
+        mode: str = "ddp",
+        learning_rate: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        gradient_clip: float = 0.0,
+        ema_decay: float = 0.9999,
+    ):
+        """Args:
+        model: On the world's device; parameters that do not require gradients stay as they are.
+        mode: "ddp" or "fsdp".
+        gradient_clip: Largest norm of the gradient; 0: no limit.
+        """
+        self.model, self.world, self.gradient_clip = model, world, gradient_clip
+        self.network = parallel.distribute(model, world, mode)
+        self.ema = EMA(model, ema_decay)
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.trained, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
+        )
+        self.skipped = self.skipped_in_a_row = 0
+
+    @contextmanager
+    def part(self, number: int, of: int) -> Iterator[None]:
+        """Around forward and backward pass of one of the parts that a batch is divided into (gradient accumulation)."""
+        with parallel.synchronising(self.network, number == of - 1):
+            yield
+
+    def clip(self) -> Tensor:
+        """Limit the gradient's norm; returns what it was, the same on every process."""
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.gradient_clip or math.inf)
+        return parallel.whole(norm)
+
+    def update(self, step: int, rate: float, finite: bool, run_dir: Path) -> int:
+        """Apply the gradient at learning rate `rate`, or skip it; returns the number of finished steps.
+
+        Args:
+            step: Finished steps so far.
+            finite: Whether loss and gradient were finite; every process must say the same.
+            run_dir: For the message.
+
+        Raises:
+            InputError: After `MAX_SKIPPED_IN_A_ROW` skipped steps in a row; it names the last good checkpoint.
+        """
+        step += 1
+        if finite:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+            self.skipped_in_a_row = 0
+        else:
+            self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
+            if self.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+                found = list_checkpoints(run_dir)
+                good = f"the last good checkpoint is {found[-1][1]}" if found else "there is no checkpoint yet"
+                raise InputError(
+                    f"{run_dir}: loss or gradient was not finite in {self.skipped_in_a_row} steps in a row, up to step "
+                    f"{step}; {good}; lower --learning-rate under another --name"
+                )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(step)
+        return step
+
+    def save(self, run_dir: Path, step: int, *, state: dict, files: dict, keep: bool, more: dict | None = None) -> None:
+        """Write a checkpoint; every process must call it, the main one writes.
+
+        Args:
+            state: Small JSON values to go on from.
+            files: More JSON files by name.
+            keep: Never prune it.
+            more: State dicts of other networks by file name.
+        """
+        tensors = {
+            "model": parallel.state_of(self.model, self.world),
+            "ema": parallel.state_of(self.model, self.world, self.ema.average),
+            **(more or {}),
+        }
+        optimizer = parallel.optimizer_state_of(self.optimizer, self.model, self.world)
+        if self.world.is_main:
+            save_checkpoint(
+                run_dir,
+                step,
+                tensors=tensors,
+                optimizer=optimizer,
+                state={**state, "skipped": self.skipped},
+                files=files,
+                keep=keep,
+            )
+
+    def load(self, checkpoint: Checkpoint, *, optimizer: bool = True) -> None:
+        """Go on from a checkpoint; every process reads it.
+
+        Args:
+            optimizer: Also take the optimizer's state, where the checkpoint has any: without updates there is none.
+        """
+        parallel.load_state(self.model, checkpoint.tensors["model"])
+        self.ema.load_state_dict(checkpoint.tensors["ema"])
+        self.skipped = checkpoint.state.get("skipped", 0)
+        if optimizer and checkpoint.optimizer:
+            parallel.load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer)
