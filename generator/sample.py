@@ -6,12 +6,15 @@ second call adds only what is missing. With guidance each of the `steps` model c
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
+from runtime.faults import reach
+from runtime.stopping import Stopped, orderly, stop_asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +66,16 @@ def sample(config: SampleConfig) -> Path:
     growing = out.with_name(f"{out.stem}.growing.h5")
     if world.is_main and growing.is_file():  # whole, but killed before it got its name
         os.replace(growing, out)
-    processes.barrier()
+    world.barrier()
     before = finished_rows(out, attributes)
     if before >= config.samples:
         return out
-    fill(
-        config, world, dtype, generator, attributes, smaller=out if before else None, target=growing if before else out
-    )
+    smaller, target = (out, growing) if before else (None, out)
+    fill(config, world, dtype, generator, attributes, smaller=smaller, target=target)
     if before and world.is_main:
         os.replace(growing, out)
-    processes.barrier()
+        reach("samples.grown")
+    world.barrier()
     return out
 
 
@@ -99,25 +102,28 @@ def finished_rows(out: Path, attributes: dict) -> int:
 def fill(
     config: SampleConfig, world, dtype, generator, attributes: dict, *, smaller: Path | None, target: Path
 ) -> None:
-    """Write `config.samples` rows to `target`: those of a smaller file as they are, the others sampled."""
+    """Write `config.samples` rows to `target`: those of a smaller file as they are, the others sampled.
+
+    Raises:
+        Stopped: When a signal or the time limit asks for it; what is sampled stays.
+    """
     from latents_cache import create_latents
-    from runtime import processes
     from runtime.log import Progress
 
-    launch = os.environ.get("TORCHELASTIC_RUN_ID", "launch") if world.size > 1 else None
     shape = generator.config.latent_shape
-    if not world.is_main:
-        processes.barrier()  # the main process creates the file
-    with create_latents(target, config.samples, shape, attributes, has_logvar=False, launch=launch) as writer:
-        if world.is_main:
-            if smaller is not None:
-                copy_rows(smaller, writer)
-            processes.barrier()
+    open_file = functools.partial(
+        create_latents, target, config.samples, shape, attributes, has_logvar=False, launch=world.launch
+    )
+    writer = world.first(open_file) or open_file()  # the main process creates the file
+    with writer, orderly():
+        if world.is_main and smaller is not None:
+            copy_rows(smaller, writer)
+            reach("samples.copied")
+        world.barrier()
         missing = set(writer.missing())
-        processes.barrier()  # all have seen what is missing before anyone writes
+        world.barrier()  # all have seen what is missing before anyone writes
         progress = Progress(config.samples, start=config.samples - len(missing), label=f"sample {target.stem}")
-        starts = range(world.rank * config.batch_size, config.samples, world.size * config.batch_size)
-        for rows in (range(start, min(start + config.batch_size, config.samples)) for start in starts):
+        for rows in world.blocks(config.samples, config.batch_size):
             wanted = missing.intersection(rows)
             if not wanted:
                 continue
@@ -128,7 +134,10 @@ def fill(
             writer.flush()
             if world.is_main:
                 progress.update(min(config.samples, progress.step + len(wanted) * world.size), {})
-        processes.barrier()
+            if stop_asked():
+                break
+        if world.any(stop_asked()):
+            raise Stopped(stop_asked() or "another process")
         if world.is_main:
             progress.close()
             writer.finish()

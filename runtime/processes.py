@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,11 +16,16 @@ from runtime.errors import InputError
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of its launch."""
+    """This process among those of its launch.
+
+    Attributes:
+        launch: A text that the processes of this launch share and no other launch has; None for a process alone.
+    """
 
     rank: int
     size: int
     device: torch.device
+    launch: str | None = None
 
     @property
     def is_main(self) -> bool:
@@ -48,6 +54,11 @@ class World:
             torch.distributed.all_reduce(values)
         return values.tolist()
 
+    def barrier(self) -> None:
+        """Wait for the other processes, if there are any."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
     def any(self, flag: object) -> bool:
         """Whether `flag` is true on some process; every process must ask."""
         return self.sum(torch.tensor([float(bool(flag))], device=self.device))[0] > 0
@@ -55,24 +66,24 @@ class World:
     def first(self, job: Callable[[], object]) -> object:
         """Let the main process do `job` while the others wait; its result (None on the others), and its InputError on
         all of them."""
-        result, error = None, [None]
+        result, error = None, None
         if self.is_main:
             try:
                 result = job()
             except InputError as caught:
-                error = [str(caught)]
-        if self.size > 1:
-            torch.distributed.broadcast_object_list(error, device=self.device)
-        if error[0] is not None:
-            raise InputError(error[0])
+                error = str(caught)
+        error = self.same(error)
+        if error is not None:
+            raise InputError(error)
         return result
 
-    @property
-    def launch(self) -> str | None:
-        """A text that the processes of this launch share and no other launch has; None for a process alone."""
+    def same(self, value: object) -> object:
+        """The main process's value, on all of them."""
         if self.size == 1:
-            return None
-        return ":".join(os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, device=self.device)
+        return box[0]
 
 
 def start_processes(device: str = "auto") -> World:
@@ -85,13 +96,8 @@ def start_processes(device: str = "auto") -> World:
             torch.cuda.set_device(resolved)
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if resolved.type == "cuda" else "gloo")
-    return World(rank, size, resolved)
-
-
-def barrier() -> None:
-    """Wait for the other processes, if there are any."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    world = World(rank, size, resolved)
+    return replace(world, launch=world.same(secrets.token_hex(8))) if size > 1 else world
 
 
 def resolve_device(device: str) -> torch.device:

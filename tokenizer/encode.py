@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
@@ -78,17 +80,15 @@ def resolve(config: EncodeConfig) -> Source:
 
 def encode(config: EncodeConfig) -> Path:
     """Encode, or go on encoding; returns the file's path."""
-    from latents_cache import create_latents, open_latents
+    from latents_cache import open_latents
     from runtime import processes
-    from runtime.log import Progress
-    from runtime.run import write_json
     from tokenizer.zoo import load
     from videos import ClipSpec, open_dataset
 
     source = resolve(config)
     out = Path(config.out or f"{source.data}.h5")
-    device = processes.resolve_device(config.device)
-    dtype = processes.resolve_dtype(config.dtype, device)
+    world = processes.start_processes(config.device)
+    device, dtype = world.device, processes.resolve_dtype(config.dtype, world.device)
     vae = load(source.tokenizer, config.weights, device=device)
     shape = vae.spec.latent_shape(source.num_frames, source.size, source.size)
     clip = ClipSpec(num_frames=source.num_frames, size=source.size, frame_stride=source.frame_stride, window="random")
@@ -119,33 +119,84 @@ def encode(config: EncodeConfig) -> Path:
         same = {k: existing.attributes.get(k) for k in attributes} == attributes and len(existing) == items * copies
         if not same:
             raise InputError(f"{out} exists and holds other latents; move it away or give another --out")
-        print(f"tokenizer.encode: {out} is complete ({len(existing)} rows)")
+        if world.is_main:
+            print(f"tokenizer.encode: {out} is complete ({len(existing)} rows)")
+            if (Path(source.tokenizer) / "manifest.json").is_file():
+                keep_statistics(Path(source.tokenizer), out)  # a kill may have come between the file and this note
         return out
-    with create_latents(out, items * copies, shape=shape, attributes=attributes) as writer:
-        missing = writer.missing()
-        progress = Progress(items * copies, start=items * copies - len(missing), label=f"encode {source.data}")
-        for rows, video, labels, names in _batches(dataset, missing, copies, config, progress):
-            mean, logvar = _posterior(vae, video, device, dtype)
-            for i, row in enumerate(rows):
-                writer.write(row, mean[i], None if logvar is None else logvar[i], label=labels[i], name=names[i])
-            progress.update(progress.step + len(rows), {})
-        progress.close()
-        writer.finish()
-    reader = open_latents(out)
-    statistics = Path(source.tokenizer) / "latent_statistics.json"
-    if (Path(source.tokenizer) / "manifest.json").is_file():
-        write_json(
-            statistics,
-            {
-                "mean": reader.mean.tolist(),
-                "std": reader.std.tolist(),
-                "latents": out.name,
-                "encoder_hash": vae.encoder_hash,
-                "rows": len(reader),
-            },
-        )
-    print(f"tokenizer.encode: wrote {out} ({len(reader)} rows of {list(shape)})")
+    fill(config, source, out, attributes, vae=vae, dataset=dataset, rows=items * copies, world=world, dtype=dtype)
+    if world.is_main:
+        if (Path(source.tokenizer) / "manifest.json").is_file():
+            keep_statistics(Path(source.tokenizer), out)
+        print(f"tokenizer.encode: wrote {out} ({items * copies} rows of {list(shape)})")
+    world.barrier()
     return out
+
+
+def fill(config: EncodeConfig, source: Source, out: Path, attributes: dict, *, vae, dataset, rows, world, dtype):
+    """Encode the rows that are missing; the processes of a launch take turns by blocks of `batch_size` rows.
+
+    A block is always computed whole, even for one missing row, since another batch size may round differently: so the
+    file's bytes do not depend on how often the work was interrupted, nor on the number of processes.
+
+    Raises:
+        Stopped: When a signal or the time limit asks for it; what is encoded stays.
+    """
+    from latents_cache import create_latents
+    from runtime.log import Progress
+    from runtime.stopping import Stopped, orderly, stop_asked
+
+    shape = vae.spec.latent_shape(source.num_frames, source.size, source.size)
+    deterministic = has_no_logvar(vae, world.device)
+    open_file = partial(create_latents, out, rows, shape, attributes, has_logvar=not deterministic, launch=world.launch)
+    writer = world.first(open_file) or open_file()  # the main process creates the file
+    with writer, orderly():
+        missing = set(writer.missing())
+        world.barrier()  # all have seen what is missing before anyone writes
+        progress = Progress(rows, start=rows - len(missing), label=f"encode {source.data}")
+        blocks = [block for block in world.blocks(rows, config.batch_size) if missing.intersection(block)]
+        with closing(_read_ahead(dataset, blocks, config, progress)) as batches:
+            for block, video, labels, names in batches:
+                mean, logvar = _posterior(vae, video, world.device, dtype)
+                for i, row in enumerate(block):
+                    if row in missing:
+                        half = None if logvar is None else logvar[i]
+                        writer.write(row, mean[i], half, label=labels[i], name=names[i])
+                if world.is_main:
+                    progress.update(min(rows, progress.step + world.size * len(missing.intersection(block))), {})
+                if stop_asked():
+                    break
+        writer.flush()
+        if world.any(stop_asked()):
+            raise Stopped(stop_asked() or "another process")
+        if world.is_main:
+            progress.close()
+            writer.finish()
+
+
+def has_no_logvar(vae, device) -> bool:
+    """Whether a tokenizer is deterministic, found out with the smallest picture that it takes."""
+    import torch
+
+    side = vae.spec.spatial
+    with torch.no_grad():
+        return vae.encode(torch.zeros(1, 3, 1, side, side, device=device)).logvar is None
+
+
+def keep_statistics(run_dir: Path, out: Path) -> None:
+    """Note in the tokenizer's run the statistics of its latents, for `normalize`."""
+    from latents_cache import open_latents
+    from runtime.run import write_json
+
+    with open_latents(out) as reader:
+        values = {
+            "mean": reader.mean.tolist(),
+            "std": reader.std.tolist(),
+            "latents": out.name,
+            "encoder_hash": reader.attributes["encoder_hash"],
+            "rows": len(reader),
+        }
+    write_json(run_dir / "latent_statistics.json", values, point="statistics")
 
 
 def _posterior(vae, video, device, dtype):
@@ -162,28 +213,29 @@ def _posterior(vae, video, device, dtype):
     return posterior.mean.float().cpu().numpy(), logvar
 
 
-def _batches(dataset, missing: Sequence[int], copies: int, config: EncodeConfig, progress) -> Iterator[tuple]:
-    """(rows, uint8 video `[b, 3, 1+T, H, W]`, labels, names) of the missing rows, read ahead by one batch."""
+def _read_ahead(dataset, blocks: Sequence[range], config, progress) -> Iterator[tuple]:
+    """(rows, uint8 video `[b, 3, 1+T, H, W]`, labels, names) of blocks of rows, read ahead by one block."""
     import numpy as np
     import torch
 
     from videos.batches import window_seed
 
+    flips = 2 if config.flip else 1
+    copies = config.windows * flips
+
     def read(row: int):
-        window = row % copies // (2 if config.flip else 1)
+        window = row % copies // flips
         item = dataset.item(row // copies, window_seed(config.seed, window, row // copies))
         video = np.asarray(item["video"])
         mirrored = config.flip and row % 2 == 1
         return (video[..., ::-1].copy() if mirrored else video), int(item["label"]), item["name"]
 
-    size = config.batch_size
-    chunks = [missing[start : start + size] for start in range(0, len(missing), size)]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        ahead = [pool.submit(read, row) for row in chunks[0]] if chunks else []
-        for number, rows in enumerate(chunks):
+        ahead = [pool.submit(read, row) for row in blocks[0]] if blocks else []
+        for number, rows in enumerate(blocks):
             with progress.wait():
                 items = [future.result() for future in ahead]
-            ahead = [pool.submit(read, row) for row in chunks[number + 1]] if number + 1 < len(chunks) else []
+            ahead = [pool.submit(read, row) for row in blocks[number + 1]] if number + 1 < len(blocks) else []
             video = torch.from_numpy(np.stack([item[0] for item in items]))
             yield rows, video, [item[1] for item in items], [item[2] for item in items]
 

@@ -1,25 +1,30 @@
-"""Train PV-VAE: `python -m tokenizer.train` (three stages; PV-VAE section 3.3 and 4.1).
-
-    images   single frames, reconstruction
-    video    clips, predictive reconstruction and random reverse; its last checkpoint is kept, since only it can predict
-    decoder  clips, encoder and padding frozen, nothing dropped
-
-Every action is a function of the step: data order, noise, dropped groups and learning rate, so a resumed run repeats an
-    undisturbed one.
-"""
+"""Train PV-VAE: `python -m tokenizer.train`. What the stages do is in `tokenizer.stages`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
+from runtime.stopping import orderly
 
-STAGES = ("images", "video", "decoder")
-MAX_SKIPPED_IN_A_ROW = 10
-VALIDATION_CLIPS = 64
-_NOT_IDENTITY = {"runs_dir", "name", "device", "dry_run", "save_every", "validate_every", "keep_last"}
+# Fields that do not change what is learnt, beyond the rounding of sums.
+_NOT_IDENTITY = {
+    "runs_dir",
+    "name",
+    "device",
+    "dry_run",
+    "max_hours",
+    "save_every",
+    "validate_every",
+    "validation_clips",
+    "parallel",
+    "accumulate",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +36,18 @@ class TrainConfig(CommonFlags):
     images: str | None = flag(None, "data set of the images stage; default: single frames of --data")
     images_root: str | None = flag(None, "folder of --images")
     preset: str = flag("paper", "size and recipe: paper (default with --data) or demo (default without)")
-    stage: str = flag("all", "which stage to train", choices=("all", *STAGES))
+    stage: str = flag("all", "which stage to train", choices=("all", "images", "video", "decoder"))
     steps: int | None = flag(None, "optimizer updates in total; default: the preset's", low=1)
     batch_size: int = flag(8, "clips in a batch, over all processes", low=1)
     images_per_clip: int = flag(4, "the images stage takes this many times --batch-size", low=1)
     init_from: str | None = flag(None, "start from the weights of this tokenizer (a run, a folder, or a shipped name)")
     save_every: int = flag(5000, "steps between checkpoints", low=1)
     validate_every: int = flag(5000, "steps between validations on held-out clips", low=1)
+    validation_clips: int = flag(64, "how many of them", low=1)
+    parallel: str = flag(
+        "ddp", "under torchrun: a copy of the model on each process, or its parameters spread", choices=("ddp", "fsdp")
+    )
+    accumulate: int = flag(1, "parts that a process computes its share of a batch in, to save memory", low=1)
     num_frames: int = flag(17, "frames of a clip, 1 + 4k", low=1)
     size: int = flag(256, "height and width in pixels", low=8)
     frame_stride: int = flag(1, "source frames between two kept ones", low=1)
@@ -54,15 +64,6 @@ class TrainConfig(CommonFlags):
     padding: str = flag("learnable", "what replaces dropped latents", choices=("learnable", "gaussian"))
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Steps `start` (exclusive) to `stop` (inclusive) of a run belong to stage `name`."""
-
-    name: str
-    start: int
-    stop: int
-
-
 def preset_defaults(given: dict) -> dict:
     """Flag defaults that follow from `--data` and `--preset`."""
     from tokenizer.presets import PRESETS
@@ -73,198 +74,75 @@ def preset_defaults(given: dict) -> dict:
     return {"data": "moving_shapes", "preset": name, **PRESETS[name].training}
 
 
-def stage_plan(stage: str, steps: int | None, stage_steps: dict[str, int]) -> list[Stage]:
-    """Divide a run into stages, in the preset's proportions when `steps` changes their sum."""
-    if stage != "all":
-        return [Stage(stage, 0, steps or stage_steps[stage])]
-    total = sum(stage_steps.values())
-    steps = steps or total
-    if steps < len(STAGES):
-        raise InputError(f"--steps {steps} is too few for the three stages of --stage all; give at least {len(STAGES)}")
-    plan, start, share = [], 0, 0
-    for left, name in enumerate(STAGES):
-        share += stage_steps[name]
-        stop = min(max(start + 1, round(steps * share / total)), steps - (len(STAGES) - 1 - left))
-        plan.append(Stage(name, start, stop))
-        start = stop
-    return plan
-
-
-def train(config: TrainConfig):
+def train(config: TrainConfig) -> Path:
     """Train, or resume, one tokenizer run; returns its directory."""
     from runtime import processes, seeds
-    from runtime.ema import EMA
+    from runtime.checkpoint import list_checkpoints
     from runtime.log import MetricsLog, Progress
+    from runtime.resources import require_training
     from runtime.run import Run, default_name
     from tokenizer.presets import PRESETS
+    from tokenizer.stages import StageTraining, stage_plan
 
     plan = stage_plan(config.stage, config.steps, PRESETS[config.preset].stage_steps)
     world = processes.start_processes(config.device)
+    world.rows(config.batch_size, config.accumulate)
     dtype = processes.resolve_dtype(config.dtype, world.device)
     vae = build_model(config)
     clips = open_clips(config)
     lpips_network = build_lpips(config, world.device)
     identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
-    identity |= {"steps": plan[-1].stop, "dtype": str(dtype), "data_fingerprint": clips["video"].fingerprint()}
+    identity |= {"steps": plan[-1].stop, "dtype": str(dtype), "data_fingerprint": clips.video.fingerprint()}
     identity["model"] = asdict(vae.config)
     name = config.name or default_name(config.preset, config.data, identity)
-    if world.is_main and config.preset == "demo" and config.data == "moving_shapes":
-        print("tokenizer.train: demo preset on synthetic clips (moving_shapes); --data and --root train on yours")
-
-    import torch
-
-    vae = vae.to(world.device, memory_format=torch.channels_last_3d).train()
-    ema = EMA(vae, config.ema_decay)
-    extra = {"plan": [asdict(stage) for stage in plan], "parameters": sum(p.numel() for p in vae.parameters())}
-    with Run.open(config, kind="tokenizer", name=name, identity=identity, extra_manifest=extra) as run:
+    run_dir = Path(config.runs_dir) / name
+    parameters = sum(p.numel() for p in vae.parameters())
+    del vae  # each stage builds its own
+    estimate = require_training(parameters, world, run_dir, mode=config.parallel, checkpoints=4)
+    extra = {"plan": [asdict(stage) for stage in plan], "parameters": parameters}
+    session = {"processes": world.size, "parallel": config.parallel, "accumulate": config.accumulate}
+    run = world.first(
+        lambda: Run.open(config, kind="tokenizer", name=name, identity=identity, extra_manifest=extra, session=session)
+    )
+    with run or nullcontext(), orderly():
+        if world.is_main and config.preset == "demo" and config.data == "moving_shapes":
+            print("tokenizer.train: demo preset on synthetic clips (moving_shapes); --data and --root train on yours")
         seeds.seed_everything(config.seed)
-        step, optimizer_state = restore(run.dir, vae, ema)
-        log, progress = MetricsLog(run.dir, resume_step=step), Progress(plan[-1].stop, start=step, label=name)
+        found = list_checkpoints(run_dir)
+        step = found[-1][0] if found else 0
+        if step >= plan[-1].stop:
+            if world.is_main:
+                print(f"tokenizer.train: {run_dir} is complete ({step} steps)")
+            return run_dir
+        if world.is_main:
+            print(f"tokenizer.train: {estimate}", file=sys.stderr)
+        log = MetricsLog(run_dir, resume_step=step) if world.is_main else None
+        progress = Progress(plan[-1].stop, start=step, label=name)
         for stage in plan:
             if step < stage.stop:
-                state = optimizer_state if step > stage.start else None
-                step = train_stage(
+                training = StageTraining(
                     config,
                     stage,
-                    step,
-                    vae=vae,
-                    ema=ema,
-                    optimizer_state=state,
+                    on_device(build_model(config), world.device).train(),
                     clips=clips,
-                    run=run,
+                    run_dir=run_dir,
                     world=world,
                     dtype=dtype,
                     lpips_network=lpips_network,
-                    log=log,
-                    progress=progress,
                 )
-                optimizer_state = None
-        progress.close()
-    return run.dir
+                step = training.run(log, progress)
+                del training  # its weights make room for those of the next stage
+        if world.is_main:
+            progress.close()
+            log.close()
+    return run_dir
 
 
-def train_stage(
-    config: TrainConfig,
-    stage: Stage,
-    step: int,
-    *,
-    vae,
-    ema,
-    optimizer_state,
-    clips,
-    run,
-    world,
-    dtype,
-    lpips_network: Callable | None,
-    log,
-    progress,
-) -> int:
-    """Train from `step` to the stage's end; returns the step reached."""
+def on_device(vae, device):
+    """The model where it trains, in the memory order that convolutions like best."""
     import torch
 
-    from runtime.processes import autocast
-    from runtime.schedule import is_due, learning_rate
-    from runtime.seeds import normal_rows
-    from tokenizer.losses import tokenizer_loss
-    from tokenizer.predictive import SuffixDrop, reverse_time
-    from tokenizer.validation import validate
-    from videos import BatchLoader, to_float
-
-    images, predictive = stage.name == "images", stage.name == "video"
-    data = clips["images" if images else "video"]
-    batch_size = config.batch_size * (config.images_per_clip if images else 1)
-    rows = list(world.rows(batch_size))
-    drop = SuffixDrop(config.max_drop_ratio if predictive else 0.0)
-    if stage.name == "decoder" and step == stage.start:
-        # The averaged encoder is the one that will be used: freeze it as it is, and fit the decoder to its latents.
-        vae.load_state_dict(ema.state_dict())
-    trained = freeze_for(stage.name, vae)
-    optimizer = torch.optim.AdamW(
-        trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=world.device.type == "cuda"
-    )
-    if optimizer_state is not None:
-        optimizer.load_state_dict(optimizer_state)
-    loader = iter(BatchLoader(data, batch_size, seed=config.seed, start_step=step, rows=rows))
-    skipped = 0
-    while step < stage.stop:
-        with progress.wait():
-            _, batch = next(loader)
-        video = to_float(batch["video"].to(world.device, non_blocking=True))
-        if predictive:
-            video = reverse_time(video, config.seed, step, rows, config.reverse)
-        video = video.contiguous(memory_format=torch.channels_last_3d)
-        shape = vae.spec.latent_shape(*video.shape[2:])
-        k = drop.num_dropped(shape[1], config.seed, step)
-        noise = normal_rows(config.seed, "posterior", step, rows, shape).to(world.device)
-        gaussian = None
-        if config.padding == "gaussian" and k:
-            gaussian = normal_rows(config.seed, "padding", step, rows, (shape[0], k, *shape[2:])).to(world.device)
-        rate = learning_rate(
-            step - stage.start,
-            base=config.learning_rate,
-            total=stage.stop - stage.start,
-            warmup=min(config.warmup, (stage.stop - stage.start) // 2),
-            kind="cosine",
-            final_ratio=0.1,
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-
-        with autocast(world.device, dtype):
-            output, posterior = vae(video, num_dropped=k, noise=noise, padding_noise=gaussian)
-        loss, terms = tokenizer_loss(
-            output,
-            video,
-            posterior,
-            kl_weight=config.kl_weight,
-            temporal_weight=config.temporal_weight,
-            lpips_weight=config.lpips_weight,
-            lpips_network=lpips_network,
-        )
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(trained, config.gradient_clip or float("inf"))
-        if torch.isfinite(loss) and torch.isfinite(norm):
-            optimizer.step()
-            skipped = 0
-        else:
-            skipped += 1
-            if skipped >= MAX_SKIPPED_IN_A_ROW:
-                raise InputError(
-                    f"{run.dir}: loss or gradient was not finite in {skipped} steps in a row, up to step {step + 1}; "
-                    "lower --learning-rate; the newest checkpoint is from before"
-                )
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        ema.update(step)
-        values = {name: float(value) for name, value in terms.items()}
-        values |= {
-            "loss": float(loss.detach()),
-            "grad_norm": float(norm),
-            "learning_rate": rate,
-            "dropped": k,
-            "stage": STAGES.index(stage.name),
-            "skipped": skipped,
-        }
-        if is_due(step, config.validate_every, stage.stop):
-            with ema.applied(vae):
-                values |= validate(vae, clips["validation"], world.device, dtype)
-        log.write(step, values)
-        progress.update(
-            step, {"stage": stage.name, **{n: values[n] for n in ("loss", "mse", "val_psnr") if n in values}}
-        )
-        if is_due(step, config.save_every, stage.stop):
-            save(run.dir, step, vae, ema, optimizer, stage_end=stage.name if step == stage.stop else None)
-    return step
-
-
-def freeze_for(stage: str, vae) -> list:
-    """Set which parameters the stage trains, and return them: decoder fine-tuning leaves encoder and padding alone."""
-    vae.requires_grad_(True)
-    if stage == "decoder":
-        vae.encoder.requires_grad_(False)
-    if stage != "video":
-        vae.padding.requires_grad_(False)  # nothing is dropped outside the predictive stage
-    return [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    return vae.to(device, memory_format=torch.channels_last_3d)
 
 
 def build_model(config: TrainConfig):
@@ -292,22 +170,22 @@ def build_model(config: TrainConfig):
     return vae
 
 
-def open_clips(config: TrainConfig) -> dict:
-    """The data sets of the stages, and fixed held-out batches for validation."""
+def open_clips(config: TrainConfig):
+    """The `tokenizer.stages.Clips` of a run."""
     import torch
 
+    from tokenizer.stages import Clips
     from videos import ClipSpec, open_dataset
 
     def spec(num_frames: int, window: str = "random") -> ClipSpec:
         return ClipSpec(num_frames=num_frames, size=config.size, frame_stride=config.frame_stride, window=window)
 
-    clips = {"video": open_dataset(config.data, root=config.root, split="train", clip=spec(config.num_frames))}
     image_data, image_root = (config.images, config.images_root) if config.images else (config.data, config.root)
-    clips["images"] = open_dataset(image_data, root=image_root, split="train", clip=spec(1))
+    video = open_dataset(config.data, root=config.root, split="train", clip=spec(config.num_frames))
+    images = open_dataset(image_data, root=image_root, split="train", clip=spec(1))
     held_out = open_dataset(config.data, root=config.root, split="test", clip=spec(config.num_frames, "center"))
-    items = [torch.as_tensor(held_out[i]["video"]) for i in range(min(VALIDATION_CLIPS, len(held_out)))]
-    clips["validation"] = [torch.stack(items[i : i + 16]) for i in range(0, len(items), 16)]
-    return clips
+    items = [torch.as_tensor(held_out[i]["video"]) for i in range(min(config.validation_clips, len(held_out)))]
+    return Clips(images, video, [torch.stack(items[i : i + 16]) for i in range(0, len(items), 16)])
 
 
 def build_lpips(config: TrainConfig, device) -> Callable | None:
@@ -320,33 +198,6 @@ def build_lpips(config: TrainConfig, device) -> Callable | None:
         return lpips_network("vgg").to(device)
     except InputError as error:
         raise InputError(f"{error}; or train without it: --lpips-weight 0") from error
-
-
-def restore(run_dir, vae, ema) -> tuple[int, dict | None]:
-    """Load the newest checkpoint of the run into model and EMA; (0, None) when there is none."""
-    from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
-
-    if not list_checkpoints(run_dir):
-        return 0, None
-    checkpoint = load_checkpoint(find_checkpoint(run_dir), names=("model", "ema"), optimizer=True)
-    vae.load_state_dict(checkpoint.tensors["model"])
-    ema.load_state_dict(checkpoint.tensors["ema"])
-    return checkpoint.step, checkpoint.optimizer
-
-
-def save(run_dir, step: int, vae, ema, optimizer, *, stage_end: str | None) -> None:
-    """One checkpoint; the end of the video stage is kept for good, since decoder fine-tuning unlearns prediction."""
-    from runtime.checkpoint import save_checkpoint
-
-    save_checkpoint(
-        run_dir,
-        step,
-        tensors={"model": vae.state_dict(), "ema": ema.state_dict()},
-        optimizer=optimizer.state_dict(),
-        state={"stage_end": stage_end},
-        files={"config.json": asdict(vae.config)},
-        keep=stage_end == "video",
-    )
 
 
 if __name__ == "__main__":

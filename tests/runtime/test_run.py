@@ -85,10 +85,10 @@ def test_the_command_in_the_manifest_can_be_pasted(monkeypatch):
     assert shlex.split(command_line())[-4:] == ["--data", "my clips", "--name", "a'b"]
 
 
-def test_settings_that_may_grow_are_recorded(tmp_path):
-    with open_run(tmp_path) as run:
-        run.update_identity(steps=20)
-    assert read_run(run.dir).manifest["identity"]["steps"] == 20
+def test_the_settings_on_disk_are_those_of_the_newest_command(tmp_path):
+    for steps in (10, 20):
+        with Run.open(Config(str(tmp_path), steps), kind="tokenizer", name="run", identity={}) as run:
+            assert read_run(run.dir).config["steps"] == steps
 
 
 def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):

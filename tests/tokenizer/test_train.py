@@ -12,7 +12,8 @@ from runtime.command import parse
 from runtime.errors import InputError
 from tokenizer import presets
 from tokenizer.pvvae import PVVAEConfig
-from tokenizer.train import Stage, TrainConfig, preset_defaults, stage_plan, train
+from tokenizer.stages import Stage, stage_plan
+from tokenizer.train import TrainConfig, preset_defaults, train
 from tokenizer.zoo import load
 
 TINY = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
@@ -70,9 +71,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeyp
     class Stop(Exception):
         pass
 
-    import runtime.checkpoint as checkpoint
+    import runtime.trainer as trainer
 
-    genuine = checkpoint.save_checkpoint
+    genuine = trainer.save_checkpoint
 
     def save_then_stop(run_dir, step, **rest):
         path = genuine(run_dir, step, **rest)
@@ -80,10 +81,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeyp
             raise Stop
         return path
 
-    monkeypatch.setattr(checkpoint, "save_checkpoint", save_then_stop)
+    monkeypatch.setattr(trainer, "save_checkpoint", save_then_stop)
     with pytest.raises(Stop):
         train(config_for(tmp_path, "--steps", "20", "--name", "parts", "--save-every", "10"))
-    monkeypatch.setattr(checkpoint, "save_checkpoint", genuine)
+    monkeypatch.setattr(trainer, "save_checkpoint", genuine)
     parts = train(config_for(tmp_path, "--steps", "20", "--name", "parts", "--save-every", "10"))
     for file in ("model.safetensors", "ema.safetensors"):
         ours, theirs = (load_file(run / "checkpoints" / "step_00000020" / file) for run in (whole, parts))
