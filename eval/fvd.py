@@ -286,7 +286,11 @@ def fvd(config: FVDConfig) -> Path:
     folder = judge.folder(config.runs_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if min(len(judge.reference_items), len(judge.other_items)) < 2:
-        raise InputError(f"{len(judge.dataset)} real clips are too few to compare with; at least 4 are needed")
+        found = f"{len(judge.reference_items)} and {len(judge.other_items)}"
+        raise InputError(
+            f"the clips that the latents were encoded from are too few for two sets to compare with ({found}, at least 2 "
+            "each): every class needs two; encode more of them"
+        )
     synthetic = judge.facts["data"].startswith("moving_shapes")  # what the judge has learned to name
     with timed_part(folder.parent, "eval.fvd"):
         reference = judge.real(folder, "reference")

@@ -112,7 +112,7 @@ def write_rounded(path: Path, tensors: dict) -> None:
 
     from runtime.files import replacing
 
-    with replacing(path, "weights") as partial:
+    with replacing(path, "results") as partial:
         save_file({name: value.cpu().to(torch.bfloat16).contiguous() for name, value in tensors.items()}, partial)
         os.chmod(partial, 0o644)
 

@@ -88,7 +88,7 @@ def train_features(config: TrainFeaturesConfig) -> None:
     }
     out = Path(config.out)
     # float16 halves the file; the accuracy above is of the float32 weights, and differs by less than its own error.
-    with replacing(out, "weights") as partial:
+    with replacing(out, "results") as partial:
         save_file(
             {name: value.cpu().half() for name, value in network.state_dict().items()},
             partial,

@@ -49,6 +49,7 @@ def sample(config: SampleConfig) -> Path:
         InputError: If there is no such generator, guidance is asked of one without classes, or the file holds others.
     """
     from generator.loading import SHIPPED, load_generator
+    from latents_cache.layout import lock_path
     from runtime import processes
     from runtime.run import newest_run
 
@@ -66,6 +67,7 @@ def sample(config: SampleConfig) -> Path:
     growing = out.with_name(f"{out.stem}.growing.h5")
     if world.is_main and growing.is_file():  # whole, but killed before it got its name
         os.replace(growing, out)
+        lock_path(growing).unlink(missing_ok=True)
     world.barrier()
     before = finished_rows(out, attributes)
     if before >= config.samples:

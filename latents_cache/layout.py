@@ -51,6 +51,11 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+def lock_path(path: Path) -> Path:
+    """The file whose lock keeps a second launch out; nothing needs it once `path` is whole."""
+    return path.with_name(f".{path.name}.lock")
+
+
 def plain(value: object) -> object:
     """An HDF5 attribute as a plain Python value."""
     if isinstance(value, bytes):

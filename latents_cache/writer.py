@@ -21,6 +21,7 @@ from latents_cache.layout import (
     LATENTS,
     STATISTICS,
     encode_name,
+    lock_path,
     partial_path,
     plain,
     row_checksum,
@@ -88,7 +89,7 @@ class LatentsWriter:
         self._has_logvar = has_logvar
         self._descriptor = -1
         self._unmarked: list[int] = []
-        self._lock_path = path.with_name(f".{path.name}.lock")
+        self._lock_path = lock_path(path)
         self._refuse_existing()
         self._lock = self._take_lock(launch)
         try:

@@ -15,7 +15,7 @@ from runtime.files import replacing
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write contiguous CPU copies of `tensors` to `path`, replaced at once."""
-    with replacing(path, "weights") as partial:
+    with replacing(path, "results") as partial:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
 
 

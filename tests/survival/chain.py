@@ -1,0 +1,193 @@
+"""The whole chain at its tiniest, run by child processes that can be killed, and what of a folder must be equal.
+
+Children are forked from a server that has imported torch once, so that a run costs a fraction of a second. Used by the
+tests of this folder and by `soak.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import runpy
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "torch.distributed.fsdp", "torchdiffeq", "timm", "matplotlib.pyplot", "scipy.stats", "h5py", "decord",
+         "torch.utils.tensorboard", "tokenizer.stages", "generator.loading", "generator.batches", "eval.sets",
+         "eval.page", "eval.figures")  # fmt: skip
+
+# Each command sees what the ones before it left. The sampling that is there twice lets a finished file grow.
+CHAIN = {
+    "tokenizer": "tokenizer.train --name vae --steps 6 --batch-size 4 --images-per-clip 1 --save-every 2 "
+    "--validate-every 3 --validation-clips 2 --warmup 1",
+    "encode": "tokenizer.encode --tokenizer runs/vae --max-clips 26 --batch-size 4 --out latents.h5",
+    "generator": "generator.train --latents latents.h5 --preset demo --name gen --steps 6 --batch-size 4 "
+    "--save-every 1 --keep-every 3",
+    "sample": "generator.sample --run runs/gen --samples 4 --steps 2 --batch-size 4",
+    "grow": "generator.sample --run runs/gen --samples 8 --steps 2 --batch-size 4",
+    "reconstruction": "eval.reconstruction --tokenizer runs/vae --samples 6 --features shapes",
+    "fvd": "eval.fvd --run runs/gen --samples 6 --steps 2 --batch-size 4 --guidance-scales 1,2",
+    "convergence": "eval.convergence --runs runs/gen --samples 6 --steps 2 --batch-size 4",
+    "decode": "eval.decode --run runs/gen --count 2 --steps 2 --out clips",
+    "report": "eval.report --run runs/gen --clips 2 --steps 2 --no-shipped --out report.html",
+}  # fmt: skip
+# What tells when, where and how, but not what.
+VOLATILE = {
+    "created",
+    "seconds",
+    "started",
+    "ended",
+    "time",
+    "command",
+    "sessions",
+    "git_commit",
+    "machine",
+    "versions",
+}
+IGNORED_FOLDERS = {"tensorboard"}
+
+
+def shrink_presets() -> None:
+    """Models so small that a step takes milliseconds; for the length of the process."""
+    from dataclasses import replace
+
+    import generator.presets as generator_presets
+    import tokenizer.presets as tokenizer_presets
+    from generator.latte import LatteConfig
+    from tokenizer.pvvae import PVVAEConfig
+
+    tiny = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
+    demo = tokenizer_presets.PRESETS["demo"]
+    tokenizer_presets.PRESETS["demo"] = replace(demo, model=tiny, stage_steps={"images": 1, "video": 1, "decoder": 1})
+    latte = LatteConfig(hidden_size=16, depth=2, num_heads=2)
+    generator_presets.PRESETS["demo"] = replace(generator_presets.PRESETS["demo"], model=latte)
+
+
+def _child(line: str, folder: str, environment: dict[str, str], log: str) -> None:
+    os.chdir(folder)
+    os.environ.update(environment)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    import torch
+
+    torch.set_num_threads(1)
+    shrink_presets()
+    command, *words = line.split()
+    sys.argv = [command, *words]
+    if command.endswith(".py"):
+        runpy.run_path(command, run_name="__main__")
+    else:
+        runpy.run_module(command, run_name="__main__", alter_sys=True)
+
+
+class Launcher:
+    """Starts commands as processes of their own, quickly."""
+
+    def __init__(self):
+        # The server inherits this: threads that were started before a fork would be missing after it.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([*HEAVY, __name__])
+
+    def start(self, line: str, folder: Path, *, fault: str = "", processes: int = 1, more: dict | None = None) -> list:
+        """Start a command; returns its processes, one or (as torchrun would) several."""
+        log = folder / "log.txt"
+        common = {"PVVAE_FAULT": fault, "CUDA_VISIBLE_DEVICES": "", **(more or {})}
+        if processes > 1:
+            with socket.socket() as free:
+                free.bind(("localhost", 0))
+                port = free.getsockname()[1]
+            common |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+        started = []
+        for rank in range(processes):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(processes)}
+            environment = common | (own if processes > 1 else {})
+            process = self._context.Process(target=_child, args=(line, str(folder), environment, str(log)))
+            process.start()
+            started.append(process)
+        return started
+
+    def run(self, line: str, folder: Path, **how) -> int:
+        """Run a command to its end; returns the exit status of its first process (-9: killed)."""
+        processes = self.start(line, folder, **how)
+        for process in processes:
+            process.join(120)
+            if process.is_alive():
+                process.kill()
+                process.join()
+                raise TimeoutError(f"{line} hung; see {folder / 'log.txt'}")
+        return processes[0].exitcode
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    """Wait until `condition()` is true."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            raise TimeoutError("waited in vain")
+        time.sleep(0.002)
+
+
+def kill(processes: list, number: int = signal.SIGKILL) -> None:
+    """Send a signal to live processes and wait for their end."""
+    for process in processes:
+        if process.is_alive():
+            os.kill(process.pid, number)
+    for process in processes:
+        process.join(60)
+
+
+def content(folder: Path) -> dict[str, str]:
+    """What must be equal between an undisturbed and a disturbed run: digest by path, without times and places.
+
+    Leftovers of a kill (hidden or partial names) and locks are no content.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not path.is_file() or hidden or name == "log.txt" or IGNORED_FOLDERS & set(path.parts):
+            continue
+        found[name] = _digest(path)
+    return found
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Files that no finished command should leave behind."""
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return [name for name in names if "partial" in name or ".new" in name or "growing" in name or ".removed" in name]
+
+
+def _digest(path: Path) -> str:
+    if path.suffix == ".json":
+        return _hash(json.dumps(_timeless(json.loads(path.read_text())), sort_keys=True).encode())
+    if path.name == "metrics.jsonl":
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        return _hash(json.dumps([_timeless(line) for line in lines]).encode())
+    if path.name == "parts.jsonl":
+        return "times only"
+    if path.suffix == ".html":
+        return "whole" if path.read_text().rstrip().endswith("</html>") else "cut"
+    if path.suffix == ".npz":
+        import numpy as np
+
+        with np.load(path) as arrays:
+            return _hash(b"".join(name.encode() + arrays[name].tobytes() for name in sorted(arrays.files)))
+    return _hash(path.read_bytes())
+
+
+def _timeless(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _timeless(each) for name, each in value.items() if name not in VOLATILE}
+    return [_timeless(each) for each in value] if isinstance(value, list) else value
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
