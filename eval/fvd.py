@@ -288,8 +288,8 @@ def fvd(config: FVDConfig) -> Path:
     if min(len(judge.reference_items), len(judge.other_items)) < 2:
         found = f"{len(judge.reference_items)} and {len(judge.other_items)}"
         raise InputError(
-            f"the clips that the latents were encoded from are too few for two sets to compare with ({found}, at least 2 "
-            "each): every class needs two; encode more of them"
+            f"the clips that the latents were encoded from are too few for two sets to compare with ({found}, at least "
+            "2 each): every class needs two; encode more of them"
         )
     synthetic = judge.facts["data"].startswith("moving_shapes")  # what the judge has learned to name
     with timed_part(folder.parent, "eval.fvd"):
