@@ -8,8 +8,10 @@ from torch.nn.utils import parametrize
 
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.errors import InputError
+from tokenizer import PVVAE, PVVAEConfig, adversarial
 from tokenizer.adversarial import Adversary
 from tokenizer.discriminator import Discriminator, DiscriminatorConfig, SpectralNorm
+from tokenizer.losses import adaptive_weight, pixel_loss
 
 TINY = DiscriminatorConfig(channels=8, max_channels=16, layers=2)
 
@@ -175,6 +177,22 @@ def test_the_generator_loss_moves_an_output_towards_the_real_clips():
     assert abs(float(output.detach().mean()) - 0.5) < 0.5  # from 1.1 away
 
 
+def test_a_tokenizer_learns_from_it_and_the_adaptive_weight_balances_its_last_layer():
+    torch.manual_seed(0)
+    vae = PVVAE(PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4)).train()
+    adversary, video, last = tiny_adversary(), clips(size=32), vae.decoder.conv_out.weight
+    output, _ = vae(video, num_dropped=1)
+    reconstruction, loss = pixel_loss(output, video), adversary.generator_loss(output)
+    factor = adaptive_weight(reconstruction, loss, last)
+    (weighted,) = torch.autograd.grad(factor * loss, last, retain_graph=True)
+    (pull,) = torch.autograd.grad(reconstruction, last, retain_graph=True)
+    assert float(weighted.norm()) == pytest.approx(float(pull.norm()), rel=1e-5)
+    adversary.discriminator_step(video, output)  # the order of the two updates is free
+    loss.backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in vae.parameters())
+    assert float(vae.encoder.conv_out.weight.grad.abs().sum()) > 0
+
+
 def test_the_generator_loss_is_minus_the_mean_logit_and_leaves_the_discriminator_alone():
     adversary, output = tiny_adversary(), clips().requires_grad_()
     before = tensors_of(adversary)
@@ -283,6 +301,15 @@ def test_a_loss_that_is_not_finite_skips_the_update_and_is_counted():
     assert all(torch.isfinite(value).all() for value in tensors_of(adversary).values())
 
 
+def test_a_loss_that_is_not_finite_is_seen_even_when_its_gradient_is(monkeypatch):
+    """Rounding may overflow in the loss alone; only gradients are averaged, so they have to carry the news."""
+    adversary, heard = tiny_adversary(average_gradients=lambda ps: heard.append(ps[0].grad.isnan().any())), []
+    genuine = adversarial.hinge_discriminator_loss
+    monkeypatch.setattr(adversarial, "hinge_discriminator_loss", lambda *logits: genuine(*logits) + float("inf"))
+    assert adversary.discriminator_step(clips(), clips(seed=1))["discriminator_skipped"] == 1
+    assert heard == [True] and same(tensors_of(adversary), tensors_of(tiny_adversary()))
+
+
 def in_two_threads(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> list[Adversary]:
     """One step of two adversaries that average their gradients, as two processes would."""
     meeting, gradients = threading.Barrier(2), [None, None]
@@ -327,3 +354,12 @@ def test_what_is_not_finite_in_one_process_is_skipped_by_all():
     a, b = in_two_threads([(real[:2], fake[:2]), (real[2:], fake[2:])])
     assert (a.skipped, b.skipped) == (1, 1)
     assert same(tensors_of(a), tensors_of(b)) and same(tensors_of(a), tensors_of(tiny_adversary()))
+
+
+@pytest.mark.gpu
+def test_a_gpu_takes_the_step_that_the_cpu_takes():
+    here, there = tiny_adversary(), tiny_adversary(device="cuda")
+    expected = here.discriminator_step(clips(), clips(seed=1))
+    found = there.discriminator_step(clips().cuda(), clips(seed=1).cuda())
+    assert found == pytest.approx(expected, abs=1e-2)  # TF32 in the convolutions
+    assert all(value.is_cuda for value in tensors_of(there).values())
