@@ -43,7 +43,9 @@ def test_files_are_those_of_the_manifest_and_below_12_megabytes():
 
 def test_generator_and_tokenizer_belong_together():
     generator = load_generator(NAME)
-    assert generator.latents["encoder_hash"] == tokenizer.load(NAME).encoder_hash
+    vae = tokenizer.load(NAME)
+    assert generator.latents["encoder_hash"] == vae.encoder_hash
+    assert generator.latents["decoder_hash"] == vae.decoder_hash
     assert generator.latents["tokenizer"] == NAME and generator.config.num_classes == 12
 
 

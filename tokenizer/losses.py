@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer.spec import Posterior
@@ -56,3 +58,41 @@ def tokenizer_loss(
         terms["lpips"] = perceptual_loss(lpips_network, output, video)
         loss = loss + lpips_weight * terms["lpips"]
     return loss, {name: value.detach() for name, value in terms.items()}
+
+
+def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Half of mean(max(0, 1 - real)) + mean(max(0, 1 + fake)): 1 for a discriminator that knows nothing, 0 for one that
+    is right everywhere by a margin of 1.
+
+    Source: Lim and Ye 2017, arXiv 1705.02894, equation 3 (without the half); logits of any shape, float32 result.
+    """
+    return 0.5 * (F.relu(1.0 - real_logits.float()).mean() + F.relu(1.0 + fake_logits.float()).mean())
+
+
+def hinge_generator_loss(fake_logits: Tensor) -> Tensor:
+    """-mean(fake): falls without bound as the discriminator takes the output for real; arXiv 1705.02894, equation 4."""
+    return -fake_logits.float().mean()
+
+
+def adaptive_weight(
+    reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: Tensor, low: float = 0.0, high: float = 1e4
+) -> Tensor:
+    """The factor that makes the adversarial loss pull at the decoder's last layer as hard as reconstruction does.
+
+    Source: Esser et al. 2021, arXiv 2012.09841, equation 7. Each process computes it of its own rows.
+
+    Args:
+        reconstruction_loss, adversarial_loss: Scalars whose graphs stay usable.
+        last_layer: The weight that both losses depend on.
+        low, high: Finite bounds; a vanishing adversarial gradient gives `high` and not infinity.
+
+    Returns:
+        Detached float32 scalar, |gradient of reconstruction| / |gradient of adversarial| within [low, high]; NaN only
+        if a gradient is not finite.
+    """
+
+    def gradient_norm(loss: Tensor) -> Tensor:
+        return torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float().norm()
+
+    adversarial = gradient_norm(adversarial_loss).clamp_min(torch.finfo(torch.float32).tiny)
+    return (gradient_norm(reconstruction_loss) / adversarial).clamp(low, high).detach()

@@ -7,7 +7,9 @@ Legend: B batch, T frames after the first, G = 1 + T/4 latent groups, C latent c
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from runtime.errors import InputError
 from tokenizer.cnn import TEMPORAL_STAGES, Decoder, Encoder, check_strides, spatial_stride
-from tokenizer.predictive import PADDINGS, pad_dropped
+from tokenizer.predictive import PADDINGS, dropped_places, observed_places, pad_dropped, unused_parameters_term
 from tokenizer.spec import LOGVAR_RANGE, Posterior, TokenizerSpec, weights_hash
 
 _TEMPORAL_STRIDE = 2**TEMPORAL_STAGES
@@ -34,7 +36,7 @@ class PVVAEConfig:
         middle_blocks: Residual blocks at the lowest resolution, with one per-frame attention.
         patch: Side of the pixel squares that enter as channels; 1 in the paper.
         norm: "rms" or "layer", over channels only.
-        padding: What replaces dropped latents: "learnable" or "gaussian".
+        padding: What replaces dropped latents: "learnable", "gaussian" or "conditional" (see `predictive.PADDINGS`).
         decoder_channels: Like `channels` for the decoder; empty: the same.
         decoder_blocks: Residual blocks a level of the decoder; 0: the same.
     """
@@ -149,43 +151,71 @@ class PVVAE(nn.Module):
         return torch.cat(parts, dim=2)
 
     def forward(
-        self, video: Tensor, *, num_dropped: int = 0, noise: Tensor | None = None, padding_noise: Tensor | None = None
+        self,
+        video: Tensor,
+        *,
+        num_dropped: int = 0,
+        dropped: Sequence[int] | None = None,
+        noise: Tensor | None = None,
+        padding_noise: Tensor | None = None,
     ) -> tuple[Tensor, Posterior]:
         """One predictive reconstruction (PV-VAE section 3.2), as trained.
+
+        Every trainable parameter gets a gradient from the result at each call in training mode, of zeros where it had
+        no part.
 
         Args:
             video: `[B, 3, 1+T, H, W]` float in [-1, 1].
             num_dropped: k, the latent groups at the end that the encoder does not see; 0 <= k < G.
-            noise: Standard normal `[B, C, G, h, w]` for the posterior sample (its last k groups are not used).
+            dropped: Their places 1 … G-1 instead, wherever they are: the encoder sees the other groups' frames as one
+                shorter clip.
+            noise: Standard normal `[B, C, G, h, w]` for the posterior sample (places of dropped groups are not used).
             padding_noise: For the "gaussian" padding, `[B, C, k, h, w]`.
 
         Returns:
             All 1+T decoded frames, and the posterior of the observed groups `[B, C, G-k, h, w]`.
+
+        Raises:
+            InputError: If the video does not fit, or `num_dropped` or `dropped` name groups that may not be dropped.
         """
         groups = self.spec.groups(video.shape[2])
-        if not 0 <= num_dropped < groups:
-            raise InputError(
-                f"num_dropped must lie in [0, {groups - 1}] for {video.shape[2]} frames, got {num_dropped}"
-            )
-        kept = groups - num_dropped
-        posterior = self.encode(video[:, :, : self.spec.frames(kept)])
-        latents = posterior.sample(None if noise is None else noise[:, :, :kept])
-        return self.decode(pad_dropped(self.padding, latents, num_dropped, padding_noise)), posterior
+        if dropped is not None and num_dropped:
+            raise InputError(f"give num_dropped ({num_dropped}) or dropped ({list(dropped)}), not both")
+        places = dropped_places(num_dropped if dropped is None else dropped, groups)
+        observed = observed_places(places, groups)
+        parts = [video[:, :, frames] for frames in self._frames_of(observed)]
+        posterior = self.encode(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2))
+        latents = posterior.sample(None if noise is None else noise[:, :, list(observed)])
+        padded = pad_dropped(self.padding, latents, places, padding_noise)
+        if self.training and not places:
+            padded = padded + unused_parameters_term(self.padding)
+        return self.decode(padded), posterior
 
-    def predict(self, observed_video: Tensor, groups: int) -> Tensor:
-        """Decode the observed frames and the `groups` latent groups that would follow them.
+    def predict(self, observed_video: Tensor, groups: int | Sequence[int]) -> Tensor:
+        """Decode the observed frames and the latent groups that were not observed.
 
         Args:
             observed_video: `[B, 3, 1+t, H, W]` float in [-1, 1], t a multiple of 4.
-            groups: Latent groups to predict, 4 frames each; >= 0.
+            groups: How many latent groups follow, 4 frames each; >= 0. Or the places, in the whole clip, of those to
+                fill in: `predict(video, [2])` takes the first 5 frames of `video` for groups 0 and 1, the next 4 for
+                group 3, and so on. Only weights trained with the schedule "infill" have learnt that.
 
         Returns:
-            `[B, 3, 1+t+4*groups, H, W]`, from the posterior mean. Meant for weights trained with dropping: decoder
-            fine-tuning ends that, so take the checkpoint of the video stage.
+            `[B, 3, 1+t+4k, H, W]` for k such groups, from the posterior mean. Meant for weights trained with dropping:
+            decoder fine-tuning ends that, so take the checkpoint of the video stage.
         """
-        if groups < 0:
+        if isinstance(groups, Integral) and groups < 0:
             raise InputError(f"groups to predict must be at least 0, got {groups}")
         return self.decode(pad_dropped(self.padding, self.encode(observed_video).mode(), groups))
+
+    def _frames_of(self, groups: Sequence[int]) -> list[slice]:
+        """The frames of latent groups, as one slice for each row of neighbours."""
+        starts = [group for group in groups if group - 1 not in groups]
+        stops = [group + 1 for group in groups if group + 1 not in groups]
+        return [
+            slice(0 if start == 0 else self.spec.frames(start), self.spec.frames(stop))
+            for start, stop in zip(starts, stops, strict=True)
+        ]
 
     # -- normalisation, identity --------------------------------------------------------------------------------------
 

@@ -1,0 +1,150 @@
+"""The adversary of the tokenizer: a discriminator with its optimiser, which learns from the batches of the trainer.
+
+One training step is: decode, add `generator_loss(output)` to the tokenizer's loss, update the tokenizer, then
+`discriminator_step(video, output)`. Both networks learn from the same batch, so no step is spent on one alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from runtime import seeds
+from runtime.processes import autocast
+from tokenizer.discriminator import Discriminator, DiscriminatorConfig
+from tokenizer.losses import hinge_discriminator_loss, hinge_generator_loss
+from tokenizer.weights import load_strictly
+
+# The usual ones of adversarial training: little momentum, since the target moves.
+BETAS = (0.5, 0.9)
+
+
+class Adversary:
+    """A discriminator, and what trains it.
+
+    Many processes: all build the same weights from `seed`, and `average_gradients` keeps them equal. Do not wrap the
+    discriminator in `DistributedDataParallel`; its step sees a loss that is not finite before the averaging, so that
+    all processes skip together.
+
+    Attributes:
+        discriminator: Its parameters need gradients inside `discriminator_step` only.
+        skipped: Updates left out because loss or gradient was not finite.
+        skipped_in_a_row: The same, since the last update that was made.
+    """
+
+    def __init__(
+        self,
+        config: DiscriminatorConfig,
+        *,
+        seed: int,
+        start: int = 5000,
+        learning_rate: float = 5e-5,
+        gradient_clip: float = 1.0,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        average_gradients: Callable[[Sequence[nn.Parameter]], None] | None = None,
+    ):
+        """Build the discriminator from `seed`.
+
+        Args:
+            config: Its size.
+            seed: The run's seed.
+            start: Steps of a stage before the adversary takes part (PV-VAE: 5,000).
+            learning_rate: Of AdamW. There is no weight decay: under spectral norm the size of a weight says nothing.
+            gradient_clip: Largest norm of its gradient; 0: no limit.
+            device: Where it lives.
+            dtype: Compute type of its convolutions; weights, logits and losses stay float32.
+            average_gradients: Called with the parameters between backward and clipping; replaces each `.grad` by its
+                mean over the processes. None: this process is alone.
+        """
+        self.start, self.gradient_clip, self.average_gradients = start, gradient_clip, average_gradients
+        self.device, self.dtype = torch.device(device), dtype
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seeds.key(seed, "discriminator"))
+            self.discriminator = Discriminator(config).to(self.device).requires_grad_(False)
+        self.parameters = list(self.discriminator.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=self.device.type == "cuda"
+        )
+        self.skipped = self.skipped_in_a_row = 0
+
+    def is_active(self, step: int) -> bool:
+        """Whether it takes part in the update after `step` updates of the stage."""
+        return step >= self.start
+
+    def generator_loss(self, output: Tensor) -> Tensor:
+        """Hinge loss of decoded clips `[B, 3, 1+T, H, W]`, a float32 scalar, mean of frames and clips.
+
+        Gradients flow to `output`; the discriminator neither gets any nor changes.
+        """
+        frames, clips = self._judge(output)
+        return 0.5 * (hinge_generator_loss(frames) + hinge_generator_loss(clips))
+
+    def discriminator_step(self, video: Tensor, output: Tensor, learning_rate: float | None = None) -> dict[str, float]:
+        """One update towards telling `video` from `output`, both `[B, 3, 1+T, H, W]` in [-1, 1].
+
+        Args:
+            video: Real clips.
+            output: What was decoded of them before the tokenizer's update; no gradient goes into it.
+            learning_rate: Of this and later steps; None: as before.
+
+        Returns:
+            discriminator_loss, real_logits and fake_logits (means), discriminator_grad_norm (before clipping) and
+            discriminator_skipped (in a row), of this process's rows.
+        """
+        if learning_rate is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+        self.discriminator.requires_grad_(True)
+        logits = self._judge(torch.cat([video, output.detach()]))
+        (real_frames, fake_frames), (real_clips, fake_clips) = (part.chunk(2) for part in logits)
+        loss = 0.5 * (
+            hinge_discriminator_loss(real_frames, fake_frames) + hinge_discriminator_loss(real_clips, fake_clips)
+        )
+        loss.backward()
+        self.discriminator.requires_grad_(False)
+        # Averaging hands a loss that is not finite to every process this way, also where relu would have hidden it.
+        self.parameters[0].grad.add_(0.0 * loss.detach())
+        if self.average_gradients is not None:
+            self.average_gradients(self.parameters)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip or float("inf"))
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            self.discriminator.iterate_spectral_norms()
+            self.skipped_in_a_row = 0
+        else:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        return {
+            "discriminator_loss": float(loss.detach()),
+            "real_logits": float(0.5 * (real_frames.mean() + real_clips.mean()).detach()),
+            "fake_logits": float(0.5 * (fake_frames.mean() + fake_clips.mean()).detach()),
+            "discriminator_grad_norm": float(norm),
+            "discriminator_skipped": self.skipped_in_a_row,
+        }
+
+    def _judge(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(self.device, self.dtype):
+            return self.discriminator(video)
+
+    def state_dict(self) -> dict:
+        """What a checkpoint needs to go on bit for bit.
+
+        Returns:
+            "tensors": weights and spectral norm buffers by name, for safetensors; "optimizer": AdamW's state and the
+            counts, for `torch.save` and `torch.load(weights_only=True)`.
+        """
+        counts = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+        return {
+            "tensors": self.discriminator.state_dict(),
+            "optimizer": {"adamw": self.optimizer.state_dict(), **counts},
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Inverse of `state_dict`; InputError when the tensors are those of another config."""
+        load_strictly(self.discriminator, state["tensors"], "discriminator")
+        self.optimizer.load_state_dict(state["optimizer"]["adamw"])
+        self.skipped, self.skipped_in_a_row = (state["optimizer"][name] for name in ("skipped", "skipped_in_a_row"))
