@@ -38,6 +38,8 @@ def distribute(model: nn.Module, world: World, mode: str = "ddp") -> nn.Module:
     if mode == "fsdp":
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+        for parameter in model.parameters():
+            parameter.data = parameter.data.contiguous()  # channels-last weights cannot be sharded
         mesh = torch.distributed.init_device_mesh(world.device.type, (world.size,))
         for block in blocks_of(model):
             fully_shard(block, mesh=mesh)
@@ -52,10 +54,13 @@ def distribute(model: nn.Module, world: World, mode: str = "ddp") -> nn.Module:
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
     """The parts that are sharded, or compiled, one by one: what the model keeps in its innermost ModuleLists."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    members = [module for each in lists for module in each]
-    inner = (nn.ModuleList,)
-    return [m for m in members if not any(isinstance(part, inner) for part in m.modules()) and any(m.parameters())]
+    members = [member for each in model.modules() if isinstance(each, nn.ModuleList) for member in each]
+    return [
+        member
+        for member in members
+        if not any(isinstance(part, nn.ModuleList) for part in member.modules())
+        and next(member.parameters(), None) is not None
+    ]
 
 
 def synchronising(network: nn.Module, on: bool) -> AbstractContextManager:

@@ -1,0 +1,111 @@
+"""The number of processes is a matter of speed only; checkpoints of every kind load in each other."""
+
+import json
+
+import chain
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from runtime.checkpoint import find_checkpoint
+from runtime.processes import World
+
+TRAIN = {
+    "tokenizer": (chain.CHAIN["tokenizer"].replace("--save-every 2", "--save-every 3"), "runs/vae"),
+    "generator": (chain.CHAIN["generator"].replace("--save-every 1", "--save-every 3"), "runs/gen"),
+}
+# AdamW makes of a gradient near zero a step of the whole rate, of either sign: weights agree to the rate times the
+# number of steps, and on average much better; losses agree to the rounding of float32 sums.
+LOSS_BOUND, RATE = 2e-5, 1e-3
+
+
+def losses(run) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_like(run, reference) -> None:
+    assert losses(run) == pytest.approx(losses(reference), rel=LOSS_BOUND)
+    for name in ("model", "ema"):
+        found, expected = (load_file(find_checkpoint(each) / f"{name}.safetensors") for each in (run, reference))
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=0, atol=6 * 2 * RATE)
+            assert (found[key] - value).abs().mean() < 0.05 * RATE, key
+
+
+@pytest.mark.parametrize("name", TRAIN)
+@pytest.mark.parametrize(
+    ("processes", "more"),
+    [(2, ""), (4, ""), (1, "--accumulate 4"), (2, "--accumulate 2"), (2, "--parallel fsdp")],
+    ids=["2", "4", "accumulate 4", "2, accumulate 2", "2, sharded"],
+)
+def test_training_is_the_same(name, processes, more, begin, launcher, snapshots):
+    folder = begin(name)
+    line, run = TRAIN[name]
+    line = f"{line} --dtype float32 {more}"
+    assert launcher.run(line, folder, processes=processes) == 0, (folder / "log.txt").read_text()[-3000:]
+    alone = folder.parent / "alone"
+    alone.mkdir()
+    if name == "generator":
+        (alone / "latents.h5").write_bytes((folder / "latents.h5").read_bytes())
+    assert launcher.run(line.replace(more, "").strip(), alone) == 0
+    assert_like(folder / run, alone / run)
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_a_run_may_change_its_processes_in_the_middle(name, begin, launcher):
+    line, run = TRAIN[name]
+    line = f"{line} --dtype float32 --save-every 1".replace("--save-every 3 ", "")
+    alone, folder = begin(name), None
+    folder = alone.parent / "moving"
+    __import__("shutil").copytree(alone, folder)
+    assert launcher.run(line, alone) == 0
+    # Checkpoints of FSDP2, one process, DDP and accumulation follow each other.
+    for how, fault in (
+        ({"processes": 2, "more": {}}, "checkpoint.renamed:2"),
+        ({}, "checkpoint.renamed:2"),
+        ({"processes": 2}, "checkpoint.renamed:1"),
+    ):
+        sharded = " --parallel fsdp" if "more" in how else ""
+        processes = launcher.start(line + sharded, folder, fault=fault, **how)
+        processes[0].join(60)
+        chain.kill(processes)
+        assert processes[0].exitcode == -9, (folder / "log.txt").read_text()[-2000:]
+    assert launcher.run(f"{line} --accumulate 2", folder) == 0, (folder / "log.txt").read_text()[-2000:]
+    assert_like(folder / run, alone / run)
+    sessions = json.loads((folder / run / "manifest.json").read_text())["sessions"]
+    assert [session["processes"] for session in sessions] == [2, 1, 2, 1]
+    assert [session["parallel"] for session in sessions] == ["fsdp", "ddp", "ddp", "ddp"]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("name", ["encode", "sample", "grow", "fvd"])
+def test_encoding_sampling_and_evaluation_give_the_same_bytes(name, processes, begin, launcher, snapshots):
+    folder = begin(name)
+    assert launcher.run(chain.CHAIN[name], folder, processes=processes) == 0, (folder / "log.txt").read_text()[-3000:]
+    assert chain.content(folder) == chain.content(snapshots[name])
+    assert chain.leftovers(folder) == []
+
+
+@pytest.mark.parametrize("name", ["encode", "sample"])
+def test_a_launch_that_lost_a_process_is_finished_by_one(name, begin, launcher, snapshots):
+    folder = begin(name)
+    processes = launcher.start(chain.CHAIN[name], folder, processes=2, fault="latents.row:3")
+    processes[0].join(60)
+    chain.kill(processes)
+    assert launcher.run(chain.CHAIN[name], folder) == 0
+    assert chain.content(folder) == chain.content(snapshots[name])
+
+
+def test_a_batch_that_does_not_divide_is_refused(begin, launcher):
+    folder = begin("tokenizer")
+    assert launcher.run(chain.CHAIN["tokenizer"] + " --accumulate 3", folder) == 2
+    assert "give a multiple of 3" in (folder / "log.txt").read_text()
+
+
+def test_blocks_cover_every_row_once_for_any_number_of_processes():
+    cpu = torch.device("cpu")
+    for size in (1, 2, 5):
+        blocks = [block for rank in range(size) for block in World(rank, size, cpu).blocks(23, 4)]
+        assert sorted(row for block in blocks for row in block) == list(range(23))
+        assert sorted(block.start for block in blocks) == list(range(0, 23, 4))
