@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from eval import I3D
 from eval.features import load_features
-from eval.features.inflated import MIXED, published_name, same_padding
+from eval.features.i3d import MIXED, same_padding
+from eval.features.i3d_files import name_in_our_layout
 from eval.features.shapes import ShapesNet
 from eval.train_features import TrainFeaturesConfig, measure, train_features
 from runtime.errors import InputError
@@ -121,7 +122,7 @@ def test_the_torchscript_layout_maps_onto_ours():
         "mixed_5c.branch_3.1.conv3d.weight": "Mixed_5c.b3b.conv3d.weight",
         "conv3d_0c_1x1.conv3d.bias": "logits.conv3d.bias",
     }.items():
-        assert published_name(theirs) == ours
+        assert name_in_our_layout(theirs) == ours
         assert ours in I3D().state_dict()
     assert len(MIXED) == 9
 
