@@ -125,7 +125,7 @@ def read_weights(path: Path, network: nn.Module) -> dict[str, Tensor]:
     """The archive's arrays `conv1a/W`, `conv1a/b`, … as a state dict `conv1a.weight`, `conv1a.bias`, …"""
     theirs = {name: name.replace(".weight", "/W").replace(".bias", "/b") for name, _ in network.named_parameters()}
     arrays = _read_npz(path, list(theirs.values()), allowed=_NOT_WEIGHTS)
-    return {name: torch.from_numpy(arrays[key].astype(np.float32)) for name, key in theirs.items()}
+    return {name: torch.from_numpy(arrays[key].astype(np.float32, copy=False)) for name, key in theirs.items()}
 
 
 def read_mean(path: Path) -> Tensor:
@@ -140,10 +140,10 @@ def read_mean(path: Path) -> Tensor:
 def _read_npz(path: Path, names: list[str], allowed: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """Exactly the named arrays of numbers; nothing is unpickled."""
     try:
-        found = np.load(path, allow_pickle=False)
-        if not isinstance(found, np.lib.npyio.NpzFile):
-            raise ValueError("it is no .npz archive")
-        with found:
+        with open(path, "rb") as file:  # opened here, for NumPy leaves the files open that it fails to read
+            found = np.load(file, allow_pickle=False)
+            if not isinstance(found, np.lib.npyio.NpzFile):
+                raise ValueError("it is no .npz archive")
             wrong = sorted(set(names) ^ (set(found.files) - set(allowed)))
             arrays = {} if wrong else {name: found[name] for name in names}
     except DAMAGED as error:
