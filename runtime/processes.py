@@ -105,9 +105,10 @@ def exact_float32(device: torch.device) -> Iterator[None]:
     """float32 convolutions and products as such: no TF32, no mixed precision from outside."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, matmul.allow_tf32
+    mixed = torch.amp.is_autocast_available(device.type)  # not so on "meta"
     try:
         cudnn.allow_tf32 = matmul.allow_tf32 = False
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False) if mixed else nullcontext():
             yield
     finally:
         cudnn.allow_tf32, matmul.allow_tf32 = before

@@ -62,6 +62,19 @@ def test_bad_clips_are_refused_in_one_line(make):
             network.features(clips)
 
 
+@pytest.mark.parametrize("make", [I3D, C3D])
+def test_published_networks_compute_in_true_float32_and_leave_the_settings(make, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with torch.device("meta"):
+        network, video = make(), torch.zeros(2, 3, 17, 32, 32, dtype=torch.bfloat16)
+    seen = []
+    next(network.children()).register_forward_pre_hook(
+        lambda _, inputs: seen.append((torch.backends.cudnn.allow_tf32, inputs[0].dtype))
+    )
+    assert network.features(video).shape == (2, network.dim)
+    assert seen == [(False, torch.float32)] and torch.backends.cudnn.allow_tf32
+
+
 def test_the_shipped_judge_names_shape_and_motion_of_real_clips():
     judge = ShapesNet.from_file()
     accuracy = measure(
