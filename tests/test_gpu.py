@@ -6,7 +6,7 @@ import torch
 from eval.features.c3d import C3D
 from eval.features.i3d import I3D
 from generator import Latte, LatteConfig, integrate
-from runtime.processes import autocast
+from runtime.processes import autocast, exact_float32
 from tokenizer import PVVAE, PVVAEConfig
 
 pytestmark = [
@@ -17,10 +17,10 @@ SMALL = PVVAEConfig(latent_channels=6, channels=(16, 16, 32), blocks=1, middle_b
 
 
 @pytest.fixture
-def exact_convolutions(monkeypatch):
+def exact_convolutions():
     """float32 products without TF32, so that bounds are those of float32."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    with exact_float32(torch.device("cuda")):
+        yield
 
 
 def clip() -> torch.Tensor:

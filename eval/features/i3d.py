@@ -164,8 +164,9 @@ class I3D(nn.Module):
 def resize_for_i3d(video: Tensor) -> Tensor:
     """`[B, 3, T, H, W]` -> float32 `[B, 3, T, 224, 224]`: each frame squashed, bilinear, without antialiasing.
 
-    Half-pixel centres (`align_corners=False`), as StyleGAN-V and TATS resize; TensorFlow's own `resize_bilinear` has no
-    half pixel and gives slightly other pictures. Values keep their range: [-1, 1] is TensorFlow's 2x/255 - 1.
+    Half-pixel centres (`align_corners=False`), as in TATS. StyleGAN-V resizes inside its script, and where that file is
+    there a test compares the two; TensorFlow's own `resize_bilinear` has no half pixel and gives slightly other
+    pictures. Values keep their range: [-1, 1] is TensorFlow's 2x/255 - 1.
     """
     video = video.float()
     batch, _, frames, height, width = video.shape

@@ -158,14 +158,15 @@ def test_mixed_precision_is_off_for_float32():
 
 
 def test_exact_float32_holds_inside_and_settings_come_back_after_a_failure(monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     device, x = torch.device("cpu"), torch.ones(2, 2)
     with torch.autocast("cpu", torch.bfloat16):
         assert (x @ x).dtype == torch.bfloat16
         with pytest.raises(RuntimeError, match="inside"), exact_float32(device):
-            assert (x @ x).dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
+            assert (x @ x).dtype == torch.float32
+            assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
             raise RuntimeError("inside")
-        assert (x @ x).dtype == torch.bfloat16 and torch.backends.cuda.matmul.allow_tf32
+        assert (x @ x).dtype == torch.bfloat16 and torch.backends.cudnn.allow_tf32
 
 
 def test_everything_seeded_draws_the_same_again():
