@@ -5,7 +5,7 @@ import importlib
 
 _EXPORTS = {
     "Estimate": "eval.metrics.intervals",
-    "I3D": "eval.features.inflated",
+    "I3D": "eval.features.i3d",
     "endpoint_error": "eval.metrics.motion",
     "estimate": "eval.metrics.intervals",
     "frechet_distance": "eval.metrics.frechet",

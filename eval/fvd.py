@@ -61,6 +61,25 @@ def load_chosen(features: str, data: str, device: str):
         raise InputError(f"{error}{hint}") from error
 
 
+# C3D names the classes of UCF101; on other clips its Inception Score says nothing.
+IS_DATA_SETS = ("ucf101",)
+
+
+def load_classifier(facts: dict, device: str):
+    """(C3D for the Inception Score or None, why there is none); nothing to say where the score is not asked for."""
+    from eval.features import load_features
+    from runtime.processes import resolve_device
+
+    if facts["data"] not in IS_DATA_SETS:
+        return None, ""
+    if json.loads(facts["clip"])["num_frames"] < 16:
+        return None, "C3D sees 16 frames, and these clips have fewer"
+    try:
+        return load_features("c3d", device=str(resolve_device(device))), ""
+    except InputError as error:
+        return None, str(error).split(";")[0]
+
+
 class Judge:
     """Everything that judging one generator shares: its facts, the real sets, the feature network, and kept
     features."""
@@ -91,6 +110,7 @@ class Judge:
         )
         self.run, self.shipped = run, run in SHIPPED
         self.network = load_chosen(features, self.facts["data"], device)
+        self.classifier, self.no_classifier = load_classifier(self.facts, device)
         # Before anything is sampled: the wrong tokenizer should cost nothing.
         self.vae = fitting_tokenizer(self.facts, run, tokenizer, device)
         self.dataset = open_training_clips(self.facts, root)
@@ -112,6 +132,7 @@ class Judge:
             "clip": self.facts["clip"],
             "seed": self.seed,
             "samples": self.samples,
+            **({"classifier": self.classifier.version_hash} if self.classifier else {}),
             **more,
         }
 
@@ -133,7 +154,9 @@ class Judge:
             folder / "features",
             subject,
             self._key(subject=subject, **key),
-            lambda: extract(self.network, real_batches(self.dataset, items, self.seed), change, self.device),
+            lambda: extract(
+                self.network, real_batches(self.dataset, items, self.seed), change, self.device, self.classifier
+            ),
         )
 
     def generated(
@@ -176,6 +199,7 @@ class Judge:
                     decoded_clips(reader, self.vae, self.samples, device=config.device, dtype=config.dtype),
                     None,
                     self.device,
+                    self.classifier,
                 ),
             )
 
@@ -199,6 +223,28 @@ def distance_rows(found, reference, subject: str, network, note: str = "", suffi
         )
         for names, metric in ((FRECHET_NAMES, frechet_distance), (KERNEL_NAMES, kernel_distance))
     ]
+
+
+def inception_rows(found, subject: str, judge: Judge, note: str = "") -> list:
+    """IS of one set by C3D, in one split and in ten, or one row that says why it was not measured."""
+    from eval.metrics.inception import inception_score
+    from eval.metrics.intervals import estimate
+    from eval.results import Row, row_from
+
+    if judge.no_classifier:
+        return [Row(metric="IS", subject=subject, value=None, note=f"not measured: {judge.no_classifier}")]
+    if judge.classifier is None:
+        return []
+    rows, label = [], f"{judge.classifier.name}@{judge.classifier.version_hash}"
+    for splits, metric in ((1, "IS"), (10, "IS (10 splits)")):
+        # The jackknife leaves out a tenth, and every part needs two clips.
+        if len(found.probabilities) * 9 // 10 < 2 * splits:
+            reason = f"not measured: {len(found.probabilities)} clips are too few for {splits} splits"
+            rows.append(Row(metric=metric, subject=subject, value=None, note=reason))
+            continue
+        score = estimate(partial(inception_score, splits=splits), found.probabilities)
+        rows.append(row_from(score, metric=metric, subject=subject, features=label, note=note or "first 16 frames"))
+    return rows
 
 
 def judge_rows(found, subject: str, network, note: str = "") -> list:
@@ -302,11 +348,14 @@ def fvd(config: FVDConfig) -> Path:
             note = f"guidance {scale:g}" if subject == "generated" else ""
             rows += distance_rows(found, reference, subject, judge.network, note)
             rows += distance_rows(found, through, subject, judge.network, note, TO_RECONSTRUCTIONS)
+            rows += inception_rows(found, subject, judge, note and f"{note}, first 16 frames")
             rows += judge_rows(found, subject, judge.network) if synthetic else []
         if config.controls:
             for subject in ("real", "reconstructed", "frozen", "shuffled"):
                 found = judge.real(folder, subject)
                 rows += distance_rows(found, reference, subject, judge.network)
+                if judge.classifier and subject in ("real", "reconstructed"):
+                    rows += inception_rows(found, subject, judge)
                 rows += judge_rows(found, subject, judge.network) if synthetic and subject == "real" else []
             untrained = judge.generated(folder, config, untrained=True, step=config.step)
             rows += distance_rows(untrained, reference, "untrained", judge.network)

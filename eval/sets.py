@@ -101,21 +101,26 @@ def extract(
     batches: Iterator[tuple[Tensor, np.ndarray]],
     change: Callable[[Tensor], Tensor] | None = None,
     device: str = "auto",
+    classifier=None,
 ) -> FeatureSet:
     """Features of uint8 batches, in float32 whatever the networks around use; `change` makes a control of each
-    batch."""
+    batch.
+
+    Probabilities are those of `classifier`, seeing the same clips, else of `network` itself where it names classes.
+    """
     place = resolve_device(device)
     network = network.to(place)
+    classifier = classifier and classifier.to(place)
     features, probabilities, labels = [], [], []
     with torch.no_grad():
         for video, label in batches:
             inputs = to_float((change(video) if change else video).to(place))
             found = network.features(inputs)
             features.append(found.float().cpu().numpy())
-            if hasattr(network, "heads"):
-                shape, motion = network.heads(found)
-                joint = shape.softmax(1)[:, :, None] * motion.softmax(1)[:, None]
-                probabilities.append(joint.flatten(1).float().cpu().numpy())
+            if classifier is not None:
+                probabilities.append(classifier.probabilities(inputs).cpu().numpy())
+            elif hasattr(network, "classify"):
+                probabilities.append(network.classify(found).cpu().numpy())
             labels.append(np.asarray(label))
     if not features:
         raise InputError("there are no clips to extract features of")

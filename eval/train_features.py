@@ -122,7 +122,7 @@ def measure(network, dataset, count: int, device) -> dict[str, float | int]:
         for start in range(0, count, 100):
             items = [dataset[i] for i in range(start, min(start + 100, count))]
             video = to_float(torch.stack([torch.as_tensor(item["video"]) for item in items]).to(device))
-            guess = network(video).argmax(1).cpu()
+            guess = network.probabilities(video).argmax(1).cpu()
             label = torch.tensor([item["label"] for item in items])
             shape, motion = guess // 4 == label // 4, guess % 4 == label % 4
             right += torch.stack([shape.sum(), motion.sum(), (shape & motion).sum()])

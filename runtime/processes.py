@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -144,3 +144,17 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype)
+
+
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """float32 convolutions and products as such: no TF32, no mixed precision from outside."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    mixed = torch.amp.is_autocast_available(device.type)  # not so on "meta"
+    try:
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
+        with torch.autocast(device.type, enabled=False) if mixed else nullcontext():
+            yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before

@@ -41,6 +41,7 @@ FLAGS = {
     "eval.convergence": "runs samples",
     "eval.report": "run out",
     "eval.decode": "run count out",
+    "eval.weights": "download",
 }
 COMMON = "runs_dir name seed device dtype dry_run"
 

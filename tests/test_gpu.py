@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from eval.features.c3d import C3D
+from eval.features.i3d import I3D
 from generator import Latte, LatteConfig, integrate
-from runtime.processes import autocast
+from runtime.processes import autocast, exact_float32
 from tokenizer import PVVAE, PVVAEConfig
 
 pytestmark = [
@@ -15,10 +17,10 @@ SMALL = PVVAEConfig(latent_channels=6, channels=(16, 16, 32), blocks=1, middle_b
 
 
 @pytest.fixture
-def exact_convolutions(monkeypatch):
+def exact_convolutions():
     """float32 products without TF32, so that bounds are those of float32."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    with exact_float32(torch.device("cuda")):
+        yield
 
 
 def clip() -> torch.Tensor:
@@ -57,3 +59,14 @@ def test_the_generator_samples_the_cpus_latents(exact_convolutions):
     expected = integrate(model, noise, labels, steps=8, guidance_scale=2.0)
     found = integrate(model.cuda(), noise.cuda(), labels.cuda(), steps=8, guidance_scale=2.0)
     assert torch.allclose(found.cpu(), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("make", [I3D, C3D])
+def test_feature_networks_give_the_cpus_features(make):
+    """With TF32 allowed outside: the networks turn it off themselves."""
+    torch.manual_seed(0)
+    network, video = make(), clip()
+    with torch.no_grad():
+        expected = network.features(video)
+        found = network.cuda().features(video.cuda()).cpu()
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eval.features.clips import check_clips
 from runtime.errors import InputError
 from videos.moving_shapes import MOTIONS, SHAPES
 
@@ -24,11 +25,11 @@ WIDTHS = (48, 96)
 
 
 class ShapesNet(nn.Module):
-    """Clip `[B, 3, T >= 9, H, W]` in [-1, 1], resized to 32x32 -> features `[B, dim]` and logits `[B, 3 shapes * 4
+    """Clip `[B, 3, T >= 9, H, W]` in [-1, 1], resized to 32x32 -> features `[B, dim]`, probabilities `[B, 3 shapes * 4
     motions]`.
 
     A per-frame 2D trunk sees form, a temporal trunk over its pooled grid sees movement. Shape and motion have a head
-    each; the logits of the 12 classes are the sums of theirs.
+    each; the probabilities of the 12 classes are the products of theirs.
     """
 
     name = "shapes"
@@ -72,8 +73,7 @@ class ShapesNet(nn.Module):
 
     def features(self, video: Tensor) -> Tensor:
         """float32 `[B, 128]`: what the heads see, 64 for form and 64 for movement."""
-        if video.ndim != 5 or video.shape[1] != 3 or video.shape[2] < MIN_FRAMES:
-            raise InputError(f"the shapes network takes [B, 3, T >= {MIN_FRAMES}, H, W], got {list(video.shape)}")
+        check_clips(video, "the shapes network", MIN_FRAMES)
         batch, _, frames, height, width = video.shape
         pictures = video.float().transpose(1, 2).flatten(0, 1)
         if (height, width) != (SIZE, SIZE):
@@ -91,14 +91,14 @@ class ShapesNet(nn.Module):
         """Logits of shape `[B, 3]` and motion `[B, 4]`."""
         return self.shape_head(features[:, :64]), self.motion_head(features[:, 64:])
 
-    def forward(self, video: Tensor) -> Tensor:
-        """Logits `[B, 12]`, class = shape * 4 + motion."""
-        shape, motion = self.heads(self.features(video))
-        return (shape.log_softmax(1)[:, :, None] + motion.log_softmax(1)[:, None]).flatten(1)
+    def classify(self, features: Tensor) -> Tensor:
+        """Probabilities of the classes `[B, 12]` from features; class = shape * 4 + motion."""
+        shape, motion = self.heads(features)
+        return (shape.float().softmax(1)[:, :, None] * motion.float().softmax(1)[:, None]).flatten(1)
 
     def probabilities(self, video: Tensor) -> Tensor:
         """`[B, 12]`, rows sum to 1."""
-        return self(video).float().softmax(1)
+        return self.classify(self.features(video))
 
     @classmethod
     def from_file(cls, path: str | Path | None = None) -> ShapesNet:

@@ -1,141 +1,78 @@
-"""Feature networks: the published graph of I3D, and the judge of synthetic clips."""
-
-import hashlib
-import math
+"""Feature networks by name, what they all refuse, and the judge of synthetic clips."""
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
-from eval import I3D
-from eval.features import load_features
-from eval.features.inflated import MIXED, published_name, same_padding
+from eval.features import FEATURE_NETWORKS, FRECHET_NAMES, KERNEL_NAMES, load_features
+from eval.features.c3d import C3D
+from eval.features.i3d import I3D
 from eval.features.shapes import ShapesNet
 from eval.train_features import TrainFeaturesConfig, measure, train_features
 from runtime.errors import InputError
 from videos import ClipSpec, open_dataset, to_float
 
 
-@pytest.fixture(scope="module")
-def i3d():
-    """I3D with random weights and lively running statistics."""
-    torch.manual_seed(0)
-    network = I3D()
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm3d):
-                module.running_mean.uniform_(-0.2, 0.2)
-                module.running_var.uniform_(0.5, 1.5)
-            if isinstance(module, torch.nn.Conv3d):
-                torch.nn.init.kaiming_normal_(module.weight)
-    return network.eval()
-
-
-def test_i3d_has_the_published_parameters_and_names():
-    with torch.device("meta"):
-        state = I3D().state_dict()
-    learned = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
-    assert sum(p.numel() for p in I3D().parameters()) == 12_697_264
-    assert (len(state), len(learned)) == (344, 287)
-    lines = sorted(f"{name}:{','.join(map(str, value.shape))}" for name, value in learned.items())
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    assert digest == "3e7cbb13c0e870f641ed86b55bc658f18c1bd9700e15fe78093b707c91730476"
-    assert all(m.eps == 1e-3 for m in I3D().modules() if isinstance(m, torch.nn.BatchNorm3d))
-    assert {m.eps for m in I3D(bn_eps=1e-5).modules() if isinstance(m, torch.nn.BatchNorm3d)} == {1e-5}
-
-
-def second_construction(state: dict, video: torch.Tensor) -> torch.Tensor:
-    """I3D written anew as plain function calls, SAME padding from the remainder form."""
-
-    def pad(x, kernel, stride):
-        sides = []
-        for size, k, s in reversed(list(zip(x.shape[2:], kernel, stride, strict=True))):
-            total = max(k - s, 0) if size % s == 0 else max(k - size % s, 0)
-            sides += [total // 2, math.ceil(total / 2)]
-        return F.pad(x, sides)
-
-    def unit(x, name, stride=1):
-        weight = state[f"{name}.conv3d.weight"]
-        x = F.conv3d(pad(x, weight.shape[2:], (stride,) * 3), weight, stride=stride)
-        mean, var, scale, shift = (
-            state[f"{name}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        shape = (1, -1, 1, 1, 1)
-        x = (x - mean.view(shape)) / torch.sqrt(var.view(shape) + 1e-3) * scale.view(shape) + shift.view(shape)
-        return x.clamp(min=0)
-
-    def pool(x, kernel, stride):
-        return F.max_pool3d(pad(x, kernel, stride), kernel, stride)
-
-    def mixed(x, name):
-        branches = [
-            unit(x, f"{name}.b0"),
-            unit(unit(x, f"{name}.b1a"), f"{name}.b1b"),
-            unit(unit(x, f"{name}.b2a"), f"{name}.b2b"),
-            unit(pool(x, (3, 3, 3), (1, 1, 1)), f"{name}.b3b"),
-        ]
-        return torch.cat(branches, 1)
-
-    x = pool(unit(video, "Conv3d_1a_7x7", 2), (1, 3, 3), (1, 2, 2))
-    x = pool(unit(unit(x, "Conv3d_2b_1x1"), "Conv3d_2c_3x3"), (1, 3, 3), (1, 2, 2))
-    x = pool(mixed(mixed(x, "Mixed_3b"), "Mixed_3c"), (3, 3, 3), (2, 2, 2))
-    for block in "bcdef":
-        x = mixed(x, f"Mixed_4{block}")
-    x = mixed(mixed(pool(x, (2, 2, 2), (2, 2, 2)), "Mixed_5b"), "Mixed_5c")
-    x = x.unfold(2, 2, 1).mean((-1, 3, 4))  # [B, C, T'] : means over two frames and the whole picture
-    return (
-        torch.einsum("bct,kc->bkt", x, state["logits.conv3d.weight"][:, :, 0, 0, 0])
-        + state["logits.conv3d.bias"][None, :, None]
-    ).mean(2)
-
-
-@pytest.mark.parametrize("frames", [9, 17])
-def test_i3d_equals_a_second_construction(i3d, frames):
-    video = torch.rand(1, 3, frames, 224, 224, generator=torch.Generator().manual_seed(frames)) * 2 - 1
-    with torch.no_grad():
-        ours, theirs = i3d(video), second_construction(i3d.state_dict(), video)
-    assert ours.shape == (1, 400)
-    assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
-
-
-@pytest.mark.parametrize(("frames", "steps"), [(9, 1), (10, 1), (16, 1), (17, 2), (32, 3), (33, 4)])
-def test_i3d_averages_the_published_number_of_time_steps(frames, steps):
-    length = frames
-    for stride in (2, 2, 2):  # the stem, pool 4a, pool 5a: SAME, so rounded up
-        length = -(-length // stride)
-    assert length - 1 == steps
-    with torch.device("meta"):
-        assert I3D().eval()(torch.zeros(2, 3, frames, 224, 224)).shape == (2, 400)
-
-
-def test_same_padding_puts_the_odd_zero_at_the_end():
-    padded = same_padding(torch.ones(1, 1, 1, 1, 4), (1, 1, 3), (1, 1, 2))
-    assert padded[0, 0, 0, 0].tolist() == [1, 1, 1, 1, 0]
-
-
-def test_the_torchscript_layout_maps_onto_ours():
-    for theirs, ours in {
-        "conv3d_1a_7x7.conv3d.weight": "Conv3d_1a_7x7.conv3d.weight",
-        "mixed_3b.branch_1.0.batch3d.running_mean": "Mixed_3b.b1a.bn.running_mean",
-        "mixed_5c.branch_3.1.conv3d.weight": "Mixed_5c.b3b.conv3d.weight",
-        "conv3d_0c_1x1.conv3d.bias": "logits.conv3d.bias",
-    }.items():
-        assert published_name(theirs) == ours
-        assert ours in I3D().state_dict()
-    assert len(MIXED) == 9
-
-
-def test_i3d_refuses_clips_that_do_not_fit_and_names_its_missing_file(monkeypatch, tmp_path):
-    for shape in ((1, 3, 8, 224, 224), (1, 3, 9, 112, 112), (1, 1, 9, 224, 224)):
-        with pytest.raises(InputError, match="I3D takes"):
-            I3D()(torch.zeros(shape))
+@pytest.fixture
+def no_weights(monkeypatch, tmp_path):
+    """No published file is to be found."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("PVVAE_WEIGHTS", raising=False)
-    with pytest.raises(InputError, match=r"i3d_torchscript\.pt .*51,235,320 bytes.*sha256"):
-        load_features("i3d")
-    with pytest.raises(InputError, match="not known"):
+
+
+def test_an_unknown_network_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match="'resnet' are not known; known: shapes, i3d, i3d-rgb-imagenet, c3d"):
         load_features("resnet")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("i3d", r"i3d_torchscript\.pt .*51,235,320 bytes.*sha256 bec6519f.*flateon.*--download i3d_torchscript"),
+        ("i3d-rgb-imagenet", r"rgb_imagenet\.pt .*50,883,138 bytes.*sha256 2609088c.*piergiaj"),
+        ("c3d", r"conv3d_deepnetA_ucf\.npz .*size not known, sha256 not known.*rezoo/tgan2.*--download c3d_ucf101"),
+    ],
+)
+def test_absent_weights_name_file_size_hash_address_and_command(name, words, no_weights):
+    with pytest.raises(InputError, match=words):
+        load_features(name)
+
+
+def test_only_tf_hubs_i3d_makes_an_fvd():
+    assert [name for name in FEATURE_NETWORKS if FRECHET_NAMES.get(name) == "FVD"] == ["i3d"]
+    assert [name for name in FEATURE_NETWORKS if KERNEL_NAMES.get(name) == "KVD"] == ["i3d"]
+    assert FRECHET_NAMES["i3d-rgb-imagenet"] == "FD-i3d-rgb-imagenet"
+
+
+@pytest.mark.parametrize("make", [I3D, C3D, ShapesNet])
+def test_bad_clips_are_refused_in_one_line(make):
+    with torch.device("meta"):
+        network = make()
+    good = torch.zeros(1, 3, 17, 32, 32)
+    broken = good.clone()
+    broken[0, 1, 2, 3, 4] = torch.nan
+    for clips, words in [
+        (good[:, :, :8], r"T >= (9|16), H, W\], got \[1, 3, 8, 32, 32\]"),
+        (good[:, :1], r"takes \[B, 3, "),
+        (good[0], r"takes \[B, 3, "),
+        (good.to(torch.uint8), "takes floats in .*uint8.*to_float"),
+        (broken, "not finite"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            network.features(clips)
+
+
+@pytest.mark.parametrize("make", [I3D, C3D])
+def test_published_networks_compute_in_true_float32_and_leave_the_settings(make, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with torch.device("meta"):
+        network, video = make(), torch.zeros(2, 3, 17, 32, 32, dtype=torch.bfloat16)
+    seen = []
+    next(network.children()).register_forward_pre_hook(
+        lambda _, inputs: seen.append((torch.backends.cudnn.allow_tf32, inputs[0].dtype))
+    )
+    assert network.features(video).shape == (2, network.dim)
+    assert seen == [(False, torch.float32)] and torch.backends.cudnn.allow_tf32
 
 
 def test_the_shipped_judge_names_shape_and_motion_of_real_clips():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from eval.fvd import FVDConfig, choose_features, fvd, judge_rows
+from eval import features, inception_score
+from eval.fvd import FVDConfig, choose_features, fvd, inception_rows, judge_rows, load_classifier
 from eval.results import read_results
 from eval.sets import FeatureSet, frozen, kept_features, shuffled, stratified_halves
 from runtime.command import parse
@@ -75,6 +78,62 @@ def test_auto_features_are_the_judges_on_synthetic_clips_only():
 def test_absent_i3d_weights_name_the_file_and_the_way_without(chain, judge, tmp_path):
     with pytest.raises(InputError, match=r"i3d_torchscript.*--features shapes gives a distance under another name"):
         run_fvd(chain, tmp_path, features="i3d")
+
+
+class Guesser:
+    """Stands for C3D: two classes, told from the mean brightness of a clip."""
+
+    name, version_hash = "c3d", "guesses"
+
+    def to(self, device):
+        return self
+
+    def probabilities(self, video):
+        bright = torch.sigmoid(5 * video.mean((1, 2, 3, 4)))
+        return torch.stack([bright, 1 - bright], dim=1)
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """IS is asked for on the chain's data set, too."""
+    monkeypatch.setattr("eval.fvd.IS_DATA_SETS", ("moving_shapes",))
+
+
+def test_c3d_gives_is_of_generated_real_and_reconstructed_clips(chain, judge, scored, tmp_path, monkeypatch):
+    load = features.load_features
+    monkeypatch.setattr(
+        features, "load_features", lambda name, **more: Guesser() if name == "c3d" else load(name, **more)
+    )
+    _, rows = run_fvd(chain, tmp_path, guidance_scales=(1.0, 2.0))
+    scores = {row.subject: row for row in rows if row.metric == "IS"}
+    assert set(scores) == {"generated", "generated (guidance 2)", "real", "reconstructed"}
+    assert all(row.features == "c3d@guesses" and 1 <= row.value <= 2 and row.n == 12 for row in scores.values())
+    assert scores["generated"].note == "guidance 1, first 16 frames"
+    # Twelve clips make no ten splits, and the row says so.
+    split = next(row for row in rows if row.metric == "IS (10 splits)")
+    assert split.value is None and split.note == "not measured: 12 clips are too few for 10 splits"
+
+
+def test_ten_splits_are_the_mean_of_ten_scores():
+    p = np.random.default_rng(0).dirichlet(np.full(5, 0.3), size=60)
+    found = FeatureSet(np.zeros((60, 2)), p, np.zeros(60, dtype=int))
+    one, ten = inception_rows(found, "generated", SimpleNamespace(classifier=Guesser(), no_classifier=""))
+    assert (one.metric, ten.metric) == ("IS", "IS (10 splits)")
+    assert one.value == pytest.approx(inception_score(p)) and ten.value == pytest.approx(inception_score(p, splits=10))
+    assert ten.value < one.value and one.low <= one.value <= one.high
+
+
+def test_without_c3d_one_row_says_why_is_was_not_measured(chain, judge, scored, tmp_path, capsys):
+    _, rows = run_fvd(chain, tmp_path, controls=False)
+    (row,) = [row for row in rows if row.metric.startswith("IS") and row.metric != "IS-shapes"]
+    assert row.value is None and row.note.startswith("not measured: conv3d_deepnetA_ucf.npz is not here")
+    assert "IS " in capsys.readouterr().out
+
+
+def test_is_is_asked_for_on_ucf101_alone_and_of_clips_that_are_long_enough():
+    assert load_classifier({"data": "realestate10k", "clip": '{"num_frames": 17}'}, "cpu") == (None, "")
+    network, reason = load_classifier({"data": "ucf101", "clip": '{"num_frames": 9}'}, "cpu")
+    assert network is None and "16 frames" in reason
 
 
 def test_halves_are_disjoint_seeded_and_stratified():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runtime.ema import EMA, decay_at
 from runtime.errors import InputError
 from runtime.log import MetricsLog, Progress
-from runtime.processes import World, autocast, resolve_device, resolve_dtype, start_processes
+from runtime.processes import World, autocast, exact_float32, resolve_device, resolve_dtype, start_processes
 from runtime.schedule import is_due, learning_rate
 from runtime.seeds import key, normal_rows, numpy_generator, seed_everything, torch_generator, uniform_rows
 
@@ -155,6 +155,18 @@ def test_mixed_precision_is_off_for_float32():
             assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
     assert resolve_dtype("auto", device) in (torch.float32, torch.bfloat16)
     assert resolve_dtype("float32", device) == torch.float32
+
+
+def test_exact_float32_holds_inside_and_settings_come_back_after_a_failure(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    device, x = torch.device("cpu"), torch.ones(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (x @ x).dtype == torch.bfloat16
+        with pytest.raises(RuntimeError, match="inside"), exact_float32(device):
+            assert (x @ x).dtype == torch.float32
+            assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+            raise RuntimeError("inside")
+        assert (x @ x).dtype == torch.bfloat16 and torch.backends.cudnn.allow_tf32
 
 
 def test_everything_seeded_draws_the_same_again():

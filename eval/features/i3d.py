@@ -1,9 +1,9 @@
 """I3D, the Inception network inflated to 3D (Carreira and Zisserman 2017), as FVD uses it: 400 Kinetics logits, mean
 over time.
 
-Own construction of the published graph: TensorFlow's SAME padding (extra zeros at the end), batch norm with eps 1e-3
-and no learned scale in the original, no dropout when judging. Parameter names follow the layout common to the PyTorch
-ports.
+Own construction of the published graph (TensorFlow Hub, `i3d-kinetics-400/1`, `RGB/inception_i3d/Mean`): SAME padding
+(the odd zero at the end), batch norm with eps 1e-3 and no learned scale, and no dropout, which is off when judging.
+Parameter names follow the layout common to the PyTorch ports.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.errors import InputError
-from runtime.published_weights import find_weights
+from eval.features.clips import check_clips
+from runtime.processes import exact_float32
 
 MIN_FRAMES = 9
 SIZE = 224
@@ -93,18 +93,19 @@ class Logits(nn.Module):
 
 
 class I3D(nn.Module):
-    """`[B, 3, T >= 9, 224, 224]` in [-1, 1] -> logits `[B, 400]`.
+    """`[B, 3, T >= 9, 224, 224]` in [-1, 1] -> logits `[B, 400]`, in evaluation mode from the start.
+
+    Nine frames are the least that leave two for the last pooling; 17 leave three, so two steps are averaged.
 
     Args:
         bn_eps: 1e-3 is the original graph's; some ports use 1e-5 and give other numbers.
     """
 
-    name = "i3d"
     dim = 400
 
     def __init__(self, bn_eps: float = 1e-3):
         super().__init__()
-        self.version_hash = "untrained"
+        self.name, self.version_hash = "i3d", "untrained"
         self.Conv3d_1a_7x7 = Unit(3, 64, 7, 2, eps=bn_eps)
         self.MaxPool3d_2a_3x3 = Pool((1, 3, 3), (1, 2, 2))
         self.Conv3d_2b_1x1 = Unit(64, 64, eps=bn_eps)
@@ -119,59 +120,58 @@ class I3D(nn.Module):
         for block in ("5b", "5c"):
             self.add_module(f"Mixed_{block}", Mixed(MIXED[block], bn_eps))
         self.logits = Logits()
+        self.eval()
 
-    def forward(self, video: Tensor) -> Tensor:
-        if (
-            video.ndim != 5
-            or video.shape[1] != 3
-            or video.shape[2] < MIN_FRAMES
-            or tuple(video.shape[3:]) != (SIZE, SIZE)
-        ):
-            raise InputError(f"I3D takes [B, 3, T >= {MIN_FRAMES}, {SIZE}, {SIZE}], got {list(video.shape)}")
-        x = video
+    def trunk(self, video: Tensor) -> Tensor:
+        """Everything up to Mixed_5c, for any H and W: `[B, 1024, T/8, H/32, W/32]`, sizes rounded up."""
         for name, part in self.named_children():
             if name != "logits":
-                x = part(x)
-        x = F.avg_pool3d(x, (2, 7, 7), stride=1)
-        return self.logits(x).squeeze((3, 4)).mean(2)
+                video = part(video)
+        return video
+
+    def forward(self, video: Tensor) -> Tensor:
+        check_clips(video, "I3D", MIN_FRAMES, (SIZE, SIZE))
+        pooled = F.avg_pool3d(self.trunk(video), (2, 7, 7), stride=1)
+        return self.logits(pooled).squeeze((3, 4)).mean(2)
 
     def features(self, video: Tensor) -> Tensor:
-        """Logits of clips of any size: each frame is squashed to 224x224, bilinear without antialiasing, as the ports
-        do."""
-        batch, _, frames, height, width = video.shape
-        video = video.float()
-        if (height, width) != (SIZE, SIZE):
-            pictures = video.transpose(1, 2).flatten(0, 1)
-            pictures = F.interpolate(pictures, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
-            video = pictures.unflatten(0, (batch, frames)).transpose(1, 2)
-        return self(video)
+        """Logits, float32 `[B, 400]`, of clips of any size in [-1, 1], without TF32 or mixed precision."""
+        check_clips(video, "I3D", MIN_FRAMES)
+        with exact_float32(video.device):
+            return self(resize_for_i3d(video))
 
     @classmethod
-    def from_file(cls, path: str | Path | None = None, bn_eps: float = 1e-3) -> I3D:
-        """The published weights: `i3d_torchscript.pt` (its state dict is read, its code never run)."""
-        file = find_weights("i3d_torchscript", path)
-        state = torch.jit.load(str(file), map_location="cpu").state_dict()
+    def from_file(cls, path: str | Path | None = None, weights: str | None = None, bn_eps: float = 1e-3) -> I3D:
+        """The network with published weights, frozen; without TF-Hub's weights `name` says so, too.
+
+        Args:
+            path: The weight file, instead of looking for it.
+            weights: "i3d_torchscript" or "i3d_pretrained_400", two ports of the same weights; "i3d_rgb_imagenet", other
+                ones, only when asked for by this name. Default: what `path` is, or the first of the two that is here.
+
+        Raises:
+            InputError: When the file is absent, is not the published one, or does not fit.
+        """
+        from eval.features.i3d_files import read_i3d
+
         network = cls(bn_eps)
-        missing, unknown = network.load_state_dict({published_name(k): v for k, v in state.items()}, strict=False)
-        if unknown or any(not key.endswith("num_batches_tracked") for key in missing):
-            raise InputError(f"{file}: not the expected layout of I3D (missing {missing[:2]}, unknown {unknown[:2]})")
-        network.version_hash = "bec6519f66ea"
-        return network.eval().requires_grad_(False)
+        network.name, network.version_hash = read_i3d(network, path, weights)
+        if bn_eps != 1e-3:
+            network.version_hash += f"-eps{bn_eps:g}"
+        return network.requires_grad_(False)
 
 
-_BRANCHES = {
-    "branch_0": "b0",
-    "branch_1.0": "b1a",
-    "branch_1.1": "b1b",
-    "branch_2.0": "b2a",
-    "branch_2.1": "b2b",
-    "branch_3.1": "b3b",
-}
+def resize_for_i3d(video: Tensor) -> Tensor:
+    """`[B, 3, T, H, W]` -> float32 `[B, 3, T, 224, 224]`: each frame squashed, bilinear, without antialiasing.
 
-
-def published_name(name: str) -> str:
-    """A name of the TorchScript file's layout in ours."""
-    for theirs, ours in _BRANCHES.items():
-        name = name.replace(f".{theirs}.", f".{ours}.")
-    name = name.replace(".batch3d.", ".bn.").replace("conv3d_0c_1x1.", "logits.")
-    return name[0].upper() + name[1:] if name.startswith(("conv3d_", "mixed_")) else name
+    Half-pixel centres (`align_corners=False`), as in TATS. StyleGAN-V resizes inside its script, and where that file is
+    there a test compares the two; TensorFlow's own `resize_bilinear` has no half pixel and gives slightly other
+    pictures. Values keep their range: [-1, 1] is TensorFlow's 2x/255 - 1.
+    """
+    video = video.float()
+    batch, _, frames, height, width = video.shape
+    if (height, width) == (SIZE, SIZE):
+        return video
+    pictures = video.transpose(1, 2).flatten(0, 1)
+    pictures = F.interpolate(pictures, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+    return pictures.unflatten(0, (batch, frames)).transpose(1, 2)
