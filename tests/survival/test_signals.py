@@ -9,14 +9,23 @@ import pytest
 from runtime.checkpoint import list_checkpoints
 from runtime.stopping import INTERRUPTED, REQUEUE, Stopped, listening, orderly, seconds_left, stop_asked
 
-# Long enough to be met in the middle.
+
+
+def longer(name: str, *changes: tuple[str, str]) -> str:
+    """A command of the chain that takes long enough to be met in the middle."""
+    line = chain.CHAIN[name]
+    for short, long in changes:
+        assert short in line
+        line = line.replace(short, long)
+    return line
+
+
 LONG = {
-    "tokenizer": chain.CHAIN["tokenizer"].replace("--steps 6", "--steps 45").replace("--save-every 2", "--save-every 30"),
-    "generator": chain.CHAIN["generator"].replace("--steps 6", "--steps 200").replace("--save-every 1", "--save-every 90")
-    .replace("--keep-every 3", "--keep-every 90"),
-    "encode": chain.CHAIN["encode"].replace("--max-clips 26", "--max-clips 160"),
-    "sample": chain.CHAIN["sample"].replace("--samples 4 --steps 2", "--samples 120 --steps 30"),
-}  # fmt: skip
+    "tokenizer": longer("tokenizer", ("--steps 6", "--steps 45"), ("--save-every 2", "--save-every 30")),
+    "generator": longer("generator", ("--steps 6", "--steps 200"), ("every 1", "every 90"), ("every 3", "every 90")),
+    "encode": longer("encode", ("--max-clips 26", "--max-clips 160")),
+    "sample": longer("sample", ("--samples 4 --steps 2", "--samples 120 --steps 30")),
+}
 RUNS = {"tokenizer": "runs/vae", "generator": "runs/gen"}
 
 
