@@ -10,7 +10,6 @@ from runtime.checkpoint import list_checkpoints
 from runtime.stopping import INTERRUPTED, REQUEUE, Stopped, listening, orderly, seconds_left, stop_asked
 
 
-
 def longer(name: str, *changes: tuple[str, str]) -> str:
     """A command of the chain that takes long enough to be met in the middle."""
     line = chain.CHAIN[name]
