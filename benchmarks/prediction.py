@@ -1,4 +1,4 @@
-"""What predictive reconstruction teaches: `python -m benchmarks.prediction --seeds 0,1,2` (an hour or two on two cores).
+"""What predictive reconstruction teaches: `python -m benchmarks.prediction --seeds 0,1,2` (an hour on two cores).
 
 For every seed one model learns images, and from its weights two learn clips: one with latent groups dropped (PV-VAE
 section 3.2), one without, everything else equal. Both then see the first half of unseen clips and draw the rest; their
