@@ -38,11 +38,10 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # With channels_last_3d memory the permuted view is contiguous, so no copy is made.
         rows = x.permute(0, 2, 3, 4, 1).float()
-        with torch.autocast(x.device.type, enabled=False):
-            if self.kind == "layer":
-                rows = F.layer_norm(rows, rows.shape[-1:], self.weight, self.bias, self.eps)
-            else:
-                rows = F.rms_norm(rows, rows.shape[-1:], self.weight, self.eps) + self.bias
+        if self.kind == "layer":
+            rows = F.layer_norm(rows, rows.shape[-1:], self.weight, self.bias, self.eps)
+        else:
+            rows = F.rms_norm(rows, rows.shape[-1:], self.weight, self.eps) + self.bias
         return rows.to(x.dtype).permute(0, 4, 1, 2, 3)
 
 

@@ -28,7 +28,7 @@ class TokenizerPreset:
     training: dict[str, int | float | str | bool]
 
 
-PAPER = TokenizerPreset(
+_PAPER = TokenizerPreset(
     model=PVVAEConfig(),
     stage_steps={"images": 300_000, "video": 50_000, "decoder": 50_000},
     training={
@@ -45,8 +45,8 @@ PAPER = TokenizerPreset(
     },
 )
 PRESETS: dict[str, TokenizerPreset] = {
-    "paper": PAPER,
-    "paper-transformer": replace(PAPER, model=PVVAEConfig(architecture="transformer")),
+    "paper": _PAPER,
+    "paper-transformer": replace(_PAPER, model=PVVAEConfig(architecture="transformer")),
     "demo": TokenizerPreset(
         model=PVVAEConfig(
             latent_channels=24,
