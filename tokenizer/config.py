@@ -9,7 +9,6 @@ from runtime.errors import InputError
 from tokenizer.cnn import check_strides, spatial_stride
 from tokenizer.predictive import PADDINGS
 from tokenizer.spec import TokenizerSpec
-from tokenizer.transformer import check_heads
 
 TEMPORAL_STRIDE = 4
 
@@ -135,7 +134,9 @@ class PVVAEConfig:
         if not isinstance(self.mlp_ratio, (int, float)) or not self.mlp_ratio * self.width >= 1:
             raise InputError(f"mlp_ratio must be a positive number, got {self.mlp_ratio!r}")
         object.__setattr__(self, "mlp_ratio", float(self.mlp_ratio))
-        check_heads(self.width, self.heads)
+        # Each of the three axes of positions turns pairs of a head's channels.
+        if self.width % self.heads or (self.width // self.heads) % 2 or self.width // self.heads < 6:
+            raise InputError(f"width {self.width} must be heads {self.heads} times an even number of at least 6")
 
     @property
     def spec(self) -> TokenizerSpec:

@@ -13,12 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from runtime.errors import InputError
-from tokenizer import cnn, transformer
 from tokenizer.config import DECODER_FIELDS, PVVAEConfig
 from tokenizer.predictive import PADDINGS, pad_dropped
 from tokenizer.spec import LOGVAR_RANGE, Posterior, weights_hash
-
-_NETWORKS = {"cnn": cnn, "transformer": transformer}
 
 
 class PVVAE(nn.Module):
@@ -28,9 +25,12 @@ class PVVAE(nn.Module):
         super().__init__()
         self.config = config
         self.spec = config.spec
-        network = _NETWORKS[config.architecture]
-        self.encoder = network.Encoder(config)
-        self.decoder = network.Decoder(config)
+        if config.architecture == "cnn":
+            from tokenizer.cnn import Decoder, Encoder
+        else:  # imported only where it is wanted: timm takes seconds
+            from tokenizer.transformer import Decoder, Encoder
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
         self.padding = PADDINGS[config.padding](config.latent_channels)
         self.register_buffer("latents_mean", torch.zeros(config.latent_channels), persistent=False)
         self.register_buffer("latents_std", torch.ones(config.latent_channels), persistent=False)

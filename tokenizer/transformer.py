@@ -25,7 +25,6 @@ from einops import rearrange
 from timm.layers import Mlp, apply_rot_embed_cat
 from torch import Tensor, nn
 
-from runtime.errors import InputError
 from tokenizer.layers import Past, attend, maybe_checkpoint
 from tokenizer.spec import INITIAL_LOGVAR
 
@@ -192,9 +191,3 @@ class Decoder(BlockCausalTransformer):
     def clip_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters to freeze while training on images alone, as in the CNN: none."""
         return iter(())
-
-
-def check_heads(width: int, heads: int) -> None:
-    """Raise InputError unless each head has an even number of channels for each of the three axes of positions."""
-    if width % heads or (width // heads) % 2 or width // heads < 6:
-        raise InputError(f"width {width} must be heads {heads} times an even number of at least 6")
