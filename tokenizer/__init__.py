@@ -4,7 +4,7 @@ import importlib
 
 _EXPORTS = {
     "PVVAE": "pvvae",
-    "PVVAEConfig": "pvvae",
+    "PVVAEConfig": "config",
     "Posterior": "spec",
     "TokenizerSpec": "spec",
     "VideoTokenizer": "spec",

@@ -9,12 +9,14 @@ With
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from runtime.errors import InputError
 from tokenizer.layers import (
     CausalConv3d,
     CausalSequential,
@@ -25,12 +27,12 @@ from tokenizer.layers import (
     ResidualBlock,
     Upsample,
 )
+from tokenizer.spec import INITIAL_LOGVAR
 
 if TYPE_CHECKING:
-    from tokenizer.pvvae import PVVAEConfig
+    from tokenizer.config import PVVAEConfig
 
 TEMPORAL_STAGES = 2
-INITIAL_LOGVAR = -6.0
 
 
 def spatial_stride(channels: tuple[int, ...], patch: int) -> int:
@@ -46,10 +48,16 @@ def _middle(channels: int, blocks: int, norm: str) -> list[nn.Module]:
 
 
 class Encoder(nn.Module):
-    """`[B, 3, 1+T, H, W]` -> moments `[B, 2C, G, h, w]` (mean, logvar along channels)."""
+    """`[B, 3, 1+T, H, W]` -> moments `[B, 2C, G, h, w]` (mean, logvar along channels).
+
+    Attributes:
+        checkpoint_blocks: Recompute the activations of residual blocks in the backward pass of training instead of
+            keeping them.
+    """
 
     def __init__(self, config: PVVAEConfig):
         super().__init__()
+        self.checkpoint_blocks = False
         self.patch = config.patch
         channels, norm = config.channels, config.norm
         layers: list[nn.Module] = [CausalConv3d(3 * config.patch**2, channels[0])]
@@ -61,23 +69,23 @@ class Encoder(nn.Module):
         self.layers = CausalSequential(layers)
         self.norm_out = ChannelNorm(channels[-1], norm)
         self.conv_out = CausalConv3d(channels[-1], 2 * config.latent_channels)
-        # Start with little posterior noise: at standard deviation 1 the decoder learns to ignore the latents first.
         nn.init.constant_(self.conv_out.bias.data[config.latent_channels :], INITIAL_LOGVAR)
 
     def forward(self, video: Tensor, past: Past = None) -> tuple[Tensor, Past]:
         trunk_past, out_past = past or (None, None)
         # The target order is channels-last in memory; the permute back is a view.
         x = rearrange(video, "b c t (h p) (w q) -> b t h w (c p q)", p=self.patch, q=self.patch).permute(0, 4, 1, 2, 3)
-        x, trunk_past = self.layers(x, trunk_past)
+        x, trunk_past = self.layers(x, trunk_past, self.checkpoint_blocks and self.training)
         x, out_past = self.conv_out(F.silu(self.norm_out(x)), out_past)
         return x, [trunk_past, out_past]
 
 
 class Decoder(nn.Module):
-    """`[B, C, G, h, w]` -> `[B, 3, 1+T, H, W]`, not clamped."""
+    """`[B, C, G, h, w]` -> `[B, 3, 1+T, H, W]`, not clamped; `checkpoint_blocks` as in `Encoder`."""
 
     def __init__(self, config: PVVAEConfig):
         super().__init__()
+        self.checkpoint_blocks = False
         self.patch = config.patch
         channels, norm = config.decoder_channels or config.channels, config.norm
         blocks = config.decoder_blocks or config.blocks
@@ -93,15 +101,25 @@ class Decoder(nn.Module):
 
     def forward(self, latents: Tensor, past: Past = None) -> tuple[Tensor, Past]:
         trunk_past, out_past = past or (None, None)
-        x, trunk_past = self.layers(latents, trunk_past)
+        x, trunk_past = self.layers(latents, trunk_past, self.checkpoint_blocks and self.training)
         x, out_past = self.conv_out(F.silu(self.norm_out(x)), out_past)
         x = rearrange(x, "b (c p q) t h w -> b c t (h p) (w q)", p=self.patch, q=self.patch)
         return x, [trunk_past, out_past]
 
+    def clip_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters to freeze while training on images alone: those of doubling time.
+
+        The first frame of a clip sees only half of their outputs, so that images would pull the two halves apart, and
+        a clip of a still picture would no longer decode to it in every frame.
+        """
+        for layer in self.layers:
+            if isinstance(layer, Upsample) and layer.time is not None:
+                yield from layer.time.parameters()
+
 
 def check_strides(channels: tuple[int, ...], patch: int) -> None:
-    """Raise ValueError unless the levels hold both temporal stages and the patch is a power of two."""
+    """Raise InputError unless the levels hold both temporal stages and the patch is a power of two."""
     if len(channels) <= TEMPORAL_STAGES:
-        raise ValueError(f"channels needs at least {TEMPORAL_STAGES + 1} levels, got {channels}")
+        raise InputError(f"channels needs at least {TEMPORAL_STAGES + 1} levels, got {channels}")
     if patch < 1 or math.log2(patch) % 1:
-        raise ValueError(f"patch must be a power of two, got {patch}")
+        raise InputError(f"patch must be a power of two, got {patch}")

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Past = Tensor | list | None
 
@@ -37,11 +38,10 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # With channels_last_3d memory the permuted view is contiguous, so no copy is made.
         rows = x.permute(0, 2, 3, 4, 1).float()
-        with torch.autocast(x.device.type, enabled=False):
-            if self.kind == "layer":
-                rows = F.layer_norm(rows, rows.shape[-1:], self.weight, self.bias, self.eps)
-            else:
-                rows = F.rms_norm(rows, rows.shape[-1:], self.weight, self.eps) + self.bias
+        if self.kind == "layer":
+            rows = F.layer_norm(rows, rows.shape[-1:], self.weight, self.bias, self.eps)
+        else:
+            rows = F.rms_norm(rows, rows.shape[-1:], self.weight, self.eps) + self.bias
         return rows.to(x.dtype).permute(0, 4, 1, 2, 3)
 
 
@@ -80,14 +80,22 @@ class CausalConv3d(nn.Conv3d):
         return super().forward(x), kept
 
 
-class CausalSequential(nn.ModuleList):
-    """Layers in a row, each with its own past."""
+def maybe_checkpoint(recompute: bool, layer: nn.Module, *inputs: Tensor | Past) -> tuple[Tensor, Past]:
+    """`layer(*inputs)`; with `recompute`, the backward pass computes its activations again instead of keeping them."""
+    if recompute and torch.is_grad_enabled():
+        # No layer draws random numbers, so there is no state to restore.
+        return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return layer(*inputs)
 
-    def forward(self, x: Tensor, past: Past = None) -> tuple[Tensor, Past]:
+
+class CausalSequential(nn.ModuleList):
+    """Layers in a row, each with its own past; `recompute` is for the residual blocks, which hold nearly all memory."""
+
+    def forward(self, x: Tensor, past: Past = None, recompute: bool = False) -> tuple[Tensor, Past]:
         past = [None] * len(self) if past is None else past
         kept = []
         for layer, layer_past in zip(self, past, strict=True):
-            x, layer_past = layer(x, layer_past)
+            x, layer_past = maybe_checkpoint(recompute and isinstance(layer, ResidualBlock), layer, x, layer_past)
             kept.append(layer_past)
         return x, kept
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
 from numbers import Integral
 from pathlib import Path
 
@@ -16,73 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from runtime.errors import InputError
-from tokenizer.cnn import TEMPORAL_STAGES, Decoder, Encoder, check_strides, spatial_stride
+from tokenizer.config import DECODER_FIELDS, PVVAEConfig
 from tokenizer.predictive import PADDINGS, dropped_places, observed_places, pad_dropped, unused_parameters_term
-from tokenizer.spec import LOGVAR_RANGE, Posterior, TokenizerSpec, weights_hash
-
-_TEMPORAL_STRIDE = 2**TEMPORAL_STAGES
-_ENCODER_FIELDS = ("architecture", "latent_channels", "channels", "blocks", "middle_blocks", "patch", "norm")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PVVAEConfig:
-    """Size of a PV-VAE.
-
-    Attributes:
-        architecture: "cnn", the causal 3D convolutional network.
-        latent_channels: C.
-        channels: Width of each level, full resolution first; one downsampling stage between two levels.
-        blocks: Residual blocks a level.
-        middle_blocks: Residual blocks at the lowest resolution, with one per-frame attention.
-        patch: Side of the pixel squares that enter as channels; 1 in the paper.
-        norm: "rms" or "layer", over channels only.
-        padding: What replaces dropped latents: "learnable", "gaussian" or "conditional" (see `predictive.PADDINGS`).
-        decoder_channels: Like `channels` for the decoder; empty: the same.
-        decoder_blocks: Residual blocks a level of the decoder; 0: the same.
-    """
-
-    architecture: str = "cnn"
-    latent_channels: int = 64
-    channels: tuple[int, ...] = (96, 192, 384, 768, 768)
-    blocks: int = 3
-    middle_blocks: int = 3
-    patch: int = 1
-    norm: str = "rms"
-    padding: str = "learnable"
-    decoder_channels: tuple[int, ...] = ()
-    decoder_blocks: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("channels", "decoder_channels"):
-            object.__setattr__(self, name, tuple(int(c) for c in getattr(self, name)))
-        if self.architecture != "cnn":
-            raise InputError(f"architecture {self.architecture!r} is not known; known: cnn")
-        if self.padding not in PADDINGS:
-            raise InputError(f"padding {self.padding!r} is not known; known: {', '.join(PADDINGS)}")
-        if self.norm not in ("rms", "layer"):
-            raise InputError(f"norm {self.norm!r} is not known; known: rms, layer")
-        if min(self.latent_channels, self.blocks, self.middle_blocks, *self.channels) < 1:
-            raise InputError("latent_channels, channels, blocks and middle_blocks must be at least 1")
-        if self.decoder_channels and len(self.decoder_channels) != len(self.channels):
-            raise InputError(
-                f"decoder_channels {self.decoder_channels} needs as many levels as channels {self.channels}"
-            )
-        check_strides(self.channels, self.patch)
-
-    @property
-    def spec(self) -> TokenizerSpec:
-        """The strides and channels that follow from the sizes."""
-        stride = spatial_stride(self.channels, self.patch)
-        name = f"pvvae-t{_TEMPORAL_STRIDE}s{stride}c{self.latent_channels}"
-        return TokenizerSpec(name=name, temporal=_TEMPORAL_STRIDE, spatial=stride, channels=self.latent_channels)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> PVVAEConfig:
-        """Inverse of `dataclasses.asdict`; InputError on a field that this version does not know."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise InputError(f"the model's config has unknown fields: {', '.join(unknown)}")
-        return cls(**values)
+from tokenizer.spec import LOGVAR_RANGE, Posterior, weights_hash
 
 
 class PVVAE(nn.Module):
@@ -92,6 +27,10 @@ class PVVAE(nn.Module):
         super().__init__()
         self.config = config
         self.spec = config.spec
+        if config.architecture == "cnn":
+            from tokenizer.cnn import Decoder, Encoder
+        else:  # imported only where it is wanted: timm takes seconds
+            from tokenizer.transformer import Decoder, Encoder
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.padding = PADDINGS[config.padding](config.latent_channels)
@@ -237,14 +176,14 @@ class PVVAE(nn.Module):
     @property
     def encoder_hash(self) -> str:
         """16 hex digits over the encoder's config and weights: what latents depend on."""
-        config = {name: value for name, value in asdict(self.config).items() if name in _ENCODER_FIELDS}
+        config = {name: value for name, value in self.config.to_dict().items() if name not in DECODER_FIELDS}
         return weights_hash(config, self.encoder.state_dict())
 
     @property
     def decoder_hash(self) -> str:
         """16 hex digits over the config and the weights of decoder and padding."""
         tensors = {**self.decoder.state_dict(), **{f"padding.{k}": v for k, v in self.padding.state_dict().items()}}
-        return weights_hash(asdict(self.config), tensors)
+        return weights_hash(self.config.to_dict(), tensors)
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -257,7 +196,7 @@ class PVVAE(nn.Module):
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {**self.state_dict(), "latents_mean": self.latents_mean, "latents_std": self.latents_std}
         write_weights(directory / "model.safetensors", tensors)
-        write_json(directory / "config.json", json.loads(json.dumps(asdict(self.config))))
+        write_json(directory / "config.json", json.loads(json.dumps(self.config.to_dict())))
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> PVVAE:

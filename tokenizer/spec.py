@@ -9,12 +9,15 @@ from dataclasses import asdict, dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from runtime.errors import InputError
 
 # Bounds of the log-variance: e^-30 is still a normal float32, e^20 keeps the KL finite in float32.
 LOGVAR_RANGE = (-30.0, 20.0)
+# Encoders start with little posterior noise: at standard deviation 1 the decoder learns to ignore the latents first.
+INITIAL_LOGVAR = -6.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +60,31 @@ class TokenizerSpec:
                 )
         return self.channels, self.groups(num_frames), height // self.spatial, width // self.spatial
 
+    def pad_to_valid(self, video: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+        """Repeat the last frame, row and column of a video of any size until it can be encoded.
+
+        Args:
+            video: `[B, 3, 1+T, H, W]` float.
+
+        Returns:
+            The video, at most `temporal - 1` frames and `spatial - 1` rows and columns larger, and the size (1+T, H, W)
+            that `crop_to` takes to undo it.
+        """
+        frames, height, width = size = tuple(video.shape[-3:])
+        padding = (0, -width % self.spatial, 0, -height % self.spatial, 0, (1 - frames) % self.temporal)
+        return (F.pad(video, padding, mode="replicate") if any(padding) else video), size
+
     def to_dict(self) -> dict:
         """Plain dict, as stored in a latents file."""
         return asdict(self)
+
+
+def crop_to(video: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """The first frames, rows and columns of `[B, 3, 1+T, H, W]`: undoes `TokenizerSpec.pad_to_valid`."""
+    frames, height, width = size
+    if any(have < want for have, want in zip(video.shape[-3:], size, strict=True)):
+        raise InputError(f"a video of {list(video.shape[-3:])} frames, rows, columns cannot be cropped to {list(size)}")
+    return video[..., :frames, :height, :width]
 
 
 @dataclass(frozen=True)

@@ -238,6 +238,6 @@ class StageTraining:
             self.run_dir,
             self.step,
             state={"stage_end": ended},
-            files={"config.json": asdict(self.trainer.model.config)},
+            files={"config.json": self.trainer.model.config.to_dict()},
             keep=ended == "video",
         )

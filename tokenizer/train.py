@@ -93,7 +93,7 @@ def train(config: TrainConfig) -> Path:
     lpips_network = build_lpips(config, world.device)
     identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
     identity |= {"steps": plan[-1].stop, "dtype": str(dtype), "data_fingerprint": clips.video.fingerprint()}
-    identity["model"] = asdict(vae.config)
+    identity["model"] = vae.config.to_dict()
     name = config.name or default_name(config.preset, config.data, identity)
     run_dir = Path(config.runs_dir) / name
     parameters = sum(p.numel() for p in vae.parameters())

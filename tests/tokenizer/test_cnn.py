@@ -1,0 +1,86 @@
+"""The convolutional network: its cost beside Wan2.2's, and that images alone teach it nothing about time."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tokenizer import PVVAE, PVVAEConfig
+from tokenizer.layers import CausalConv3d, Upsample
+from tokenizer.presets import PRESETS
+
+# Of diffusers' AutoencoderKLWan with Wan2.2's config, encoding and decoding one clip of 17x256x256.
+WAN22_MULTIPLY_ADDS = 12.374e12
+
+
+def multiply_adds(encode, decode) -> float:
+    """Of one clip of 17x256x256, on the meta device."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        decode(encode(torch.empty(1, 3, 17, 256, 256, device="meta")))
+    return counter.get_total_flops() / 2
+
+
+def test_the_paper_preset_takes_at_most_085_of_the_multiply_adds_of_wan22():
+    with torch.device("meta"):
+        vae = PVVAE(PRESETS["paper"].model)
+    count = multiply_adds(lambda video: vae.encode(video).mean, vae.decode)
+    assert 0.5 < count / WAN22_MULTIPLY_ADDS < 0.85
+
+
+def test_wan22_takes_as_many_multiply_adds_as_stated():
+    diffusers = pytest.importorskip("diffusers")
+    with torch.device("meta"):
+        wan = diffusers.AutoencoderKLWan(
+            base_dim=160,
+            decoder_base_dim=256,
+            z_dim=48,
+            is_residual=True,
+            patch_size=2,
+            in_channels=12,
+            out_channels=12,
+        )
+    assert abs(sum(parameter.numel() for parameter in wan.parameters()) / 704.7e6 - 1) < 0.001
+    count = multiply_adds(
+        lambda video: wan.encode(video).latent_dist.mode(), lambda latents: wan.decode(latents).sample
+    )
+    assert abs(count / WAN22_MULTIPLY_ADDS - 1) < 0.01
+
+
+def small(norm: str = "rms") -> PVVAE:
+    torch.manual_seed(0)
+    return PVVAE(PVVAEConfig(latent_channels=6, channels=(8, 12, 16), blocks=1, middle_blocks=1, patch=2, norm=norm))
+
+
+def images(count: int) -> torch.Tensor:
+    return torch.rand(count, 3, 1, 32, 32, generator=torch.Generator().manual_seed(count)) * 2 - 1
+
+
+def test_taps_on_the_past_start_at_zero_and_doubling_time_as_repetition():
+    vae = small()
+    convolutions = [module for module in vae.modules() if isinstance(module, CausalConv3d)]
+    assert sum(module.kernel_size[0] > 1 for module in convolutions) > 10
+    assert all(not module.weight[:, :, :-1].any() for module in convolutions)
+    doublings = [module.time for module in vae.modules() if isinstance(module, Upsample) and module.time is not None]
+    assert len(doublings) == 2
+    for time in doublings:
+        earlier, later = time.weight[:, :, -1, 0, 0].chunk(2)
+        assert torch.equal(earlier, torch.eye(len(earlier))) and torch.equal(later, earlier) and not time.bias.any()
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+def test_after_training_on_images_a_still_clip_decodes_like_its_image_in_every_frame(norm):
+    vae, batch = small(norm).train(), images(4)
+    for parameter in vae.decoder.clip_parameters():
+        parameter.requires_grad_(False)
+    trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.1)
+    before = vae.decode(vae.encode(batch).mean)
+    for _ in range(5):
+        output, _ = vae(batch, noise=torch.zeros(4, 6, 1, 4, 4))
+        (output - batch).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        image = vae.decode(vae.encode(batch).mean)
+        clip = vae.decode(vae.encode(batch.expand(-1, -1, 17, -1, -1)).mean)
+    assert (image - before).abs().max() > 0.1
+    assert torch.allclose(clip, image.expand_as(clip), atol=1e-4)

@@ -1,0 +1,44 @@
+"""Videos of any size: padded until they fit, and cropped back."""
+
+import pytest
+import torch
+
+from runtime.errors import InputError
+from tokenizer import PVVAE, PVVAEConfig, TokenizerSpec
+from tokenizer.spec import crop_to
+
+SPEC = TokenizerSpec(name="any", temporal=4, spatial=8, channels=4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("size", "padded"),
+    [((1, 8, 8), (1, 8, 8)), ((2, 8, 9), (5, 8, 16)), ((5, 3, 16), (5, 8, 16)), ((6, 15, 17), (9, 16, 24))],
+)
+def test_padding_makes_any_video_fit_and_cropping_undoes_it(size, padded, dtype):
+    video = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    larger, found = SPEC.pad_to_valid(video)
+    assert tuple(larger.shape) == (2, 3, *padded) and found == size and larger.dtype == dtype
+    SPEC.latent_shape(*padded)
+    assert torch.equal(crop_to(larger, found), video)
+    for axis, length in zip((2, 3, 4), size, strict=True):
+        edge = larger.narrow(axis, length - 1, 1)
+        rest = larger.narrow(axis, length, larger.shape[axis] - length)
+        assert torch.equal(rest, edge.expand_as(rest))
+
+
+def test_a_video_that_fits_is_left_alone():
+    video = torch.zeros(1, 3, 5, 8, 16)
+    assert SPEC.pad_to_valid(video)[0] is video
+
+
+def test_every_size_goes_through_a_tokenizer():
+    torch.manual_seed(0)
+    vae = PVVAE(PVVAEConfig(architecture="transformer", latent_channels=4, patch=8, width=12, depth=1, heads=2))
+    video, size = vae.spec.pad_to_valid(torch.rand(1, 3, 7, 19, 9) * 2 - 1)
+    assert crop_to(vae.decode(vae.encode(video).mean), size).shape == (1, 3, 7, 19, 9)
+
+
+def test_cropping_to_more_than_there_is_is_refused():
+    with pytest.raises(InputError, match="cannot be cropped"):
+        crop_to(torch.zeros(1, 3, 5, 8, 8), (5, 8, 9))
