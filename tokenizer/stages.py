@@ -63,8 +63,12 @@ def stage_plan(stage: str, steps: int | None, stage_steps: dict[str, int]) -> li
 
 
 def freeze_for(stage: str, vae: PVVAE) -> None:
-    """Set which parameters the stage trains: decoder fine-tuning leaves encoder and padding alone."""
+    """Set which parameters the stage trains: decoder fine-tuning leaves encoder and padding alone, and images leave
+    alone what only clips can teach."""
     vae.requires_grad_(True)
+    if stage == "images":
+        for parameter in vae.decoder.clip_parameters():
+            parameter.requires_grad_(False)
     if stage == "decoder":
         vae.encoder.requires_grad_(False)
     if stage != "video":
