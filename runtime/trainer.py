@@ -86,31 +86,34 @@ class Trainer:
         else:
             self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
             if self.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
-                found = list_checkpoints(run_dir)
-                good = f"the last good checkpoint is {found[-1][1]}" if found else "there is no checkpoint yet"
                 raise InputError(
                     f"{run_dir}: loss or gradient was not finite in {self.skipped_in_a_row} steps in a row, up to step "
-                    f"{step}; {good}; lower --learning-rate under another --name"
+                    f"{step}; {last_good(run_dir)}; lower --learning-rate under another --name"
                 )
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(step)
         return step
 
-    def save(self, run_dir: Path, step: int, *, state: dict, files: dict, keep: bool, more: dict | None = None) -> None:
+    def save(
+        self, run_dir: Path, step: int, *, state: dict, files: dict, keep: bool, others: dict[str, dict] | None = None
+    ) -> None:
         """Write a checkpoint; every process must call it, the main one writes.
 
         Args:
             state: Small JSON values to go on from.
             files: More JSON files by name.
             keep: Never prune it.
-            more: State dicts of other networks by file name.
+            others: Other networks by name: {"tensors": state dict, "optimizer": state of theirs}.
         """
         tensors = {
             "model": parallel.state_of(self.model, self.world),
             "ema": parallel.state_of(self.model, self.world, self.ema.average),
-            **(more or {}),
+            **{name: other["tensors"] for name, other in (others or {}).items()},
         }
-        optimizer = parallel.optimizer_state_of(self.optimizer, self.model, self.world)
+        optimizer = {
+            "model": parallel.optimizer_state_of(self.optimizer, self.model, self.world),
+            **{name: other["optimizer"] for name, other in (others or {}).items()},
+        }
         if self.world.is_main:
             save_checkpoint(
                 run_dir,
@@ -131,5 +134,11 @@ class Trainer:
         parallel.load_state(self.model, checkpoint.tensors["model"])
         self.ema.load_state_dict(checkpoint.tensors["ema"])
         self.skipped = checkpoint.state.get("skipped", 0)
-        if optimizer and checkpoint.optimizer:
-            parallel.load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer)
+        if optimizer and checkpoint.optimizer["model"]:
+            parallel.load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer["model"])
+
+
+def last_good(run_dir: Path) -> str:
+    """Words for the newest checkpoint of a run that went wrong since."""
+    found = list_checkpoints(run_dir)
+    return f"the last good checkpoint is {found[-1][1]}" if found else "there is no checkpoint yet"

@@ -106,6 +106,11 @@ class Decoder(nn.Module):
         x = rearrange(x, "b (c p q) t h w -> b c t (h p) (w q)", p=self.patch, q=self.patch)
         return x, [trunk_past, out_past]
 
+    @property
+    def last_layer(self) -> nn.Module:
+        """The layer whose outputs are pixels; an adaptive adversarial weight is measured there."""
+        return self.conv_out
+
     def clip_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters to freeze while training on images alone: those of doubling time.
 

@@ -66,6 +66,8 @@ PRESETS: dict[str, TokenizerPreset] = {
             "warmup": 50,
             "kl_weight": 1e-5,
             "lpips_weight": 0.0,
+            "gan_weight": 0.0,
+            "discriminator_layers": 2,
             "ema_decay": 0.998,
             "save_every": 250,
             "validate_every": 250,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,12 +26,15 @@ from runtime.processes import World, autocast
 from runtime.schedule import is_due, learning_rate
 from runtime.seeds import normal_rows
 from runtime.stopping import Stopped, stop_asked
-from runtime.trainer import Trainer
-from tokenizer.losses import tokenizer_loss
-from tokenizer.predictive import SuffixDrop, reverse_time
+from runtime.trainer import MAX_SKIPPED_IN_A_ROW, Trainer, last_good
+from tokenizer.adversarial import Adversary
+from tokenizer.discriminator import DiscriminatorConfig
+from tokenizer.losses import adaptive_weight, tokenizer_loss
+from tokenizer.predictive import SCHEDULES, reverse_time
 from tokenizer.pvvae import PVVAE
 from tokenizer.validation import validate
 from videos import BatchLoader, to_float
+from videos.batches import Bucket
 
 STAGES = ("images", "video", "decoder")
 
@@ -75,17 +78,43 @@ def freeze_for(stage: str, vae: PVVAE) -> None:
         vae.padding.requires_grad_(False)  # nothing is dropped outside the predictive stage
 
 
+# A batch of larger pictures is smaller, so that every step sees about as many pixels: of 16 at the first size.
+_SHARES = 16
+
+
+def bucket_batch(batch_size: int, size: int, base: int) -> int:
+    """Clips of a batch at `size` pixels that cost what `batch_size` do at `base` (PV-VAE: 16:7:4 at 256, 384, 512).
+
+    Raises:
+        InputError: If that is no whole number of clips.
+    """
+    share = int(_SHARES * (base / size) ** 2)
+    if share < 1 or batch_size * share % _SHARES:
+        raise InputError(
+            f"a batch of {batch_size} at {base} pixels gives {batch_size * share / _SHARES:g} at {size}; --batch-size "
+            f"must be a multiple of {_SHARES // math.gcd(_SHARES, max(1, share))}"
+        )
+    return batch_size * share // _SHARES
+
+
 @dataclass(frozen=True)
 class Clips:
-    """Data sets of the stages, and fixed held-out batches, uint8 `[B, 3, 1+T, H, W]`."""
+    """Data sets of the stages by size in pixels, and fixed held-out batches, uint8 `[B, 3, 1+T, H, W]`."""
 
-    images: object
-    video: object
+    images: dict[int, object]
+    video: dict[int, object]
     validation: list[Tensor]
 
-    def of(self, stage: str):
-        """The data set that a stage trains on."""
-        return self.images if stage == "images" else self.video
+    def loader(self, config, stage: str, world: World, step: int) -> BatchLoader:
+        """Batches of a stage from `step` on."""
+        by_size = self.images if stage == "images" else self.video
+        base = next(iter(by_size))
+        full = config.batch_size * (config.images_per_clip if stage == "images" else 1)
+        buckets = []
+        for size, dataset in by_size.items():
+            batch_size = bucket_batch(full, size, base)
+            buckets.append(Bucket(dataset, batch_size, list(world.rows(batch_size, config.accumulate))))
+        return BatchLoader.mixed(buckets, seed=config.seed, start_step=step)
 
 
 class StageTraining:
@@ -109,9 +138,12 @@ class StageTraining:
         dtype: torch.dtype,
         lpips_network: Callable | None,
     ):
-        self.config, self.stage, self.clips, self.run_dir = config, stage, clips, run_dir
+        self.config, self.stage, self.validation, self.run_dir = config, stage, clips.validation, run_dir
         self.world, self.dtype, self.lpips_network = world, dtype, lpips_network
         freeze_for(stage.name, model)
+        model.encoder.checkpoint_blocks = model.decoder.checkpoint_blocks = config.checkpoint_blocks
+        if config.compile:
+            parallel.compile_blocks(model)
         self.trainer = Trainer(
             model,
             world,
@@ -121,17 +153,28 @@ class StageTraining:
             gradient_clip=config.gradient_clip,
             ema_decay=config.ema_decay,
         )
+        self.adversary = build_adversary(config, stage, world, dtype)
         self.step = self._restore()
-        self.drop = SuffixDrop(config.max_drop_ratio if stage.name == "video" else 0.0)
-        self.batch_size = config.batch_size * (config.images_per_clip if stage.name == "images" else 1)
-        self.rows = list(world.rows(self.batch_size, config.accumulate))
+        self.drop = SCHEDULES[config.drop_schedule](config.max_drop_ratio if stage.name == "video" else 0.0)
+        self.loader = clips.loader(config, stage.name, world, self.step)
 
     def _restore(self) -> int:
         if not list_checkpoints(self.run_dir):
             return 0
-        checkpoint = load_checkpoint(find_checkpoint(self.run_dir), optimizer=True)
+        others = ("discriminator",) if self.adversary else ()
+        checkpoint = load_checkpoint(
+            find_checkpoint(self.run_dir), names=("model", "ema", *others), optimizer=True, device=self.world.device
+        )
         begun = checkpoint.step > self.stage.start
         self.trainer.load(checkpoint, optimizer=begun)
+        if self.adversary:
+            # It goes on from stage to stage, with its momentum: what it looks at does not change at once.
+            self.adversary.load_state_dict(
+                {
+                    name: state["discriminator"]
+                    for name, state in (("tensors", checkpoint.tensors), ("optimizer", checkpoint.optimizer))
+                }
+            )
         if self.stage.name == "decoder" and not begun:
             # The averaged encoder is the one that will be used: freeze it as it is, and fit the decoder to its latents.
             parallel.load_state(self.trainer.model, checkpoint.tensors["ema"])
@@ -145,15 +188,12 @@ class StageTraining:
             InputError: When loss or gradient stay non-finite.
         """
         config, stage = self.config, self.stage
-        loader = BatchLoader(
-            self.clips.of(stage.name), self.batch_size, seed=config.seed, start_step=self.step, rows=self.rows
-        )
-        batches = iter(loader)
+        batches = iter(self.loader)
         try:
             while self.step < stage.stop:
                 with progress.wait():
                     _, batch = next(batches)
-                values, stop = self._update(batch["video"])
+                values, stop = self._update(batch["video"], batch["rows"])
                 if is_due(self.step, config.validate_every, stage.stop):
                     values |= self._validate()
                 if self.world.is_main:
@@ -168,22 +208,23 @@ class StageTraining:
             batches.close()
         return self.step
 
-    def _update(self, clips: Tensor) -> tuple[dict[str, float], bool]:
-        """One optimizer update; what it logs, and whether some process was asked to stop."""
+    def _update(self, clips: Tensor, rows: list[int]) -> tuple[dict[str, float], bool]:
+        """One update of all networks from a batch; what it logs, and whether some process was asked to stop."""
         config, stage, parts = self.config, self.stage, self.config.accumulate
         video = to_float(clips.to(self.world.device, non_blocking=True))
         if stage.name == "video":
-            video = reverse_time(video, config.seed, self.step, self.rows, config.reverse)
+            video = reverse_time(video, config.seed, self.step, rows, config.reverse)
         video = video.contiguous(memory_format=torch.channels_last_3d)
-        shape = self.trainer.model.spec.latent_shape(*video.shape[2:])
-        dropped = self.drop.num_dropped(shape[1], config.seed, self.step)
+        dropped = self.drop.dropped(self.trainer.model.spec.groups(video.shape[2]), config.seed, self.step)
+        adversary = self.adversary if self.adversary and self.adversary.is_active(self.step - stage.start) else None
         sums: dict[str, Tensor] = {}
-        size = len(self.rows) // parts
+        outputs, size = [], len(rows) // parts
         for number in range(parts):
             here = slice(number * size, (number + 1) * size)
             with self.trainer.part(number, parts):
-                loss, terms = self._loss(video[here], self.rows[here], shape, dropped)
+                output, loss, terms = self._loss(video[here], rows[here], dropped, adversary)
                 (loss / parts).backward()
+            outputs.append(output.detach())
             for name, value in {**terms, "loss": loss.detach()}.items():
                 sums[name] = sums.get(name, 0.0) + value.double() / (parts * self.world.size)
         norm = self.trainer.clip()
@@ -195,21 +236,26 @@ class StageTraining:
         rate = self._learning_rate()
         finite = math.isfinite(values["loss"]) and math.isfinite(norm)
         self.step = self.trainer.update(self.step, rate, finite, self.run_dir)
-        values |= {"learning_rate": rate, "dropped": dropped, "stage": STAGES.index(stage.name)}
-        return values | {"skipped": self.trainer.skipped}, asked > 0
+        if adversary:
+            found = adversary.discriminator_step(video, torch.cat(outputs), rate)
+            self._check(adversary)
+            means = self.world.sum(torch.tensor(list(found.values()), device=self.world.device).double())
+            values |= {name: mean / self.world.size for name, mean in zip(found, means, strict=True)}
+        values |= {"learning_rate": rate, "dropped": len(dropped), "stage": STAGES.index(stage.name)}
+        return values | {"size": video.shape[-1], "skipped": self.trainer.skipped}, asked > 0
 
-    def _loss(self, video: Tensor, rows: list[int], shape: tuple[int, ...], dropped: int):
+    def _loss(self, video: Tensor, rows: list[int], dropped: tuple[int, ...], adversary: Adversary | None):
+        """Decoded clips, weighted loss, and its terms."""
         config, device = self.config, self.world.device
+        shape = self.trainer.model.spec.latent_shape(*video.shape[2:])
         noise = normal_rows(config.seed, "posterior", self.step, rows, shape).to(device)
         padding_noise = None
         if config.padding == "gaussian" and dropped:
-            hidden = (shape[0], dropped, *shape[2:])
+            hidden = (shape[0], len(dropped), *shape[2:])
             padding_noise = normal_rows(config.seed, "padding", self.step, rows, hidden).to(device)
         with autocast(device, self.dtype):
-            output, posterior = self.trainer.network(
-                video, num_dropped=dropped, noise=noise, padding_noise=padding_noise
-            )
-        return tokenizer_loss(
+            output, posterior = self.trainer.network(video, dropped=dropped, noise=noise, padding_noise=padding_noise)
+        loss, terms = tokenizer_loss(
             output,
             video,
             posterior,
@@ -218,6 +264,22 @@ class StageTraining:
             lpips_weight=config.lpips_weight,
             lpips_network=self.lpips_network,
         )
+        if adversary:
+            terms["gan"] = adversary.generator_loss(output)
+            weight = torch.tensor(config.gan_weight, device=device)
+            if config.adaptive_gan:
+                weight = weight * adaptive_weight(loss, terms["gan"], self.trainer.model.decoder.last_layer.weight)
+            loss = loss + weight * terms["gan"]
+            terms |= {"gan": terms["gan"].detach(), "gan_weight": weight}
+        return output, loss, terms
+
+    def _check(self, adversary: Adversary) -> None:
+        if adversary.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise InputError(
+                f"{self.run_dir}: the discriminator's loss or gradient was not finite in {adversary.skipped_in_a_row} "
+                f"steps in a row, up to step {self.step}; {last_good(self.run_dir)}; lower --learning-rate or "
+                "--gan-weight under another --name"
+            )
 
     def _learning_rate(self) -> float:
         steps = self.stage.stop - self.stage.start
@@ -233,7 +295,7 @@ class StageTraining:
     def _validate(self) -> dict[str, float]:
         """Every process measures the same few clips: cheap, and sharded weights need everyone."""
         with self.trainer.ema.applied(self.trainer.model):
-            return validate(self.trainer.model, self.clips.validation, self.world.device, self.dtype)
+            return validate(self.trainer.model, self.validation, self.world.device, self.dtype)
 
     def _save(self) -> None:
         """The end of the video stage is kept for good, since decoder fine-tuning unlearns prediction."""
@@ -244,4 +306,21 @@ class StageTraining:
             state={"stage_end": ended},
             files={"config.json": self.trainer.model.config.to_dict()},
             keep=ended == "video",
+            others={"discriminator": self.adversary.state_dict()} if self.adversary else None,
         )
+
+
+def build_adversary(config, stage: Stage, world: World, dtype: torch.dtype) -> Adversary | None:
+    """The discriminator of a stage, from the seed; None without a GAN loss. Fine-tuning the decoder uses it at once."""
+    if not config.gan_weight:
+        return None
+    return Adversary(
+        DiscriminatorConfig(layers=config.discriminator_layers),
+        seed=config.seed,
+        start=0 if stage.name == "decoder" else config.gan_start,
+        learning_rate=config.learning_rate,
+        gradient_clip=config.gradient_clip,
+        device=world.device,
+        dtype=dtype,
+        average_gradients=lambda parameters: parallel.average_gradients(parameters, world),
+    )

@@ -24,6 +24,8 @@ _NOT_IDENTITY = {
     "validation_clips",
     "parallel",
     "accumulate",
+    "checkpoint_blocks",
+    "compile",
 }
 
 
@@ -35,7 +37,9 @@ class TrainConfig(CommonFlags):
     root: str | None = flag(None, "folder of the data set")
     images: str | None = flag(None, "data set of the images stage; default: single frames of --data")
     images_root: str | None = flag(None, "folder of --images")
-    preset: str = flag("paper", "size and recipe: paper (default with --data) or demo (default without)")
+    preset: str = flag(
+        "paper", "size and recipe: paper (default with --data), paper-transformer, or demo (default without)"
+    )
     stage: str = flag("all", "which stage to train", choices=("all", "images", "video", "decoder"))
     steps: int | None = flag(None, "optimizer updates in total; default: the preset's", low=1)
     batch_size: int = flag(8, "clips in a batch, over all processes", low=1)
@@ -61,7 +65,20 @@ class TrainConfig(CommonFlags):
     temporal_weight: float = flag(1.0, "weight of the squared error of frame differences", low=0.0)
     max_drop_ratio: float = flag(1.0, "maximum dropping ratio of predictive reconstruction; 0: none", low=0.0, high=1.0)
     reverse: float = flag(0.5, "probability of playing a clip backwards in the video stage", low=0.0, high=1.0)
-    padding: str = flag("learnable", "what replaces dropped latents", choices=("learnable", "gaussian"))
+    drop_schedule: str = flag("suffix", "which groups are dropped: the last, or inside", choices=("suffix", "infill"))
+    padding: str = flag("learnable", "what replaces dropped latents", choices=("learnable", "gaussian", "conditional"))
+    gan_weight: float = flag(0.05, "weight of the adversarial loss; 0: none", low=0.0)
+    gan_start: int = flag(5000, "steps of the stages images and video before it begins", low=0)
+    adaptive_gan: bool = flag(False, "scale it so that it pulls at the last layer as hard as the other losses")
+    discriminator_layers: int = flag(3, "halvings of the discriminators: 3 for 256 pixels, 2 for 32", low=1)
+    image_sizes: tuple[int, ...] = flag((), "sizes of the images stage, one at each step; default: --size", low=8)
+    clip_sizes: tuple[int, ...] = flag((), "sizes of the other stages, likewise; batches shrink as pixels grow", low=8)
+    checkpoint_blocks: bool = flag(False, "recompute activations in the backward pass, to save memory")
+    compile: bool = flag(False, "compile every block (torch.compile); for GPUs")
+
+    def __post_init__(self) -> None:
+        if self.adaptive_gan and self.parallel == "fsdp":
+            raise InputError("--adaptive-gan needs the whole last layer on every process; use it with --parallel ddp")
 
 
 def preset_defaults(given: dict) -> dict:
@@ -86,16 +103,21 @@ def train(config: TrainConfig) -> Path:
 
     plan = stage_plan(config.stage, config.steps, PRESETS[config.preset].stage_steps)
     world = processes.start_processes(config.device)
-    world.rows(config.batch_size, config.accumulate)
     dtype = processes.resolve_dtype(config.dtype, world.device)
     vae = build_model(config)
     clips = open_clips(config)
     lpips_network = build_lpips(config, world.device)
     identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
-    identity |= {"steps": plan[-1].stop, "dtype": str(dtype), "data_fingerprint": clips.video.fingerprint()}
+    identity |= {
+        "steps": plan[-1].stop,
+        "dtype": str(dtype),
+        "data_fingerprint": next(iter(clips.video.values())).fingerprint(),
+    }
     identity["model"] = vae.config.to_dict()
     name = config.name or default_name(config.preset, config.data, identity)
     run_dir = Path(config.runs_dir) / name
+    for stage in plan:
+        clips.loader(config, stage.name, world, 0)  # refuse batches that do not divide before any work
     parameters = sum(p.numel() for p in vae.parameters())
     del vae  # each stage builds its own
     estimate = require_training(parameters, world, run_dir, mode=config.parallel, checkpoints=4)
@@ -151,12 +173,16 @@ def build_model(config: TrainConfig):
 
     import torch
 
+    from tokenizer.discriminator import DiscriminatorConfig
     from tokenizer.presets import PRESETS
     from tokenizer.pvvae import PVVAE
     from tokenizer.zoo import load
 
     model_config = replace(PRESETS[config.preset].model, padding=config.padding)
-    model_config.spec.latent_shape(config.num_frames, config.size, config.size)
+    for size in {config.size, *config.image_sizes, *config.clip_sizes}:
+        model_config.spec.latent_shape(config.num_frames, size, size)
+        if config.gan_weight:
+            DiscriminatorConfig(layers=config.discriminator_layers).check_size(size, size)
     if config.init_from is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -177,13 +203,21 @@ def open_clips(config: TrainConfig):
     from tokenizer.stages import Clips
     from videos import ClipSpec, open_dataset
 
-    def spec(num_frames: int, window: str = "random") -> ClipSpec:
-        return ClipSpec(num_frames=num_frames, size=config.size, frame_stride=config.frame_stride, window=window)
+    def spec(num_frames: int, size: int, window: str = "random") -> ClipSpec:
+        return ClipSpec(num_frames=num_frames, size=size, frame_stride=config.frame_stride, window=window)
 
     image_data, image_root = (config.images, config.images_root) if config.images else (config.data, config.root)
-    video = open_dataset(config.data, root=config.root, split="train", clip=spec(config.num_frames))
-    images = open_dataset(image_data, root=image_root, split="train", clip=spec(1))
-    held_out = open_dataset(config.data, root=config.root, split="test", clip=spec(config.num_frames, "center"))
+    images = {
+        size: open_dataset(image_data, root=image_root, split="train", clip=spec(1, size))
+        for size in config.image_sizes or (config.size,)
+    }
+    video = {
+        size: open_dataset(config.data, root=config.root, split="train", clip=spec(config.num_frames, size))
+        for size in config.clip_sizes or (config.size,)
+    }
+    held_out = open_dataset(
+        config.data, root=config.root, split="test", clip=spec(config.num_frames, config.size, "center")
+    )
     items = [torch.as_tensor(held_out[i]["video"]) for i in range(min(config.validation_clips, len(held_out)))]
     return Clips(images, video, [torch.stack(items[i : i + 16]) for i in range(0, len(items), 16)])
 

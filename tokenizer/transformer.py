@@ -188,6 +188,11 @@ class Decoder(BlockCausalTransformer):
         video = rearrange(x, patches, t=GROUP_FRAMES, p=self.patch, q=self.patch)
         return video[:, :, GROUP_FRAMES - 1 :] if first else video, past
 
+    @property
+    def last_layer(self) -> nn.Module:
+        """The layer whose outputs are pixels; an adaptive adversarial weight is measured there."""
+        return self.out
+
     def clip_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters to freeze while training on images alone, as in the CNN: none."""
         return iter(())
