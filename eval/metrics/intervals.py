@@ -44,8 +44,10 @@ def estimate(
     once in a round.
 
     In a paired metric the same clips leave both sets together; otherwise the two sets are independent draws and their
-    variances add. By simulation the interval covers its target in 92–99 % of cases; the closer two sets are to equal,
-    the more it covers, since the jackknife overstates the variance of a metric that is flat there.
+    variances add. In simulations with Gaussian features (60 to 80 clips, 6 to 16 features) the interval covers its
+    target in 91 to 98 % of cases where the sets differ and in 97 % or more where they are equal: there the metric is
+    flat, and the jackknife overstates its variance. With few clips of heavy-tailed features it covers less (log-normal,
+    80 clips: 74 to 81 %), since the clips at hand do not show the tail.
 
     Args:
         metric: Function of one or two arrays whose first axis is clips. `frechet_distance`, `kernel_distance` and
