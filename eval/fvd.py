@@ -121,7 +121,7 @@ class Judge:
         "reconstructed-reference" is the reference through the tokenizer: what a perfect generator of latents would
         reach.
         """
-        from eval.sets import extract, frozen, kept_features, real_batches, reconstructed, shuffled
+        from eval.sets import feature_batches, frozen, kept_features, real_batches, reconstructed, shuffled
 
         items = self.reference_items if subject.endswith("reference") else self.other_items
         through_tokenizer = subject.startswith("reconstructed")
@@ -133,7 +133,10 @@ class Judge:
             folder / "features",
             subject,
             self._key(subject=subject, **key),
-            lambda: extract(self.network, real_batches(self.dataset, items, self.seed), change, self.device),
+            items,
+            lambda rows: feature_batches(
+                self.network, real_batches(self.dataset, [items[row] for row in rows], self.seed), change, self.device
+            ),
         )
 
     def generated(
@@ -141,7 +144,7 @@ class Judge:
     ):
         """Features of generated clips; samples what is missing."""
         from eval.decode import decoded_clips
-        from eval.sets import extract, kept_features
+        from eval.sets import feature_batches, kept_features
         from generator.sample import SampleConfig, sample
         from latents_cache import open_latents
 
@@ -171,9 +174,10 @@ class Judge:
                 folder / "features",
                 path.stem,
                 key,
-                lambda: extract(
+                range(self.samples),
+                lambda rows: feature_batches(
                     self.network,
-                    decoded_clips(reader, self.vae, self.samples, device=config.device, dtype=config.dtype),
+                    decoded_clips(reader, self.vae, rows, device=config.device, dtype=config.dtype),
                     None,
                     self.device,
                 ),

@@ -5,30 +5,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from eval.feature_store import FeatureSet, FeatureStore, join, key_text, load_feature_set
 from runtime.errors import InputError
 from runtime.processes import resolve_device
 from runtime.seeds import numpy_generator
 from videos import ClipSpec, open_dataset, to_float, to_uint8
 from videos.batches import window_seed
-
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """Features float32 `[N, d]`, class probabilities `[N, K]` (or None) and labels `[N]` of one set of clips."""
-
-    features: np.ndarray
-    probabilities: np.ndarray | None
-    labels: np.ndarray
 
 
 def open_training_clips(facts: dict, root: str | None = None):
@@ -82,10 +73,9 @@ def frozen(video: Tensor) -> Tensor:
 
 
 def shuffled(video: Tensor, seed: int = 0) -> Tensor:
-    """Frames in random order, another one for each clip: right pictures, wrong motion."""
-    order = [
-        torch.from_numpy(numpy_generator(seed, "shuffle", i).permutation(video.shape[2])) for i in range(len(video))
-    ]
+    """Frames in random order, drawn from the clip itself and so in any batch the same: right pictures, wrong motion."""
+    seeds = [zlib.crc32(clip.numpy().tobytes()) for clip in video]
+    order = [torch.from_numpy(numpy_generator(seed, "shuffle", s).permutation(video.shape[2])) for s in seeds]
     return torch.stack([clip[:, places] for clip, places in zip(video, order, strict=True)])
 
 
@@ -96,50 +86,63 @@ def reconstructed(video: Tensor, vae, device: str = "auto") -> Tensor:
         return to_uint8(vae.to(place).decode(vae.encode(to_float(video.to(place))).mode())).cpu()
 
 
+def feature_batches(
+    network,
+    batches: Iterator[tuple[Tensor, np.ndarray]],
+    change: Callable[[Tensor], Tensor] | None = None,
+    device: str = "auto",
+) -> Iterator[FeatureSet]:
+    """Features of uint8 batches, in float32 whatever the networks around use; `change` makes a control of each
+    batch."""
+    place = resolve_device(device)
+    network = network.to(place)
+    for video, label in batches:
+        with torch.no_grad():
+            features = network.features(to_float((change(video) if change else video).to(place)))
+            probabilities = None
+            if hasattr(network, "heads"):
+                shape, motion = network.heads(features)
+                joint = shape.softmax(1)[:, :, None] * motion.softmax(1)[:, None]
+                probabilities = joint.flatten(1).float().cpu().numpy()
+        yield FeatureSet(features.float().cpu().numpy(), probabilities, np.asarray(label))
+
+
 def extract(
     network,
     batches: Iterator[tuple[Tensor, np.ndarray]],
     change: Callable[[Tensor], Tensor] | None = None,
     device: str = "auto",
 ) -> FeatureSet:
-    """Features of uint8 batches, in float32 whatever the networks around use; `change` makes a control of each
-    batch."""
-    place = resolve_device(device)
-    network = network.to(place)
-    features, probabilities, labels = [], [], []
-    with torch.no_grad():
-        for video, label in batches:
-            inputs = to_float((change(video) if change else video).to(place))
-            found = network.features(inputs)
-            features.append(found.float().cpu().numpy())
-            if hasattr(network, "heads"):
-                shape, motion = network.heads(found)
-                joint = shape.softmax(1)[:, :, None] * motion.softmax(1)[:, None]
-                probabilities.append(joint.flatten(1).float().cpu().numpy())
-            labels.append(np.asarray(label))
-    if not features:
-        raise InputError("there are no clips to extract features of")
-    joined = np.concatenate(features)
-    if not np.isfinite(joined).all():
+    """`feature_batches` as one set, in memory."""
+    found = join(list(feature_batches(network, batches, change, device)))
+    if not np.isfinite(found.features).all():
         raise InputError("some clips have features that are not finite")
-    return FeatureSet(joined, np.concatenate(probabilities) if probabilities else None, np.concatenate(labels))
+    return found
 
 
-def kept_features(folder: Path, subject: str, key: dict, make: Callable[[], FeatureSet]) -> FeatureSet:
-    """The features kept under `key`, or made now and kept; written beside and renamed."""
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    path = folder / f"{subject}-{digest}.npz"
+def kept_features(
+    folder: Path,
+    subject: str,
+    key: dict,
+    clips: Sequence[object],
+    make: Callable[[list[int]], Iterator[FeatureSet]],
+) -> FeatureSet:
+    """The features kept under `key`, or made now and kept; what a killed process had made is not made again.
+
+    Args:
+        folder: Where they are kept, one file a subject and key.
+        subject: Begins the file's name.
+        key: Everything that the features depend on.
+        clips: Which clip each row is of, N words or numbers.
+        make: From rows (of 0 … N - 1) to their features, in batches.
+    """
+    digest = hashlib.sha256(key_text(key).encode()).hexdigest()[:16]
+    path = folder / f"{subject}-{digest}.h5"
     if path.is_file():
-        try:
-            with np.load(path, allow_pickle=False) as found:
-                return FeatureSet(found["features"], found.get("probabilities"), found["labels"])
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path}: damaged feature file ({error}); remove it, and it is made again") from error
-    made = make()
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        arrays = {"features": made.features, "labels": made.labels}
-        np.savez(file, **arrays, **({} if made.probabilities is None else {"probabilities": made.probabilities}))
-    os.replace(partial, path)
-    return made
+        return load_feature_set(path, key)
+    with FeatureStore(path, key, clips) as store:
+        rows = store.missing()
+        for batch in make(rows) if rows else ():
+            here, rows = rows[: len(batch.features)], rows[len(batch.features) :]
+            store.write(here, batch)
+        return store.finish()
