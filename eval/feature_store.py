@@ -218,7 +218,7 @@ def load_feature_set(path: str | Path, key: dict | None = None) -> FeatureSet:
     if not whole:
         raise InputError(f"{path}: damaged feature file (checksum); remove it, and it is made again")
     if key is not None and found != key_text(key):
-        raise InputError(f"{path}: it holds features of other clips or settings ({found}); remove it")
+        raise InputError(f"{path}: it holds features of other clips or settings; remove it")
     return FeatureSet(features, rows.get("probabilities"), labels, clips)
 
 
