@@ -9,7 +9,7 @@ from eval.metrics.arrays import as_pair
 from eval.metrics.moments import FeatureMoments
 
 
-def frechet_distance(a: object, b: object) -> float:
+def frechet_distance(a: object, b: object, ddof: int = 1) -> float:
     """|mean_a - mean_b|² + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), float64.
 
     The trace of the root is the nuclear norm of A Bᵀ, where AᵀA = S_a and BᵀB = S_b are the centred features over
@@ -19,20 +19,21 @@ def frechet_distance(a: object, b: object) -> float:
     Args:
         a: Features `[N, d]`, NumPy or torch, N >= 2.
         b: Features `[M, d]`.
+        ddof: Covariances are divided by N - ddof. 1 is the headline; StyleGAN-V, Latte and cd-fvd have 0.
 
     Raises:
         InputError: On fewer than two clips, different widths, or values that are not finite.
     """
     a, b = as_pair(a, b)
     shift = a.mean(0) - b.mean(0)
-    root_a, trace_a = _root(a)
-    root_b, trace_b = _root(b)
+    root_a, trace_a = _root(a, ddof)
+    root_b, trace_b = _root(b, ddof)
     return float(shift @ shift + trace_a + trace_b - 2.0 * _nuclear_norm(root_a @ root_b.T))
 
 
-def _root(features: np.ndarray) -> tuple[np.ndarray, float]:
-    """A factor R with RᵀR the covariance (N - 1), at most d rows, and the trace of the covariance."""
-    centred = (features - features.mean(0)) / np.sqrt(len(features) - 1)
+def _root(features: np.ndarray, ddof: int) -> tuple[np.ndarray, float]:
+    """A factor R with RᵀR the covariance (N - ddof), at most d rows, and the trace of the covariance."""
+    centred = (features - features.mean(0)) / np.sqrt(len(features) - ddof)
     if len(centred) > centred.shape[1]:
         centred = np.linalg.qr(centred, mode="r")
     return centred, float(np.square(centred).sum())

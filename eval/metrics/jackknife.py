@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from eval.metrics.frechet import frechet_distance, frechet_left_out
-from eval.metrics.inception import ScoreSums, inception_score
+from eval.metrics.inception import inception_score, score_left_out
 from eval.metrics.kernel import KernelSums, kernel_distance
 from runtime.errors import InputError
 
@@ -18,7 +18,7 @@ BLOCKS = 10
 ROUNDS = 4
 
 # Metrics that can be had without some rows for less than their whole price.
-_LEFT_OUT = {frechet_distance: frechet_left_out, kernel_distance: KernelSums, inception_score: ScoreSums}
+_LEFT_OUT = {frechet_distance: frechet_left_out, kernel_distance: KernelSums, inception_score: score_left_out}
 
 NO_ROWS = np.empty(0, dtype=int)
 

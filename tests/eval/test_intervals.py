@@ -213,12 +213,12 @@ class TestInfinity:
 
     def test_contains_the_truth_where_the_distance_itself_never_does(self):
         truth, inside = 2 * 40 * 0.1**2, 0
-        for seed in range(20):
+        for seed in range(12):
             a, b = gaussians(np.random.default_rng(seed), 205, 40, 0.1)  # the ratio of 2,048 clips to 400 features
             here, at_infinity = (f(a, b, rounds=1) for f in (partial(estimate, frechet_distance), frechet_at_infinity))
             assert here.low > 4 * truth
             inside += at_infinity.low <= truth <= at_infinity.high
-        assert inside >= 18
+        assert inside >= 11
         assert "1/N" in at_infinity.method
 
     def test_agrees_between_numbers_of_clips_where_the_distance_does_not(self):

@@ -56,6 +56,13 @@ class TestFrechet:
         # scipy's root of a singular matrix is the looser of the two
         assert frechet_distance(a, b) == pytest.approx(expected, abs=1e-6 if min(n, m) > d else 1e-3)
 
+    def test_divides_by_n_where_a_protocol_does(self):
+        a, b = RANDOM.standard_normal((30, 4)), 2 * RANDOM.standard_normal((20, 4))
+        first, second = np.cov(a.T, ddof=0), np.cov(b.T, ddof=0)
+        shift = a.mean(0) - b.mean(0)
+        expected = shift @ shift + np.trace(first + second - 2 * scipy.linalg.sqrtm(first @ second).real)
+        assert frechet_distance(a, b, ddof=0) == pytest.approx(expected, abs=1e-9)
+
     def test_agrees_with_torch_fidelity(self):
         from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
@@ -168,6 +175,14 @@ class TestInception:
         theirs = isc_features_to_metric(logits, splits=splits, shuffle=True, rng_seed=42)["inception_score_mean"]
         p = logits.softmax(1).numpy()
         assert inception_score(p, splits=splits, shuffle_seed=42) == pytest.approx(theirs, rel=1e-9)
+
+    def test_ten_shuffled_parts_are_those_of_stylegan_v(self):
+        p = RANDOM.dirichlet(np.ones(5), 123)
+        mixed = p.copy()
+        np.random.RandomState(42).shuffle(mixed)  # rows in place, as there
+        parts = [mixed[i * 123 // 10 : (i + 1) * 123 // 10] for i in range(10)]
+        scores = [np.exp((q * (np.log(q) - np.log(q.mean(0)))).sum(1).mean()) for q in parts]
+        assert inception_score(p, splits=10, shuffle_seed=42) == pytest.approx(np.mean(scores), rel=1e-12)
 
     def test_exact_zeros_are_zero_information_and_no_error(self):
         p = np.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])  # the third class has no mass at all

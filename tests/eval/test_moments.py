@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval import frechet_distance
+from eval import frechet_distance, inception_score
+from eval.metrics.inception import ScoreSums
 from eval.metrics.moments import FeatureMoments, frechet_from_moments
 from runtime.errors import InputError
 
@@ -31,6 +32,16 @@ def test_any_cuts_into_processes_merged_in_any_order_give_the_same(cuts, data):
         merged.merge(process)
     assert_same(merged, FeatureMoments.of(FEATURES))
     np.testing.assert_allclose(merged.covariance, np.cov(FEATURES.T), rtol=1e-9, atol=1e-11)
+
+
+@settings(deadline=None, max_examples=30)
+@given(cuts=st.sets(st.integers(1, 39), max_size=9), data=st.data())
+def test_the_inception_score_too_is_the_same_from_any_pieces_in_any_order(cuts, data):
+    p = np.random.default_rng(2).dirichlet(np.ones(5) * 0.3, 40)
+    merged = ScoreSums(5)
+    for part in data.draw(st.permutations(np.split(p, sorted(cuts)))):
+        merged.merge(ScoreSums(5).add(part))
+    assert merged.count == 40 and merged.score() == pytest.approx(inception_score(p), rel=1e-12)
 
 
 def test_one_clip_at_a_time_is_a_batch_too():
@@ -69,6 +80,10 @@ def test_what_cannot_be_is_refused():
         FeatureMoments(3).add(np.full((2, 3), np.inf))
     with pytest.raises(InputError, match="at least 2 clips"):
         frechet_from_moments(FeatureMoments(3).add(np.zeros((1, 3))), FeatureMoments.of(np.eye(3)))
+    with pytest.raises(InputError, match="at least 2 clips"):
+        ScoreSums(3).add(np.eye(3)[:1]).score()
+    with pytest.raises(InputError, match="sum to 1"):
+        ScoreSums(3).add(np.ones((2, 3)))
     with pytest.raises(InputError, match="take 3 clips out of 3"):
         FeatureMoments.of(np.eye(3)).without(np.eye(3))
     with pytest.raises(InputError, match="same network"):
