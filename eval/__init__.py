@@ -6,8 +6,10 @@ import importlib
 _EXPORTS = {
     "Estimate": "eval.metrics.intervals",
     "I3D": "eval.features.i3d",
+    "compare_paired": "eval.metrics.intervals",
     "endpoint_error": "eval.metrics.motion",
     "estimate": "eval.metrics.intervals",
+    "frechet_at_infinity": "eval.metrics.extrapolation",
     "frechet_distance": "eval.metrics.frechet",
     "inception_score": "eval.metrics.inception",
     "kernel_distance": "eval.metrics.kernel",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,24 +44,25 @@ def fitting_tokenizer(facts: dict, source: object, tokenizer: str | None = None,
 
 
 def decoded_clips(
-    reader, vae, count: int, batch_size: int = 32, device: str = "cpu", dtype: str = "auto"
+    reader, vae, rows: int | Sequence[int], batch_size: int = 32, device: str = "cpu", dtype: str = "auto"
 ) -> Iterator[tuple]:
-    """Decode the first `count` rows: yields (uint8 `[b, 3, 1+T, H, W]`, int32 labels `[b]`)."""
+    """Decode the first so many rows, or these: yields (uint8 `[b, 3, 1+T, H, W]`, int32 labels `[b]`)."""
     import numpy as np
     import torch
 
     from runtime.processes import autocast, resolve_device, resolve_dtype
     from videos import to_uint8
 
-    if count > len(reader):
-        raise InputError(f"{reader.path}: {count} clips asked, it has {len(reader)}")
+    rows = range(rows) if isinstance(rows, int) else rows
+    if max(rows, default=-1) >= len(reader):
+        raise InputError(f"{reader.path}: {max(rows) + 1} clips asked, it has {len(reader)}")
     place = resolve_device(device)
     compute = resolve_dtype(dtype, place)
-    for start in range(0, count, batch_size):
-        rows = reader.batch(np.arange(start, min(start + batch_size, count)))
+    for start in range(0, len(rows), batch_size):
+        batch = reader.batch(np.asarray(rows[start : start + batch_size]))
         with torch.no_grad(), autocast(place, compute):
-            video = vae.decode(torch.from_numpy(rows["mean"].astype(np.float32)).to(place))
-        yield to_uint8(video).cpu(), rows["label"]
+            video = vae.decode(torch.from_numpy(batch["mean"].astype(np.float32)).to(place))
+        yield to_uint8(video).cpu(), batch["label"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,7 @@ def decode(config: DecodeConfig) -> None:
     """Sample what is missing, decode, and write one mp4 a clip, named by index and class."""
     from generator.sample import SampleConfig, sample
     from latents_cache import open_latents
+    from runtime.run import is_main
     from videos import write_video
 
     path = sample(
@@ -97,6 +99,8 @@ def decode(config: DecodeConfig) -> None:
             guidance_scale=config.guidance_scale,
         )
     )
+    if not is_main():
+        return  # sampling was shared, decoding a few clips is not worth it
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     with open_latents(path) as reader:

@@ -99,20 +99,22 @@ class Judge:
         from eval.decode import fitting_tokenizer
         from eval.sets import open_training_clips, stratified_halves
         from generator.loading import SHIPPED, load_generator
+        from runtime.processes import start_processes
 
+        self.world = start_processes(device)
         generator = load_generator(run, step)
         self.facts, self.step, self.seed, self.device, self.samples = (
             generator.latents,
             generator.step,
             seed,
-            device,
+            str(self.world.device),
             samples,
         )
         self.run, self.shipped = run, run in SHIPPED
-        self.network = load_chosen(features, self.facts["data"], device)
-        self.classifier, self.no_classifier = load_classifier(self.facts, device)
+        self.network = load_chosen(features, self.facts["data"], self.device)
+        self.classifier, self.no_classifier = load_classifier(self.facts, self.device)
         # Before anything is sampled: the wrong tokenizer should cost nothing.
-        self.vae = fitting_tokenizer(self.facts, run, tokenizer, device)
+        self.vae = fitting_tokenizer(self.facts, run, tokenizer, self.device)
         self.dataset = open_training_clips(self.facts, root)
         # Only what was encoded: --max-clips may have left out the rest of the data set.
         copies = int(self.facts.get("windows", 1)) * (2 if self.facts.get("flip") else 1)
@@ -142,7 +144,7 @@ class Judge:
         "reconstructed-reference" is the reference through the tokenizer: what a perfect generator of latents would
         reach.
         """
-        from eval.sets import extract, frozen, kept_features, real_batches, reconstructed, shuffled
+        from eval.sets import feature_batches, frozen, kept_features, real_batches, reconstructed, shuffled
 
         items = self.reference_items if subject.endswith("reference") else self.other_items
         through_tokenizer = subject.startswith("reconstructed")
@@ -154,9 +156,15 @@ class Judge:
             folder / "features",
             subject,
             self._key(subject=subject, **key),
-            lambda: extract(
-                self.network, real_batches(self.dataset, items, self.seed), change, self.device, self.classifier
+            items,
+            lambda rows: feature_batches(
+                self.network,
+                real_batches(self.dataset, [items[row] for row in rows], self.seed),
+                change,
+                self.device,
+                self.classifier,
             ),
+            self.world,
         )
 
     def generated(
@@ -164,7 +172,7 @@ class Judge:
     ):
         """Features of generated clips; samples what is missing."""
         from eval.decode import decoded_clips
-        from eval.sets import extract, kept_features
+        from eval.sets import feature_batches, kept_features
         from generator.sample import SampleConfig, sample
         from latents_cache import open_latents
 
@@ -194,13 +202,15 @@ class Judge:
                 folder / "features",
                 path.stem,
                 key,
-                lambda: extract(
+                range(self.samples),
+                lambda rows: feature_batches(
                     self.network,
-                    decoded_clips(reader, self.vae, self.samples, device=config.device, dtype=config.dtype),
+                    decoded_clips(reader, self.vae, rows, device=self.device, dtype=config.dtype),
                     None,
                     self.device,
                     self.classifier,
                 ),
+                self.world,
             )
 
 

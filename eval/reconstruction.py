@@ -42,11 +42,13 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     import time
 
     from eval.results import table, write_results
+    from runtime.processes import start_processes
     from runtime.run import newest_run, read_run, timed_part
     from tokenizer.zoo import load
     from videos import ClipSpec, open_dataset
 
     began = time.monotonic()
+    world = start_processes(config.device)
     name = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
     vae, predictor = load(name), load(name, stage="video")
     trained = read_run(name).config if (Path(name) / "manifest.json").is_file() else {}
@@ -65,13 +67,15 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     root = config.root or (trained.get("root") if data == trained.get("data") else None)
     dataset = open_dataset(data, root=root, split=config.split, clip=clip)
     count = min(config.samples, len(dataset))
-    network, missing = _features(config, data)
+    network, missing = _features(config, data, str(world.device))
     folder = (Path(name) if trained else Path(config.runs_dir) / f"shipped-{Path(name).name}") / "eval"
     folder.mkdir(parents=True, exist_ok=True)
-    with timed_part(folder.parent, "eval.reconstruction"):
-        measured = measure(vae, predictor, dataset, count, observed, network, config)
-        rows = make_rows(measured, network, missing)
     out = Path(config.out) if config.out else folder / f"reconstruction-{data}-{config.split}-n{count}.json"
+    with timed_part(folder.parent, "eval.reconstruction"):
+        measured = measure(vae, predictor, dataset, count, observed, network, config, world)
+        if not world.is_main:
+            return out
+        rows = make_rows(measured, network, missing)
     words = [
         f"{count} clips of {data} ({config.split}) at {clip.height} pixels "
         "instead of 2,048 of Kinetics-400 at 256 and 512"
@@ -97,77 +101,87 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     return out
 
 
-def _features(config: ReconstructionConfig, data: str):
+def _features(config: ReconstructionConfig, data: str, device: str):
     """The feature network or None, and why there is none."""
     from eval.fvd import load_chosen
 
     if config.features == "none":
         return None, "not asked for"
     try:
-        return load_chosen(config.features, data, config.device), ""
+        return load_chosen(config.features, data, device), ""
     except InputError as error:
         if config.features == "auto":
             return None, str(error)
         raise
 
 
-def measure(vae, predictor, dataset, count: int, observed: int, network, config: ReconstructionConfig) -> dict:
-    """Per-clip measurements of the first `count` items, as arrays of `count` rows."""
+def measure(vae, predictor, dataset, count: int, observed: int, network, config: ReconstructionConfig, world) -> dict:
+    """Per-clip measurements of the first `count` items, as arrays of `count` rows, on the main process; processes take
+    turns by batches."""
+    import numpy as np
+
+    from runtime.stopping import orderly
+
+    vae, predictor = vae.to(world.device), predictor.to(world.device)
+    own = (
+        measure_batch(vae, predictor, dataset, items, observed, network, config, world.device)
+        for items in world.blocks(count, config.batch_size)
+    )
+    found: dict[str, list] = {}
+    with orderly():
+        for part in world.in_turn(own, -(-count // config.batch_size)):
+            for key, value in part.items():
+                found.setdefault(key, []).append(value)
+    return {key: value[0] if key == "no_lpips" else np.concatenate(value) for key, value in found.items()}
+
+
+def measure_batch(vae, predictor, dataset, items: range, observed: int, network, config, device) -> dict:
+    """Measurements of some items: arrays with a row for each, and "no_lpips", why LPIPS is not among them."""
     import numpy as np
     import torch
 
-    from runtime.processes import autocast, resolve_device, resolve_dtype
+    from runtime.processes import autocast, resolve_dtype
     from tokenizer.validation import prediction_errors
     from videos import lpips, psnr, ssim, to_float, to_uint8
     from videos.batches import window_seed
 
-    device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
-    vae, predictor = vae.to(device), predictor.to(device)
-    found: dict[str, list] = {}
-    with torch.no_grad():
-        for start in range(0, count, config.batch_size):
-            items = [
-                dataset.item(i, window_seed(config.seed, 0, i))
-                for i in range(start, min(start + config.batch_size, count))
-            ]
-            clip = torch.from_numpy(np.stack([item["video"] for item in items]))
-            video = to_float(clip.to(device))
-            groups = vae.spec.groups(video.shape[2])
-            with autocast(device, dtype):
-                exact = vae.decode(vae.encode(video).mode()).clamp(-1, 1)
-                left = vae.spec.groups(observed)
-                predicted = predictor.predict(video[:, :, :observed], groups - left) if groups > left else None
-            decoded = to_uint8(exact)
-            real, output = clip.double() / 255, decoded.cpu().double() / 255
-            part = {
-                "psnr": psnr(output, real),
-                "ssim": ssim(output, real),
-                "rounding": psnr(output, (exact.cpu().double() + 1) / 2),
-            }
-            if video.shape[2] > 1:  # the first frame itself would be perfect
-                part["frozen"] = psnr(real[:, :, :1].expand_as(real)[:, :, 1:], real[:, :, 1:])
-            part["change_error"] = (output.diff(dim=2) - real.diff(dim=2)).square().sum((1, 2, 3, 4))
-            part["change"] = real.diff(dim=2).square().sum((1, 2, 3, 4))
-            try:
-                part["lpips"] = lpips(output.float(), real.float())
-            except InputError as error:
-                found.setdefault("no_lpips", [str(error)])
-            if predicted is not None:
-                ours, repeat = prediction_errors(video, predicted, observed)
-                blank, _ = prediction_errors(video, blank_like(video), observed)
-                # From the last observed frame on, so that the step into the unknown counts too.
-                guess = to_uint8(predicted).cpu().double()[:, :, observed - 1 :].diff(dim=2) / 255
-                truth = real[:, :, observed - 1 :].diff(dim=2)
-                part["predicted_change_error"] = (guess - truth).square().sum((1, 2, 3, 4))
-                part["predicted_change"] = truth.square().sum((1, 2, 3, 4))
-                part |= {"predicted": ours.cpu(), "repeat": repeat.cpu(), "blank": blank.cpu()}
-            if network is not None:
-                part["real_features"] = network.features(video).float().cpu()
-                part["features"] = network.features(to_float(decoded)).float().cpu()
-            for key, value in part.items():
-                found.setdefault(key, []).append(value.numpy())
-    return {key: value[0] if key == "no_lpips" else np.concatenate(value) for key, value in found.items()}
+    clip = torch.from_numpy(np.stack([dataset.item(i, window_seed(config.seed, 0, i))["video"] for i in items]))
+    video = to_float(clip.to(device))
+    groups, left = vae.spec.groups(video.shape[2]), vae.spec.groups(observed)
+    with torch.no_grad(), autocast(device, dtype):
+        exact = vae.decode(vae.encode(video).mode()).clamp(-1, 1)
+        predicted = predictor.predict(video[:, :, :observed], groups - left) if groups > left else None
+    decoded = to_uint8(exact)
+    real, output = clip.double() / 255, decoded.cpu().double() / 255
+    part = {
+        "psnr": psnr(output, real),
+        "ssim": ssim(output, real),
+        "rounding": psnr(output, (exact.cpu().double() + 1) / 2),
+        "change_error": (output.diff(dim=2) - real.diff(dim=2)).square().sum((1, 2, 3, 4)),
+        "change": real.diff(dim=2).square().sum((1, 2, 3, 4)),
+    }
+    if video.shape[2] > 1:  # the first frame itself would be perfect
+        part["frozen"] = psnr(real[:, :, :1].expand_as(real)[:, :, 1:], real[:, :, 1:])
+    no_lpips = None
+    try:
+        part["lpips"] = lpips(output.float(), real.float())
+    except InputError as error:
+        no_lpips = str(error)
+    if predicted is not None:
+        ours, repeat = prediction_errors(video, predicted, observed)
+        blank, _ = prediction_errors(video, blank_like(video), observed)
+        # From the last observed frame on, so that the step into the unknown counts too.
+        guess = to_uint8(predicted).cpu().double()[:, :, observed - 1 :].diff(dim=2) / 255
+        truth = real[:, :, observed - 1 :].diff(dim=2)
+        part["predicted_change_error"] = (guess - truth).square().sum((1, 2, 3, 4))
+        part["predicted_change"] = truth.square().sum((1, 2, 3, 4))
+        part |= {"predicted": ours.cpu(), "repeat": repeat.cpu(), "blank": blank.cpu()}
+    if network is not None:
+        with torch.no_grad():
+            part["real_features"] = network.features(video).float().cpu()
+            part["features"] = network.features(to_float(decoded)).float().cpu()
+    return {key: value.numpy() for key, value in part.items()} | ({"no_lpips": no_lpips} if no_lpips else {})
 
 
 def _not_measured(reason: str) -> str:

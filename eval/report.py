@@ -34,7 +34,7 @@ def report(config: ReportConfig) -> Path:
     from eval.page import bullet_list, page, section
     from eval.results import read_results, table
     from runtime.files import replacing
-    from runtime.run import newest_run, read_run, timed_part
+    from runtime.run import is_main, newest_run, read_run, timed_part
 
     out = Path(config.out)
     if not out.parent.is_dir():
@@ -61,8 +61,9 @@ def report(config: ReportConfig) -> Path:
             f"Tokenizer, latents, generator and evaluation of <b>{html.escape(run.dir.name)}</b> on {html.escape(facts['data'])}: "
             "real clips, what the tokenizer makes of them, what it predicts, and what the generator draws from noise."
         )
-        with replacing(out, "report") as partial:
-            partial.write_text(page(f"PV-VAE on {facts['data']}", intro, sections))
+        if is_main():
+            with replacing(out, "report") as partial:
+                partial.write_text(page(f"PV-VAE on {facts['data']}", intro, sections))
     print(table(rows))
     print(f"eval.report: open {out}")
     return out

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from runtime.run import command_line, machine, now, read_json, versions, write_json
+from runtime.run import command_line, is_main, machine, now, read_json, versions, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,9 @@ def row_from(estimate, *, metric: str, subject: str, features: str = "", note: s
 
 
 def write_results(path: str | Path, *, kind: str, rows: list[Row], **facts) -> None:
-    """Write one evaluation as JSON, replaced at once; adds command, time, machine and versions."""
+    """Write one evaluation as JSON, replaced at once, on the main process; adds command, time, machine and versions."""
+    if not is_main():
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(

@@ -5,30 +5,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from eval.feature_store import FeatureSet, FeatureStore, join, key_text, load_feature_set
 from runtime.errors import InputError
-from runtime.files import replacing
-from runtime.processes import resolve_device
+from runtime.processes import World, resolve_device
 from runtime.seeds import numpy_generator
+from runtime.stopping import orderly
 from videos import ClipSpec, open_dataset, to_float, to_uint8
 from videos.batches import window_seed
 
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """Features float32 `[N, d]`, class probabilities `[N, K]` (or None) and labels `[N]` of one set of clips."""
-
-    features: np.ndarray
-    probabilities: np.ndarray | None
-    labels: np.ndarray
+# Clips that go through a network at once.
+BATCH = 32
 
 
 def open_training_clips(facts: dict, root: str | None = None):
@@ -63,7 +59,7 @@ def stratified_halves(labels: Sequence[int], count: int, seed: int) -> tuple[lis
 
 
 def real_batches(
-    dataset, indices: Sequence[int], seed: int, batch_size: int = 32
+    dataset, indices: Sequence[int], seed: int, batch_size: int = BATCH
 ) -> Iterator[tuple[Tensor, np.ndarray]]:
     """(uint8 `[b, 3, 1+T, H, W]`, labels) of the given items, each with its own seeded window."""
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -82,10 +78,9 @@ def frozen(video: Tensor) -> Tensor:
 
 
 def shuffled(video: Tensor, seed: int = 0) -> Tensor:
-    """Frames in random order, another one for each clip: right pictures, wrong motion."""
-    order = [
-        torch.from_numpy(numpy_generator(seed, "shuffle", i).permutation(video.shape[2])) for i in range(len(video))
-    ]
+    """Frames in random order, drawn from the clip itself and so in any batch the same: right pictures, wrong motion."""
+    seeds = [zlib.crc32(clip.numpy().tobytes()) for clip in video]
+    order = [torch.from_numpy(numpy_generator(seed, "shuffle", s).permutation(video.shape[2])) for s in seeds]
     return torch.stack([clip[:, places] for clip, places in zip(video, order, strict=True)])
 
 
@@ -96,13 +91,13 @@ def reconstructed(video: Tensor, vae, device: str = "auto") -> Tensor:
         return to_uint8(vae.to(place).decode(vae.encode(to_float(video.to(place))).mode())).cpu()
 
 
-def extract(
+def feature_batches(
     network,
     batches: Iterator[tuple[Tensor, np.ndarray]],
     change: Callable[[Tensor], Tensor] | None = None,
     device: str = "auto",
     classifier=None,
-) -> FeatureSet:
+) -> Iterator[FeatureSet]:
     """Features of uint8 batches, in float32 whatever the networks around use; `change` makes a control of each
     batch.
 
@@ -111,38 +106,69 @@ def extract(
     place = resolve_device(device)
     network = network.to(place)
     classifier = classifier and classifier.to(place)
-    features, probabilities, labels = [], [], []
-    with torch.no_grad():
-        for video, label in batches:
+    for video, label in batches:
+        with torch.no_grad():
             inputs = to_float((change(video) if change else video).to(place))
-            found = network.features(inputs)
-            features.append(found.float().cpu().numpy())
+            features = network.features(inputs)
+            probabilities = None
             if classifier is not None:
-                probabilities.append(classifier.probabilities(inputs).cpu().numpy())
+                probabilities = classifier.probabilities(inputs).cpu().numpy()
             elif hasattr(network, "classify"):
-                probabilities.append(network.classify(found).cpu().numpy())
-            labels.append(np.asarray(label))
-    if not features:
-        raise InputError("there are no clips to extract features of")
-    joined = np.concatenate(features)
-    if not np.isfinite(joined).all():
+                probabilities = network.classify(features).cpu().numpy()
+        yield FeatureSet(features.float().cpu().numpy(), probabilities, np.asarray(label))
+
+
+def extract(
+    network,
+    batches: Iterator[tuple[Tensor, np.ndarray]],
+    change: Callable[[Tensor], Tensor] | None = None,
+    device: str = "auto",
+    classifier=None,
+) -> FeatureSet:
+    """`feature_batches` as one set, in memory."""
+    found = join(list(feature_batches(network, batches, change, device, classifier)))
+    if not np.isfinite(found.features).all():
         raise InputError("some clips have features that are not finite")
-    return FeatureSet(joined, np.concatenate(probabilities) if probabilities else None, np.concatenate(labels))
+    return found
 
 
-def kept_features(folder: Path, subject: str, key: dict, make: Callable[[], FeatureSet]) -> FeatureSet:
-    """The features kept under `key`, or made now and kept; written beside and renamed."""
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    path = folder / f"{subject}-{digest}.npz"
-    if path.is_file():
-        try:
-            with np.load(path, allow_pickle=False) as found:
-                return FeatureSet(found["features"], found.get("probabilities"), found["labels"])
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path}: damaged feature file ({error}); remove it, and it is made again") from error
-    made = make()
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(path, "features") as partial:
-        arrays = {"features": made.features, "labels": made.labels}
-        np.savez(partial, **arrays, **({} if made.probabilities is None else {"probabilities": made.probabilities}))
-    return made
+def kept_features(
+    folder: Path,
+    subject: str,
+    key: dict,
+    clips: Sequence[object],
+    make: Callable[[list[int]], Iterator[FeatureSet]],
+    world: World,
+) -> FeatureSet:
+    """The features kept under `key`, or made now and kept; what a killed process had made is not made again.
+
+    The processes of a launch take turns by batches of `BATCH` clips, and the main one writes. A batch is made whole
+    even for one missing clip, so that rounding does not depend on interruptions.
+
+    Args:
+        folder: Where they are kept, one file a subject and key.
+        subject: Begins the file's name.
+        key: Everything that the features depend on.
+        clips: Which clip each row is of, N words or numbers.
+        make: From rows (of 0 … N - 1) to their features, in batches of `BATCH`.
+        world: The launch; every process gets all features.
+
+    Raises:
+        Stopped: When a signal or the time limit asks for it; what is made stays.
+    """
+    digest = hashlib.sha256(key_text(key).encode()).hexdigest()[:16]
+    path = folder / f"{subject}-{digest}.h5"
+    if world.same(path.is_file()):
+        return load_feature_set(path, key)
+    store = world.first(lambda: FeatureStore(path, key, clips))
+    with store or nullcontext(), orderly():
+        missing = set(world.same(store.missing() if store else None))
+        blocks = [range(start, min(start + BATCH, len(clips))) for start in range(0, len(clips), BATCH)]
+        blocks = [block for block in blocks if missing.intersection(block)]
+        own = make([row for block in blocks[world.rank :: world.size] for row in block])
+        for block, batch in zip(blocks, world.in_turn(own, len(blocks)), strict=False):
+            store.write(block, batch)
+        if store:
+            store.finish()
+    world.barrier()
+    return load_feature_set(path, key)

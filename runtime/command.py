@@ -12,6 +12,7 @@ import difflib
 import errno
 import json
 import math
+import os
 import sys
 import types
 import typing
@@ -89,6 +90,8 @@ def run_command(
     if "--help" in argv or "-h" in argv:
         print(help_text(config_class, example))
         sys.exit(0)
+    if os.environ.get("RANK", "0") != "0":
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - of the processes of a launch one speaks
     try:
         config = parse(argv, config_class, presets)
         if getattr(config, "dry_run", False):

@@ -43,6 +43,7 @@ POINTS = (
     "samples.copied",
     "samples.grown",
     "features.begin",
+    "features.batch",
     "features.written",
     "features.renamed",
     "results.begin",

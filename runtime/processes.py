@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from runtime.errors import InputError
+from runtime.stopping import Stopped, stop_asked
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,30 @@ class World:
         """Wait for the other processes, if there are any."""
         if self.size > 1:
             torch.distributed.barrier()
+
+    def in_turn(self, own: Iterator, total: int) -> Iterator:
+        """Results that the processes make in turn, in order.
+
+        Args:
+            own: This process's results; number i of all is made by process i % size.
+            total: How many there are on all processes.
+
+        Yields:
+            All results on the main process, none on the others, where it must be exhausted too.
+
+        Raises:
+            Stopped: On all processes, between two rounds, when one of them was asked to stop.
+        """
+        for start in range(0, total, self.size):
+            mine = next(own) if start + self.rank < total else None
+            found = [mine]
+            if self.size > 1:
+                found = [None] * self.size if self.is_main else None
+                torch.distributed.gather_object(mine, found)
+            if self.is_main:
+                yield from found[: total - start]
+            if self.any(stop_asked()):
+                raise Stopped(stop_asked() or "another process")
 
     def any(self, flag: object) -> bool:
         """Whether `flag` is true on some process; every process must ask."""

@@ -246,12 +246,19 @@ class Run:
         self._lock.close()
 
 
+def is_main() -> bool:
+    """Whether this process is the only or the first one of its launch: the one that writes and prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def timed_part(run_dir: str | Path, part: str) -> Iterator[None]:
     """Record in parts.jsonl of a run how long a part of the work took, when it ends well."""
     started, began = now(), time.monotonic()
     yield
     seconds = round(time.monotonic() - began, 2)
+    if not is_main():
+        return
     append_line(
         Path(run_dir) / "parts.jsonl", {"part": part, "seconds": seconds, "started": started, "command": command_line()}
     )

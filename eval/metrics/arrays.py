@@ -7,15 +7,20 @@ import numpy as np
 from runtime.errors import InputError
 
 
-def as_features(values: object, name: str = "features") -> np.ndarray:
-    """float64 `[N, d]` from NumPy or torch; InputError unless N >= 2 and everything is finite."""
+def as_array(values: object) -> np.ndarray:
+    """NumPy array from NumPy, torch on any device, or a sequence; the dtype stays."""
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+
+
+def as_features(values: object, name: str = "features", least: int = 2) -> np.ndarray:
+    """float64 `[N, d]` from NumPy or torch; InputError unless N >= `least` and everything is finite."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().double().numpy()
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2:
         raise InputError(f"{name} must be [N, d], got {list(array.shape)}")
-    if len(array) < 2:
-        raise InputError(f"{name}: a set metric needs at least 2 clips, got {len(array)}")
+    if len(array) < least:
+        raise InputError(f"{name}: a set metric needs at least {least} clips, got {len(array)}")
     if not np.isfinite(array).all():
         raise InputError(f"{name}: {int((~np.isfinite(array)).any(1).sum())} clips have features that are not finite")
     return array
@@ -24,8 +29,11 @@ def as_features(values: object, name: str = "features") -> np.ndarray:
 def as_pair(a: object, b: object) -> tuple[np.ndarray, np.ndarray]:
     """Two feature sets of the same width."""
     a, b = as_features(a, "the first set"), as_features(b, "the second set")
-    if a.shape[1] != b.shape[1]:
-        raise InputError(
-            f"the two sets have {a.shape[1]} and {b.shape[1]} features; they must come from the same network"
-        )
+    check_width(a.shape[1], b.shape[1])
     return a, b
+
+
+def check_width(a: int, b: int) -> None:
+    """InputError unless two sets have equally many features."""
+    if a != b:
+        raise InputError(f"the two sets have {a} and {b} features; they must come from the same network")

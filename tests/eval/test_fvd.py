@@ -11,7 +11,7 @@ import torch
 from eval import features, inception_score
 from eval.fvd import FVDConfig, choose_features, fvd, inception_rows, judge_rows, load_classifier
 from eval.results import read_results
-from eval.sets import FeatureSet, frozen, kept_features, shuffled, stratified_halves
+from eval.sets import FeatureSet, frozen, shuffled, stratified_halves
 from runtime.command import parse
 from runtime.errors import InputError
 
@@ -41,7 +41,7 @@ def test_every_number_has_interval_count_features_and_controls(chain, judge, tmp
 
 def test_a_second_call_takes_the_kept_features_and_says_the_same(chain, judge, tmp_path, monkeypatch):
     _, first = run_fvd(chain, tmp_path)
-    monkeypatch.setattr("eval.sets.extract", lambda *_, **__: pytest.fail("features were computed again"))
+    monkeypatch.setattr("eval.sets.feature_batches", lambda *_, **__: pytest.fail("features were computed again"))
     _, second = run_fvd(chain, tmp_path)
     assert first == second
 
@@ -150,7 +150,8 @@ def test_controls_keep_the_pictures_and_change_the_motion():
     assert torch.equal(frozen(video)[:, :, 3], video[:, :, 0])
     mixed = shuffled(video, seed=1)
     assert torch.equal(mixed.sort(dim=2).values, video.sort(dim=2).values)
-    assert torch.equal(mixed, shuffled(video, seed=1))
+    assert torch.equal(mixed, shuffled(video, seed=1)) and not torch.equal(mixed, shuffled(video, seed=2))
+    assert torch.equal(mixed[1:], shuffled(video[1:], seed=1))  # whatever batch a clip is in
 
 
 def test_accuracy_counts_shape_and_motion_apart():
@@ -167,21 +168,3 @@ class Named:
     """Stands for a feature network where only its name counts."""
 
     name, version_hash = "shapes", "test"
-
-
-def test_features_are_kept_by_their_key_and_damage_is_named(tmp_path):
-    made = FeatureSet(np.ones((3, 2), dtype=np.float32), None, np.arange(3))
-    calls = []
-
-    def make():
-        calls.append(1)
-        return made
-
-    for key in ({"a": 1}, {"a": 1}, {"a": 2}):
-        found = kept_features(tmp_path, "real", key, make)
-        assert np.array_equal(found.features, made.features) and found.probabilities is None
-    assert len(calls) == 2 and not list(tmp_path.glob("*.partial"))
-    for file in tmp_path.glob("*.npz"):
-        file.write_bytes(b"no features")
-    with pytest.raises(InputError, match="damaged feature file"):
-        kept_features(tmp_path, "real", {"a": 1}, make)

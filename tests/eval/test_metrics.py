@@ -1,4 +1,6 @@
-"""Set metrics against closed forms and independent implementations; intervals against simulation."""
+"""Set metrics, flow and tracks against closed forms and independent implementations."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -8,7 +10,6 @@ from sklearn.metrics.pairwise import polynomial_kernel
 
 from eval import (
     endpoint_error,
-    estimate,
     frechet_distance,
     inception_score,
     kernel_distance,
@@ -54,6 +55,13 @@ class TestFrechet:
         expected = shift @ shift + np.trace(np.cov(a.T)) + np.trace(np.cov(b.T)) - 2 * np.trace(root).real
         # scipy's root of a singular matrix is the looser of the two
         assert frechet_distance(a, b) == pytest.approx(expected, abs=1e-6 if min(n, m) > d else 1e-3)
+
+    def test_divides_by_n_where_a_protocol_does(self):
+        a, b = RANDOM.standard_normal((30, 4)), 2 * RANDOM.standard_normal((20, 4))
+        first, second = np.cov(a.T, ddof=0), np.cov(b.T, ddof=0)
+        shift = a.mean(0) - b.mean(0)
+        expected = shift @ shift + np.trace(first + second - 2 * scipy.linalg.sqrtm(first @ second).real)
+        assert frechet_distance(a, b, ddof=0) == pytest.approx(expected, abs=1e-9)
 
     def test_agrees_with_torch_fidelity(self):
         from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
@@ -122,6 +130,22 @@ class TestKernel:
         draws = [kernel_distance(population[list(p)], other[list(q)]) for p in pairs for q in pairs]
         assert np.mean(draws) == pytest.approx(truth, rel=1e-12)
 
+    def test_of_a_set_is_the_mean_over_all_its_subsets(self):
+        a, b = RANDOM.standard_normal((6, 3)), RANDOM.standard_normal((5, 3)) + 0.5
+        halves = [kernel_distance(a[list(rows)], b) for rows in itertools.combinations(range(6), 3)]
+        assert np.mean(halves) == pytest.approx(kernel_distance(a, b), rel=1e-10)
+
+    def test_does_not_depend_on_the_tiles_it_is_summed_in(self, monkeypatch):
+        a, b = RANDOM.standard_normal((40, 6)), RANDOM.standard_normal((33, 6)) + 0.4
+        whole = kernel_distance(a, b)
+        for tile in (1, 7, 33):
+            monkeypatch.setattr("eval.metrics.kernel.TILE", tile)
+            assert kernel_distance(a, b) == pytest.approx(whole, rel=1e-10)
+
+    def test_of_a_set_to_itself_is_not_positive(self):
+        a = RANDOM.standard_normal((30, 4))
+        assert kernel_distance(a, a) < 0  # its own pairs count across the sets, but not within them
+
 
 class TestInception:
     """inception_score."""
@@ -142,6 +166,32 @@ class TestInception:
     def test_splits_are_averaged(self):
         p = RANDOM.dirichlet(np.ones(5), 40)
         assert inception_score(p, splits=2) == pytest.approx((inception_score(p[:20]) + inception_score(p[20:])) / 2)
+
+    @pytest.mark.parametrize("splits", [1, 10])
+    def test_parts_and_shuffle_are_those_of_torch_fidelity(self, splits):
+        from torch_fidelity.metric_isc import isc_features_to_metric
+
+        logits = torch.from_numpy(RANDOM.standard_normal((204, 9)) * 3)  # ten parts of unequal size
+        theirs = isc_features_to_metric(logits, splits=splits, shuffle=True, rng_seed=42)["inception_score_mean"]
+        p = logits.softmax(1).numpy()
+        assert inception_score(p, splits=splits, shuffle_seed=42) == pytest.approx(theirs, rel=1e-9)
+
+    def test_ten_shuffled_parts_are_those_of_stylegan_v(self):
+        p = RANDOM.dirichlet(np.ones(5), 123)
+        mixed = p.copy()
+        np.random.RandomState(42).shuffle(mixed)  # rows in place, as there
+        parts = [mixed[i * 123 // 10 : (i + 1) * 123 // 10] for i in range(10)]
+        scores = [np.exp((q * (np.log(q) - np.log(q.mean(0)))).sum(1).mean()) for q in parts]
+        assert inception_score(p, splits=10, shuffle_seed=42) == pytest.approx(np.mean(scores), rel=1e-12)
+
+    def test_exact_zeros_are_zero_information_and_no_error(self):
+        p = np.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])  # the third class has no mass at all
+        expected = np.exp((np.log(1 / 0.75) + 0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25)) / 2)
+        assert inception_score(p) == pytest.approx(expected, rel=1e-12)
+
+    def test_ten_parts_hold_even_a_perfect_generator_below_77(self):
+        perfect = np.eye(101)[np.random.default_rng(1).integers(101, size=2048)]
+        assert 74 < inception_score(perfect, splits=10) < 77 and 97 < inception_score(perfect) < 100
 
     @pytest.mark.parametrize(("p", "splits"), [(np.ones((4, 3)), 1), (-np.eye(3), 1), (np.eye(4), 3), (np.eye(4), 0)])
     def test_refuses_what_is_no_distribution_and_too_many_splits(self, p, splits):
@@ -212,37 +262,3 @@ class TestMotion:
     def test_bad_input_is_refused(self, call):
         with pytest.raises(InputError):
             call()
-
-
-class TestEstimate:
-    """Intervals."""
-
-    def test_of_a_mean_is_the_classical_interval(self):
-        values = RANDOM.standard_normal(1000)
-        found = estimate(np.mean, values)
-        classical = 1.96 * values.std(ddof=1) / np.sqrt(1000)
-        assert found.value == pytest.approx(values.mean()) and found.n == 1000
-        # ten blocks leave the width itself uncertain by about a quarter
-        assert 0.4 < (found.high - found.value) / classical < 2.2
-
-    def test_covers_the_truth_about_as_often_as_it_says(self):
-        random, covered = np.random.default_rng(1), 0
-        for _ in range(400):
-            a, b = random.standard_normal((60, 3)), random.standard_normal((60, 3)) + 1.0
-            found = estimate(lambda x, y: float(np.square(x.mean(0) - y.mean(0)).sum()), a, b)
-            # the expectation at this sample size, bias included
-            covered += found.low <= 3 + 6 / 60 <= found.high
-        assert 0.90 <= covered / 400 <= 0.99
-
-    def test_pairing_uses_that_the_sets_move_together(self):
-        a = RANDOM.standard_normal(500)
-        b = a + 0.01 * RANDOM.standard_normal(500)
-        difference = lambda x, y: x.mean() - y.mean()  # noqa: E731
-        paired, free = estimate(difference, a, b, paired=True), estimate(difference, a, b)
-        assert paired.high - paired.low < 0.1 * (free.high - free.low)
-
-    def test_too_few_clips_and_sets_that_do_not_pair_are_refused(self):
-        with pytest.raises(InputError, match="at least 2"):
-            estimate(np.mean, np.zeros(1))
-        with pytest.raises(InputError, match="same number"):
-            estimate(lambda x, y: 0.0, np.zeros(5), np.zeros(6), paired=True)

@@ -31,7 +31,7 @@ VISITS = {
     "grow": ["latents.created", "samples.copied", "latents.row:5", "latents.marked:2", "latents.finished",
              "samples.grown"],
     "reconstruction": points("results"),
-    "fvd": [*points("features"), "features.written:5", *points("results"), "latents.row:7"],
+    "fvd": [*points("features"), "features.batch", "features.batch:5", *points("results"), "latents.row:7"],
     "convergence": ["features.begin", "latents.synced", *points("results")],
     "decode": [*points("video"), "video.written:2"],
     "report": points("report"),

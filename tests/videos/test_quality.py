@@ -74,6 +74,26 @@ def test_lpips_is_zero_for_equal_videos_and_grows_with_the_difference(random_ale
     assert (lpips(x, y) > 0).all() and (lpips(x, y) > lpips(x, (x + y) / 2)).all()
 
 
+def test_lpips_equals_the_package_with_the_same_backbone(random_alexnet):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchvision's deprecation notes inside lpips
+        import lpips as package
+
+        theirs = package.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+    layers = {f"features.{name.split('.')[-1]}": layer for name, layer in theirs.net.named_modules() if "." in name}
+    for name, layer in layers.items():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.load_state_dict({k: random_alexnet.weights[f"{name}.{k}"] for k in ("weight", "bias")})
+    x, y = noisy_pair()
+    with torch.no_grad():
+        expected = [
+            theirs(a, b, normalize=True).mean() for a, b in zip(x.transpose(1, 2), y.transpose(1, 2), strict=True)
+        ]
+    assert torch.allclose(lpips(x, y).float(), torch.stack(expected), rtol=1e-6, atol=0)
+
+
 def test_a_changed_weight_file_is_refused(random_alexnet):
     random_alexnet.path.write_bytes(random_alexnet.path.read_bytes()[:-1] + b"?")
     with pytest.raises(InputError, match="sha256"):
