@@ -166,7 +166,8 @@ def kept_features(
         blocks = [range(start, min(start + BATCH, len(clips))) for start in range(0, len(clips), BATCH)]
         blocks = [block for block in blocks if missing.intersection(block)]
         own = make([row for block in blocks[world.rank :: world.size] for row in block])
-        for block, batch in zip(blocks, world.in_turn(own, len(blocks)), strict=False):
+        # In this order zip exhausts the turns, which every process has to.
+        for batch, block in zip(world.in_turn(own, len(blocks)), blocks, strict=False):
             store.write(block, batch)
         if store:
             store.finish()

@@ -13,7 +13,9 @@ import pytest
 from eval.feature_store import FeatureSet, FeatureStore, join, load_feature_set
 from eval.sets import kept_features
 from runtime.errors import InputError
+from runtime.processes import start_processes
 
+ALONE = start_processes("cpu")
 KEY = {"features": "shapes", "weights": "abc", "subject": "real"}
 CLIPS = [f"clip {i}" for i in range(20)]
 RANDOM = np.random.default_rng(0)
@@ -109,7 +111,8 @@ def test_a_kill_in_the_middle_of_a_batch_loses_that_batch_alone(tmp_path):
     assert path.read_bytes() == (tmp_path / "at-once.h5").read_bytes()
 
 
-def test_kept_features_are_made_once_a_key_and_only_where_they_are_missing(tmp_path):
+def test_kept_features_are_made_once_a_key_and_only_where_they_are_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.sets.BATCH", 6)
     made = []
 
     def make(rows):
@@ -123,17 +126,17 @@ def test_kept_features_are_made_once_a_key_and_only_where_they_are_missing(tmp_p
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        kept_features(tmp_path, "real", KEY, CLIPS, interrupted)
-    assert_whole(kept_features(tmp_path, "real", KEY, CLIPS, make))
+        kept_features(tmp_path, "real", KEY, CLIPS, interrupted, ALONE)
+    assert_whole(kept_features(tmp_path, "real", KEY, CLIPS, make, ALONE))
     assert sorted(row for rows in made for row in rows) == list(range(20))
-    assert_whole(kept_features(tmp_path, "real", KEY, CLIPS, lambda rows: pytest.fail("made again")))
-    kept_features(tmp_path, "real", KEY | {"seed": 1}, CLIPS, make)
+    assert_whole(kept_features(tmp_path, "real", KEY, CLIPS, lambda rows: pytest.fail("made again"), ALONE))
+    kept_features(tmp_path, "real", KEY | {"seed": 1}, CLIPS, make, ALONE)
     assert len(list(tmp_path.glob("real-*.h5"))) == 2
 
 
 def test_a_source_that_ends_early_is_an_error_and_no_short_set(tmp_path):
-    with pytest.raises(InputError, match="5 of 20 clips are missing, the first is 15"):
-        kept_features(tmp_path, "real", KEY, CLIPS, lambda rows: iter([batch(rows[:15])]))
+    with pytest.raises(InputError, match="a batch of 20 clips does not fit the file"):
+        kept_features(tmp_path, "real", KEY, CLIPS, lambda rows: iter([batch(rows[:15])]), ALONE)
     assert not list(tmp_path.glob("*.h5"))
 
 

@@ -11,9 +11,11 @@ import torch
 from eval.reconstruction import ReconstructionConfig, blank_like, make_rows, measure, reconstruction
 from eval.results import read_results
 from runtime.errors import InputError
+from runtime.processes import start_processes
 from tokenizer.spec import Posterior, TokenizerSpec
 from videos import to_float
 
+ALONE = start_processes("cpu")
 COMMON = {"device": "cpu", "dtype": "float32"}
 
 
@@ -54,7 +56,7 @@ class Clips:
 
 
 def rows_of(vae, predictor=None, count: int = 4):
-    measured = measure(vae, predictor or vae, Clips(count), count, 9, None, ReconstructionConfig(**COMMON))
+    measured = measure(vae, predictor or vae, Clips(count), count, 9, None, ReconstructionConfig(**COMMON), ALONE)
     return {(row.metric, row.subject): row for row in make_rows(measured, None, "not asked for; see elsewhere")}
 
 

@@ -6,6 +6,7 @@ import chain
 import pytest
 from safetensors.torch import load_file
 
+from eval.feature_store import load_feature_set
 from latents_cache import open_latents
 from runtime.checkpoint import list_checkpoints, load_checkpoint
 from runtime.faults import ACTIONS, POINTS
@@ -50,6 +51,8 @@ def assert_sound(folder) -> None:
             continue
         if path.suffix == ".json":
             json.loads(path.read_text())
+        elif path.suffix == ".h5" and path.parent.name == "features":
+            load_feature_set(path)
         elif path.suffix == ".h5" and "growing" not in path.name:
             with open_latents(path) as reader:
                 assert reader.damaged_rows() == []
