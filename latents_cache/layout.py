@@ -9,14 +9,35 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from runtime.errors import InputError
+from runtime.records import check_fields, parse_json
 
 FORMAT_VERSION = 1
 NAME_BYTES = 128
 LATENTS = np.dtype("<f2")
 STATISTICS = ("latents_mean", "latents_std")
+# Types of the attributes that readers rely on, where they are there; three of them are JSON texts.
+_ATTRIBUTES = {
+    **dict.fromkeys(("kind", "tokenizer", "tokenizer_name", "encoder_hash", "decoder_hash", "data", "root"), str),
+    **dict.fromkeys(("split", "clip", "spec", "class_names", "data_fingerprint"), str),
+    **dict.fromkeys(("num_classes", "windows", "flip", "seed"), int),
+}
+_TEXTS = {"clip": dict, "spec": dict, "class_names": list[str]}
+
+
+def check_attributes(attributes: Mapping[str, object], source: object) -> None:
+    """Check the facts of a latents file, or of a checkpoint that repeats them; InputError names the first bad one."""
+    check_fields(attributes, _ATTRIBUTES, source, needed=False)
+    texts = {name: parse_json(attributes[name], f"{source}: {name}") for name in _TEXTS if name in attributes}
+    check_fields(texts, _TEXTS, source, needed=False)
+    for name, low in (("num_classes", 0), ("windows", 1), ("flip", 0)):
+        if attributes.get(name, low) < low:
+            raise InputError(f"{source}: {name} is {attributes[name]}, the least is {low}")
 
 
 def row_types(shape: tuple[int, ...], has_logvar: bool) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from runtime.errors import InputError
+from runtime.records import check_fields
 from runtime.run import read_json, write_json
+from runtime.weights import read_weights
 
 _NAME = re.compile(r"step_(\d{8,})")
 # What changed bytes inside a pickle end in.
@@ -137,24 +138,36 @@ def load_checkpoint(
     """Read a checkpoint; InputError when a file is absent or damaged."""
     path = Path(path)
     state = read_json(path / "state.json")
+    check_fields(state, {"step": int}, path / "state.json")
     tensors = {}
     for name in names:
-        file = path / f"{name}.safetensors"
         try:
-            tensors[name] = load_file(file, device=str(device))
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"{file}: damaged or absent ({error}); remove {path} to go on from the checkpoint before"
-            ) from error
+            tensors[name] = read_weights(path / f"{name}.safetensors", device)
+        except InputError as error:
+            raise InputError(f"{error}; or remove {path} to go on from the checkpoint before") from error
     loaded = None
     if optimizer:
         try:
             loaded = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
         except torch.OutOfMemoryError:
             raise
-        except (*_DAMAGED, OSError, RuntimeError) as error:
+        except (*_DAMAGED, OSError, RuntimeError, ImportError, OverflowError, MemoryError, AssertionError) as error:
             raise InputError(
                 f"{path / 'optimizer.pt'}: damaged or absent ({type(error).__name__}); "
                 f"remove {path} to go on from the checkpoint before"
             ) from error
     return Checkpoint(state["step"], path, tensors, loaded, state)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, source: object) -> None:
+    """Give the optimizer the state of a checkpoint; InputError when it is of other weights."""
+    remedy = "remove that checkpoint to go on from the one before"
+    try:
+        optimizer.load_state_dict(state)
+    except (*_DAMAGED, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{source}: the optimizer's state does not fit the model ({reason}); {remedy}") from error
+    for parameter, kept in optimizer.state.items():
+        shapes = {tuple(value.shape) for value in kept.values() if isinstance(value, torch.Tensor) and value.ndim}
+        if shapes - {tuple(parameter.shape)}:
+            raise InputError(f"{source}: the optimizer's moments do not fit the model; {remedy}")

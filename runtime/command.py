@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
 import json
 import math
+import os
 import sys
 import types
 import typing
@@ -18,7 +20,11 @@ from collections.abc import Callable, Collection
 from dataclasses import MISSING, dataclass, field
 
 from runtime.errors import InputError
+from runtime.output import check_folder, check_name
 
+# What a shell reports of a program whose reader has gone.
+BROKEN_PIPE = 141
+LARGEST_SEED = 2**63 - 1  # what an attribute of an HDF5 file holds
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
 
@@ -30,6 +36,7 @@ def flag(
     low: float | None = None,
     high: float | None = None,
     positional: bool = False,
+    check: Callable[[str, typing.Any], None] | None = None,
 ):
     """A dataclass field that is a command-line flag.
 
@@ -40,8 +47,16 @@ def flag(
         low: Smallest number allowed.
         high: Largest number allowed.
         positional: Also accept the value as a bare word.
+        check: Gets the flag as typed and its value, given or default; raises InputError when it will not do.
     """
-    metadata = {"help": help, "choices": choices, "low": low, "high": high, "positional": positional}
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "positional": positional,
+        "check": check,
+    }
     return field(default=default, metadata=metadata) if default is not MISSING else field(metadata=metadata)
 
 
@@ -49,9 +64,9 @@ def flag(
 class CommonFlags:
     """Flags that every command has."""
 
-    runs_dir: str = flag("runs", "folder of all run directories")
-    name: str | None = flag(None, "name of the run; default: from preset, data and flags")
-    seed: int = flag(0, "seed of everything random", low=0)
+    runs_dir: str = flag("runs", "folder of all run directories", check=check_folder)
+    name: str | None = flag(None, "name of the run; default: from preset, data and flags", check=check_name)
+    seed: int = flag(0, "seed of everything random", low=0, high=LARGEST_SEED)
     device: str = flag("auto", "cpu, cuda, cuda:1, … or auto")
     dtype: str = flag("auto", "compute type", choices=("auto", "float32", "bfloat16"))
     dry_run: bool = flag(False, "print the resolved flags as JSON and stop")
@@ -67,7 +82,8 @@ def run_command(
 ) -> None:
     """Parse the command line into `config_class`, run `job(config)`, and exit with its status.
 
-    Exit codes: 0 done; 2 the input is at fault (one line on stderr); 130 interrupted.
+    Exit codes: 0 done; 2 the input or the place to write to is at fault (one line on stderr); 130 interrupted; 141
+    whoever read the output has gone, as `head` does.
 
     Args:
         presets: Maps the flags that were given to defaults that they imply; precedence is class default < preset <
@@ -76,22 +92,36 @@ def run_command(
         argv: Words after the command; default: `sys.argv[1:]`.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if "--help" in argv or "-h" in argv:
-        print(help_text(config_class, example))
-        sys.exit(0)
     try:
-        config = parse(argv, config_class, presets)
-        if getattr(config, "dry_run", False):
-            print(json.dumps(dataclasses.asdict(config), indent=2))
-            sys.exit(0)
-        job(config)
+        if "--help" in argv or "-h" in argv:
+            print(help_text(config_class, example))
+        else:
+            config = parse(argv, config_class, presets)
+            if getattr(config, "dry_run", False):
+                print(json.dumps(dataclasses.asdict(config), indent=2))
+            else:
+                job(config)
+        sys.stdout.flush()  # a reader that has gone shows here, not while Python shuts down
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
+    except OSError as error:
+        # The file system says no: a full disk, a file taken away, a folder that may not be read.
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _refuse(": ".join(str(part) for part in (error.filename, error.strerror) if part is not None))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _refuse(reason: str) -> typing.NoReturn:
+    """End with one line on stderr."""
+    print(f"error: {' '.join(reason.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 def parse(argv: list[str], config_class: type, presets: Callable[[dict], dict] | None = None):
@@ -108,11 +138,16 @@ def parse(argv: list[str], config_class: type, presets: Callable[[dict], dict] |
         if f.default is MISSING and f.default_factory is MISSING and f.name not in values:
             raise InputError(f"{_shown(f.name)} is needed: {f.metadata.get('help', '')}")
     try:
-        return config_class(**values)
+        config = config_class(**values)
     except InputError:
         raise
     except ValueError as error:
         raise InputError(str(error)) from error
+    for f in known.values():
+        check, value = f.metadata.get("check"), getattr(config, f.name)
+        if check is not None and value is not None:
+            check(_shown(f.name), value)
+    return config
 
 
 def split_line(argv: list[str], switches: Collection[str] = ()) -> tuple[list[str], dict[str, str | None]]:
@@ -202,6 +237,9 @@ def convert(name: str, text: str | None, kind: object, metadata: typing.Mapping)
         if kind is not bool:
             raise InputError(f"{_shown(name)} needs a value: {_expected(kind)}")
         return True
+    if not text.strip():
+        # An unset shell variable, mostly; as a path it would mean the current folder.
+        raise InputError(f"{_shown(name)} is given an empty value; give {_expected(kind)}, or leave the flag out")
     if optional and text.lower() == "none":
         return None
     if typing.get_origin(kind) is tuple:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from runtime.errors import InputError
 from tokenizer.layers import (
     CausalConv3d,
     CausalSequential,
@@ -100,8 +101,8 @@ class Decoder(nn.Module):
 
 
 def check_strides(channels: tuple[int, ...], patch: int) -> None:
-    """Raise ValueError unless the levels hold both temporal stages and the patch is a power of two."""
+    """Raise InputError unless the levels hold both temporal stages and the patch is a power of two."""
     if len(channels) <= TEMPORAL_STAGES:
-        raise ValueError(f"channels needs at least {TEMPORAL_STAGES + 1} levels, got {channels}")
+        raise InputError(f"channels needs at least {TEMPORAL_STAGES + 1} levels, got {channels}")
     if patch < 1 or math.log2(patch) % 1:
-        raise ValueError(f"patch must be a power of two, got {patch}")
+        raise InputError(f"patch must be a power of two, got {patch}")

@@ -7,18 +7,23 @@ Legend: B batch, T frames after the first, G = 1 + T/4 latent groups, C latent c
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from runtime.errors import InputError
+from runtime.records import from_record
 from tokenizer.cnn import TEMPORAL_STAGES, Decoder, Encoder, check_strides, spatial_stride
 from tokenizer.predictive import PADDINGS, pad_dropped
 from tokenizer.spec import LOGVAR_RANGE, Posterior, TokenizerSpec, weights_hash
 
+# What a weight file may hold beside the weights: statistics `[C]` of the latents.
+STATISTICS = ("latents_mean", "latents_std")
 _TEMPORAL_STRIDE = 2**TEMPORAL_STAGES
+# Sizes beyond these are a damaged or hostile config, refused before anything is built; the paper's are below a tenth.
+_LARGEST = {"latent_channels": 4096, "channels": 16_384, "blocks": 64, "middle_blocks": 64, "patch": 64, "levels": 10}
 _ENCODER_FIELDS = ("architecture", "latent_channels", "channels", "blocks", "middle_blocks", "patch", "norm")
 
 
@@ -59,8 +64,17 @@ class PVVAEConfig:
             raise InputError(f"padding {self.padding!r} is not known; known: {', '.join(PADDINGS)}")
         if self.norm not in ("rms", "layer"):
             raise InputError(f"norm {self.norm!r} is not known; known: rms, layer")
-        if min(self.latent_channels, self.blocks, self.middle_blocks, *self.channels) < 1:
-            raise InputError("latent_channels, channels, blocks and middle_blocks must be at least 1")
+        sizes = {
+            "latent_channels": (self.latent_channels,),
+            "channels": self.channels + self.decoder_channels,
+            "blocks": (self.blocks, self.decoder_blocks or self.blocks),
+            "middle_blocks": (self.middle_blocks,),
+            "patch": (self.patch,),
+            "levels": (len(self.channels),),
+        }
+        for name, values in sizes.items():
+            if any(not 1 <= value <= _LARGEST[name] for value in values):
+                raise InputError(f"{name} must be at least 1 and at most {_LARGEST[name]}, got {repr(values)[:60]}")
         if self.decoder_channels and len(self.decoder_channels) != len(self.channels):
             raise InputError(
                 f"decoder_channels {self.decoder_channels} needs as many levels as channels {self.channels}"
@@ -75,12 +89,9 @@ class PVVAEConfig:
         return TokenizerSpec(name=name, temporal=_TEMPORAL_STRIDE, spatial=stride, channels=self.latent_channels)
 
     @classmethod
-    def from_dict(cls, values: dict) -> PVVAEConfig:
-        """Inverse of `dataclasses.asdict`; InputError on a field that this version does not know."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise InputError(f"the model's config has unknown fields: {', '.join(unknown)}")
-        return cls(**values)
+    def from_dict(cls, values: dict, source: object = "the model's config") -> PVVAEConfig:
+        """Inverse of `dataclasses.asdict`; InputError, naming `source`, on a field that is unknown or does not fit."""
+        return from_record(cls, values, source)
 
 
 class PVVAE(nn.Module):
@@ -221,7 +232,7 @@ class PVVAE(nn.Module):
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and model.safetensors into `directory` (created; each file replaced at once)."""
         from runtime.run import write_json
-        from tokenizer.weights import write_weights
+        from runtime.weights import write_weights
 
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -233,15 +244,15 @@ class PVVAE(nn.Module):
     def from_pretrained(cls, directory: str | Path) -> PVVAE:
         """Read what `save_pretrained` wrote; every mismatch between config and weights is an InputError."""
         from runtime.run import read_json
-        from tokenizer.weights import load_strictly, read_weights
+        from runtime.weights import load_model
 
         directory = Path(directory)
-        vae = cls(PVVAEConfig.from_dict(read_json(directory / "config.json")))
-        tensors = read_weights(directory / "model.safetensors")
-        statistics = [tensors.pop(name, None) for name in ("latents_mean", "latents_std")]
-        load_strictly(vae, tensors, directory)
-        if statistics[0] is not None:
-            vae.set_latent_statistics(*statistics)
+        config = PVVAEConfig.from_dict(read_json(directory / "config.json"), directory / "config.json")
+        vae, statistics = load_model(lambda: cls(config), directory / "model.safetensors", optional=STATISTICS)
+        if statistics:
+            if [list(value.shape) for value in statistics.values()] != [[config.latent_channels]] * len(STATISTICS):
+                raise InputError(f"{directory / 'model.safetensors'}: {', '.join(STATISTICS)} must both be [C]")
+            vae.set_latent_statistics(*statistics.values())
         return vae.eval()
 
     def _check_video(self, video: Tensor) -> None:

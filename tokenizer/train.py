@@ -162,6 +162,7 @@ def train_stage(
     """Train from `step` to the stage's end; returns the step reached."""
     import torch
 
+    from runtime.checkpoint import load_optimizer
     from runtime.processes import autocast
     from runtime.schedule import is_due, learning_rate
     from runtime.seeds import normal_rows
@@ -183,7 +184,7 @@ def train_stage(
         trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=world.device.type == "cuda"
     )
     if optimizer_state is not None:
-        optimizer.load_state_dict(optimizer_state)
+        load_optimizer(optimizer, optimizer_state, run.dir)
     loader = iter(BatchLoader(data, batch_size, seed=config.seed, start_step=step, rows=rows))
     skipped = 0
     while step < stage.stop:
@@ -325,12 +326,14 @@ def build_lpips(config: TrainConfig, device) -> Callable | None:
 def restore(run_dir, vae, ema) -> tuple[int, dict | None]:
     """Load the newest checkpoint of the run into model and EMA; (0, None) when there is none."""
     from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+    from runtime.weights import load_strictly
 
     if not list_checkpoints(run_dir):
         return 0, None
     checkpoint = load_checkpoint(find_checkpoint(run_dir), names=("model", "ema"), optimizer=True)
-    vae.load_state_dict(checkpoint.tensors["model"])
+    load_strictly(vae, checkpoint.tensors["ema"], checkpoint.path / "ema.safetensors")
     ema.load_state_dict(checkpoint.tensors["ema"])
+    load_strictly(vae, checkpoint.tensors["model"], checkpoint.path / "model.safetensors")
     return checkpoint.step, checkpoint.optimizer
 
 

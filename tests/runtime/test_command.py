@@ -119,7 +119,9 @@ def test_a_flag_without_a_default_is_needed():
 
 @settings(deadline=None, database=None, max_examples=50)
 @given(
-    word=st.text(alphabet=string.printable + "äß漢", max_size=20).filter(lambda text: text.lower() != "none"),
+    word=st.text(alphabet=string.printable + "äß漢", max_size=20).filter(
+        lambda text: text.strip() and text.lower() != "none"
+    ),
     steps=st.integers(1, 2**60),
     rate=st.floats(0.0, 1.0),
     sizes=st.lists(st.integers(1, 9999), min_size=1, max_size=5),
