@@ -68,10 +68,12 @@ class LatteConfig:
         if self.gelu not in ("tanh", "none"):
             raise InputError(f"gelu {self.gelu!r} is not one of tanh, none")
         for name, largest in _LARGEST.items():
-            if not 1 <= getattr(self, name) <= largest:
-                raise InputError(f"{name} must be at least 1 and at most {largest}, got {repr(getattr(self, name))[:60]}")
+            value = getattr(self, name)
+            if not 1 <= value <= largest:
+                raise InputError(f"{name} must be at least 1 and at most {largest}, got {repr(value)[:60]}")
         if not 0 <= self.num_classes <= MAX_CLASSES:
-            raise InputError(f"num_classes must be at least 0 and at most {MAX_CLASSES}, got {repr(self.num_classes)[:60]}")
+            found = repr(self.num_classes)[:60]
+            raise InputError(f"num_classes must be at least 0 and at most {MAX_CLASSES}, got {found}")
         if not 0.0 < self.mlp_ratio <= 64.0:
             raise InputError(f"mlp_ratio must lie in 0…64, got {repr(self.mlp_ratio)[:60]}")
         if self.hidden_size % self.num_heads or self.hidden_size % 4:

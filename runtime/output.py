@@ -7,12 +7,15 @@ from pathlib import Path
 
 from runtime.errors import InputError
 
+MAX_NAME = 200  # bytes; file systems take 255, and files beside the folder add to it
+
 
 def check_name(flag: str, name: str) -> None:
     """`name` must be one folder name that any shell and any file system can hold; InputError otherwise."""
-    if not name or Path(name).name != name or name.startswith((".", "-")) or not name.isprintable() or len(os.fsencode(name)) > 200:
+    fits = name and Path(name).name == name and name.isprintable() and len(os.fsencode(name)) <= MAX_NAME
+    if not fits or name.startswith((".", "-")):
         raise InputError(
-            f"{flag} {name[:80]!r} cannot be a folder name; use up to 200 letters, digits, '-', '_' and '.'"
+            f"{flag} {name[:80]!r} cannot be a folder name; use up to {MAX_NAME} letters, digits, '-', '_' and '.'"
         )
 
 
