@@ -19,13 +19,17 @@ class ConvergenceConfig(CommonFlags):
     """Flags of `python -m eval.convergence`."""
 
     runs: tuple[str, ...] = flag((), "runs of generator.train; default: the newest")
-    samples: int = flag(512, "generated clips at each checkpoint, and as many real ones", low=2)
-    steps: int = flag(100, "Euler steps of the sampler", low=1)
+    samples: int = flag(512, "generated clips at each checkpoint, and as many real ones", low=2, high=1_000_000)
+    steps: int = flag(100, "Euler steps of the sampler", low=1, high=100_000)
     root: str | None = flag(None, "folder of the real clips; default: where the latents were encoded from")
     features: str = flag(
         "auto", "auto: shapes for moving_shapes, i3d for everything else", choices=("auto", "shapes", "i3d")
     )
-    batch_size: int = flag(64, "samples in one forward pass", low=1)
+    batch_size: int = flag(64, "samples in one forward pass", low=1, high=65_536)
+
+    def __post_init__(self) -> None:
+        if len({Path(run).resolve() for run in self.runs}) < len(self.runs):
+            raise InputError(f"--runs {','.join(self.runs)}: a run is named twice")
 
 
 def step_reaching(steps: Sequence[int], values: Sequence[float], target: float) -> float | None:

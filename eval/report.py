@@ -13,6 +13,7 @@ from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
+from runtime.output import check_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +21,13 @@ class ReportConfig(CommonFlags):
     """Flags of `python -m eval.report`."""
 
     run: str | None = flag(None, "run of generator.train; default: the newest run")
-    clips: int = flag(12, "clips of each kind to show", low=1)
-    steps: int = flag(100, "Euler steps of the shown samples", low=1)
+    clips: int = flag(12, "clips of each kind to show", low=1, high=1000)
+    steps: int = flag(100, "Euler steps of the shown samples", low=1, high=100_000)
     guidance_scale: float | None = flag(
-        None, "guidance of the shown samples; default: those that eval.fvd measured, else 1", low=0.0
+        None, "guidance of the shown samples; default: those that eval.fvd measured, else 1", low=0.0, high=1000.0
     )
     shipped: bool = flag(True, "also show the shipped weights, where the data fit them")
-    out: str = flag("report.html", "file to write")
+    out: str = flag("report.html", "file to write", check=check_file)
 
 
 def report(config: ReportConfig) -> Path:

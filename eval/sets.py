@@ -6,6 +6,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from runtime.errors import InputError
 from runtime.processes import resolve_device
+from runtime.records import from_record
 from runtime.seeds import numpy_generator
 from videos import ClipSpec, open_dataset, to_float, to_uint8
 from videos.batches import window_seed
@@ -33,14 +36,7 @@ class FeatureSet:
 
 def open_training_clips(facts: dict, root: str | None = None):
     """The data set that a generator's latents were encoded from, with the same split and clip."""
-    clip = json.loads(facts["clip"])
-    size = clip["size"]
-    spec = ClipSpec(
-        num_frames=clip["num_frames"],
-        size=tuple(size) if isinstance(size, list) else size,
-        frame_stride=clip["frame_stride"],
-        window=clip["window"],
-    )
+    spec = from_record(ClipSpec, json.loads(facts["clip"]), "the clip of the latents")
     return open_dataset(facts["data"], root=root or facts.get("root") or None, split=facts["split"], clip=spec)
 
 
@@ -133,7 +129,7 @@ def kept_features(folder: Path, subject: str, key: dict, make: Callable[[], Feat
         try:
             with np.load(path, allow_pickle=False) as found:
                 return FeatureSet(found["features"], found.get("probabilities"), found["labels"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path}: damaged feature file ({error}); remove it, and it is made again") from error
     made = make()
     folder.mkdir(parents=True, exist_ok=True)

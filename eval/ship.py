@@ -24,8 +24,8 @@ class ShipConfig(CommonFlags):
 
     tokenizer: str = flag(help="run of tokenizer.train")
     run: str = flag(help="run of generator.train on that tokenizer's latents")
-    samples: int = flag(2048, "generated clips for the numbers that ship with the weights", low=2)
-    steps: int = flag(100, "Euler steps", low=1)
+    samples: int = flag(2048, "generated clips for the numbers that ship with the weights", low=2, high=1_000_000)
+    steps: int = flag(100, "Euler steps", low=1, high=100_000)
     guidance_scales: tuple[float, ...] = flag((1.0, 2.0), "guidance scales to judge", low=0.0)
     out_name: str = flag("moving-shapes", "name to ship under")
 

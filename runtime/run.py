@@ -179,11 +179,8 @@ class Run:
         Raises:
             InputError: If another live process has the run open, it is of another kind, or its identity differs.
         """
-        check_name("--name", name)
-        directory = Path(config.runs_dir) / name
+        directory = cls.check(config, kind=kind, name=name, identity=identity)
         identity = json.loads(json.dumps(identity, default=str))
-        if (directory / "manifest.json").is_file():
-            cls._refuse_other(read_run(directory, kind), identity)
         try:
             directory.mkdir(parents=True, exist_ok=True)
             lock = open(directory / ".lock", "w")  # noqa: SIM115 - held open for as long as the run is
@@ -215,6 +212,15 @@ class Run:
             }
             write_json(directory / "manifest.json", manifest)
         return cls(directory, manifest, lock)
+
+    @classmethod
+    def check(cls, config, *, kind: str, name: str, identity: dict) -> Path:
+        """Refuse what `open` would refuse before it writes anything; for callers with slow work in between."""
+        check_name("--name", name)
+        directory = Path(config.runs_dir) / name
+        if (directory / "manifest.json").is_file():
+            cls._refuse_other(read_run(directory, kind), json.loads(json.dumps(identity, default=str)))
+        return directory
 
     @staticmethod
     def _refuse_other(info: RunInfo, identity: dict) -> None:

@@ -32,14 +32,14 @@ class TrainConfig(CommonFlags):
     images_root: str | None = flag(None, "folder of --images")
     preset: str = flag("paper", "size and recipe: paper (default with --data) or demo (default without)")
     stage: str = flag("all", "which stage to train", choices=("all", *STAGES))
-    steps: int | None = flag(None, "optimizer updates in total; default: the preset's", low=1)
-    batch_size: int = flag(8, "clips in a batch, over all processes", low=1)
-    images_per_clip: int = flag(4, "the images stage takes this many times --batch-size", low=1)
+    steps: int | None = flag(None, "optimizer updates in total; default: the preset's", low=1, high=1_000_000_000)
+    batch_size: int = flag(8, "clips in a batch, over all processes", low=1, high=65_536)
+    images_per_clip: int = flag(4, "the images stage takes this many times --batch-size", low=1, high=1024)
     init_from: str | None = flag(None, "start from the weights of this tokenizer (a run, a folder, or a shipped name)")
     save_every: int = flag(5000, "steps between checkpoints", low=1)
     validate_every: int = flag(5000, "steps between validations on held-out clips", low=1)
-    num_frames: int = flag(17, "frames of a clip, 1 + 4k", low=1)
-    size: int = flag(256, "height and width in pixels", low=8)
+    num_frames: int = flag(17, "frames of a clip, 1 + 4k", low=1, high=4097)
+    size: int = flag(256, "height and width in pixels", low=8, high=8192)
     frame_stride: int = flag(1, "source frames between two kept ones", low=1)
     learning_rate: float = flag(5e-5, "peak rate of AdamW; cosine decay to a tenth", low=0.0)
     warmup: int = flag(1000, "steps of linear warm-up in every stage", low=0)
@@ -101,13 +101,15 @@ def train(config: TrainConfig):
     plan = stage_plan(config.stage, config.steps, PRESETS[config.preset].stage_steps)
     world = processes.start_processes(config.device)
     dtype = processes.resolve_dtype(config.dtype, world.device)
-    vae = build_model(config)
+    model_config = network_size(config)
     clips = open_clips(config)
     lpips_network = build_lpips(config, world.device)
     identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
     identity |= {"steps": plan[-1].stop, "dtype": str(dtype), "data_fingerprint": clips["video"].fingerprint()}
-    identity["model"] = asdict(vae.config)
+    identity["model"] = asdict(model_config)
     name = config.name or default_name(config.preset, config.data, identity)
+    Run.check(config, kind="tokenizer", name=name, identity=identity)
+    vae = build_model(config, model_config)  # late: the paper's takes a while
     if world.is_main and config.preset == "demo" and config.data == "moving_shapes":
         print("tokenizer.train: demo preset on synthetic clips (moving_shapes); --data and --root train on yours")
 
@@ -268,18 +270,27 @@ def freeze_for(stage: str, vae) -> list:
     return [parameter for parameter in vae.parameters() if parameter.requires_grad]
 
 
-def build_model(config: TrainConfig):
-    """The preset's network with seeded weights, or the weights of `--init-from`."""
+def network_size(config: TrainConfig):
+    """The preset's config with the flags' padding; InputError unless the clips fit it, and `--init-from` exists."""
     from dataclasses import replace
 
-    import torch
-
     from tokenizer.presets import PRESETS
-    from tokenizer.pvvae import PVVAE
-    from tokenizer.zoo import load
+    from tokenizer.zoo import find_folder
 
     model_config = replace(PRESETS[config.preset].model, padding=config.padding)
     model_config.spec.latent_shape(config.num_frames, config.size, config.size)
+    if config.init_from is not None:
+        find_folder(config.init_from)
+    return model_config
+
+
+def build_model(config: TrainConfig, model_config):
+    """The network with seeded weights, or the weights of `--init-from`."""
+    import torch
+
+    from tokenizer.pvvae import PVVAE
+    from tokenizer.zoo import load
+
     if config.init_from is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
