@@ -62,6 +62,8 @@ def reconstruction(config: ReconstructionConfig) -> Path:
         window="first",
     )
     groups = vae.spec.latent_shape(clip.num_frames, clip.height, clip.width)[1]
+    if config.observed is not None and vae.spec.groups(config.observed) >= groups:
+        raise InputError(f"--observed {config.observed} leaves nothing of {clip.num_frames} frames to predict")
     observed = config.observed or vae.spec.frames(groups - groups // 2)
     root = config.root or (trained.get("root") if data == trained.get("data") else None)
     dataset = open_dataset(data, root=root, split=config.split, clip=clip)

@@ -33,7 +33,7 @@ _LARGEST = {
     "height": 256,
     "width": 256,
     "hidden_size": 16_384,
-    "depth": 1024,
+    "depth": 256,
     "num_heads": 1024,
 }
 
