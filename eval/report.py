@@ -78,7 +78,7 @@ def report(config: ReportConfig) -> Path:
             "real clips, what the tokenizer makes of them, what it predicts, and what the generator draws from noise."
         )
         partial = out.with_name(out.name + ".partial")
-        partial.write_text(page(f"PV-VAE on {facts['data']}", intro, sections))
+        partial.write_text(page(f"PV-VAE on {facts['data']}", intro, sections), "utf-8", "xmlcharrefreplace")
         partial.replace(out)
     print(table(rows))
     print(f"eval.report: open {out}")

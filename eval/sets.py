@@ -127,7 +127,7 @@ def kept_features(folder: Path, subject: str, key: dict, make: Callable[[], Feat
     path = folder / f"{subject}-{digest}.npz"
     if path.is_file():
         try:
-            with np.load(path, allow_pickle=False) as found:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
                 return FeatureSet(found["features"], found.get("probabilities"), found["labels"])
         except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path}: damaged feature file ({error}); remove it, and it is made again") from error

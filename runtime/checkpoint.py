@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,9 @@ def load_checkpoint(
     loaded = None
     if optimizer:
         try:
-            loaded = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about what damaged pickles say of themselves
+                loaded = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
         except torch.OutOfMemoryError:
             raise
         except (*_DAMAGED, OSError, RuntimeError, ImportError, OverflowError, MemoryError, AssertionError) as error:

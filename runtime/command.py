@@ -92,6 +92,8 @@ def run_command(
         argv: Words after the command; default: `sys.argv[1:]`.
     """
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a file's name, or a terminal's encoding, may be anything
     try:
         if "--help" in argv or "-h" in argv:
             print(help_text(config_class, example))

@@ -52,9 +52,9 @@ class MetricsLog:
             return
         values = read_lines(self.path, {"step": int})
         stop = next((i for i, value in enumerate(values) if value["step"] > step), len(values))
-        kept = self.path.read_text().splitlines(keepends=True)[:stop]
+        kept = self.path.read_bytes().splitlines(keepends=True)[:stop]
         partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text("".join(kept))
+        partial.write_bytes(b"".join(kept))
         os.replace(partial, self.path)
 
     @staticmethod

@@ -23,9 +23,7 @@ from videos import write_video
 ROOT = Path(__file__).parents[1]
 TINY = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
 CLIP = json.dumps({"num_frames": 5, "size": 32, "frame_stride": 1, "window": "random"})
-LATTE = LatteConfig(
-    channels=4, groups=2, height=2, width=2, num_classes=0, hidden_size=8, depth=2, num_heads=2
-)
+LATTE = LatteConfig(channels=4, groups=2, height=2, width=2, num_classes=0, hidden_size=8, depth=2, num_heads=2)
 DEEP = "[" * 100_000
 
 

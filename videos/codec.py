@@ -146,9 +146,10 @@ def _open_with_av(path: Path):
         container = av.open(f"file:{path}", options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
     except (av.FFmpegError, *_DAMAGE) as error:
         raise InputError(f"{path}: not a readable video ({_reason(error)})") from error
-    if not container.streams.video:
+    if not container.streams.video or container.streams.video[0].codec_context is None:
+        what = "unknown codec" if container.streams.video else "no picture stream"
         container.close()
-        raise InputError(f"{path}: not a readable video (no picture stream)")
+        raise InputError(f"{path}: not a readable video ({what})")
     return container
 
 
