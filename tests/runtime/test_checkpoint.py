@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint, load_optimizer, save_checkpoint
 from runtime.errors import InputError
 
 
@@ -112,3 +112,19 @@ def test_an_optimizer_file_that_runs_code_is_refused(tmp_path):
     torch.save(Evil(), path / "optimizer.pt")
     with pytest.raises(InputError, match="optimizer"):
         load_checkpoint(path, names=("model",), optimizer=True)
+
+
+def test_an_optimizer_of_other_weights_is_refused(tmp_path):
+    def stepped(*shape: int) -> torch.optim.Optimizer:
+        parameter = torch.nn.Parameter(torch.ones(*shape))
+        optimizer = torch.optim.AdamW([parameter])
+        parameter.square().sum().backward()
+        optimizer.step()
+        return optimizer
+
+    load_optimizer(stepped(2, 3), stepped(2, 3).state_dict(), "here")
+    with pytest.raises(InputError, match="here: the optimizer's moments do not fit the model; remove"):
+        load_optimizer(stepped(2, 3), stepped(2, 1).state_dict(), "here")
+    for state in ({}, {"param_groups": []}, {"state": {}, "param_groups": [{"params": [0, 1]}]}, None, [1]):
+        with pytest.raises(InputError, match="here: the optimizer's state does not fit"):
+            load_optimizer(stepped(2, 3), state, "here")

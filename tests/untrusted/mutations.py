@@ -30,6 +30,9 @@ VALUES = (
     ),
 )
 
+# What h5py raises for a mutation that it cannot write, or when an earlier one is in its way.
+NOT_WRITTEN = (OSError, ValueError, TypeError, KeyError, OverflowError, RuntimeError, AttributeError)
+
 
 def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
     """Flip, overwrite, cut, splice or repeat, mostly a few bytes and mostly near the beginning."""
@@ -148,9 +151,7 @@ def mutate_hdf5(data: bytes, rng: random.Random) -> bytes:
         path.write_bytes(data)
         with h5py.File(path, "r+") as file:
             for _ in range(rng.choice((1, 1, 2))):
-                with contextlib.suppress(
-                    OSError, ValueError, TypeError, KeyError, OverflowError
-                ):  # not every mutation can be written
+                with contextlib.suppress(*NOT_WRITTEN):
                     _mutate_group(file, rng)
         return path.read_bytes()
 
