@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from latents_cache.heap import check_heaps
 from latents_cache.layout import (
     DAMAGE,
     FORMAT_VERSION,
@@ -71,6 +72,7 @@ class LatentsReader:
 
     def _read_header(self) -> None:
         file, path = self._file, self.path
+        check_heaps(file, path)
         absent = [name for name in ("mean", "label", *STATISTICS) if not isinstance(file.get(name), h5py.Dataset)]
         if absent:
             raise InputError(f"{path}: not a latents file (no dataset {', '.join(absent)})")

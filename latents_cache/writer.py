@@ -16,6 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from latents_cache.heap import check_heaps
 from latents_cache.layout import (
     DAMAGE,
     FORMAT_VERSION,
@@ -177,9 +178,12 @@ class LatentsWriter:
         """Refuse a partial file that was begun with other settings."""
         try:
             with h5py.File(self.partial, "r") as file:
+                check_heaps(file, self.partial)
                 found = {name: plain(value) for name, value in file.attrs.items()}
                 present = {name: (file[name].dtype, file[name].shape) for name in file}
                 scattered = [name for name in present if not _lies_within(file[name], self.partial)]
+        except InputError:
+            raise
         except DAMAGE as error:
             raise InputError(f"{self.partial} is no latents file to go on with ({error}); remove it") from error
         if self._has_logvar is None:
