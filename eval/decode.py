@@ -68,7 +68,7 @@ def decoded_clips(
 
 def file_word(name: str) -> str:
     """A class's name as part of a file name: letters and digits, dashes for everything else."""
-    return re.sub(r"[^\w]+", "-", name)[:80].strip("-") or "clip"
+    return re.sub(r"[^\w]+", "-", name)[:40].strip("-") or "clip"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,10 @@ from videos import ClipSpec, open_dataset, to_float, to_uint8
 from videos.batches import window_seed
 
 
+# What a damaged npz file raises.
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+
+
 @dataclass(frozen=True)
 class FeatureSet:
     """Features float32 `[N, d]`, class probabilities `[N, K]` (or None) and labels `[N]` of one set of clips."""
@@ -129,7 +133,7 @@ def kept_features(folder: Path, subject: str, key: dict, make: Callable[[], Feat
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
                 return FeatureSet(found["features"], found.get("probabilities"), found["labels"])
-        except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        except _DAMAGE as error:
             raise InputError(f"{path}: damaged feature file ({error}); remove it, and it is made again") from error
     made = make()
     folder.mkdir(parents=True, exist_ok=True)
