@@ -24,7 +24,6 @@ from runtime.seeds import numpy_generator
 from videos import ClipSpec, open_dataset, to_float, to_uint8
 from videos.batches import window_seed
 
-
 # What a damaged npz file raises.
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 

@@ -114,7 +114,9 @@ def test_no_json_text_is_more_than_a_refusal(tmp_path, text):
         read_json(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "..", "a/b", "a\\b", "a\0b", "", "\n", "x" * 999, "漢" * 99])
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/etc/passwd", "..", "a/b", "a\\b", "a\0b", "", "\n", "x" * 999, "漢" * 99]
+)
 def test_a_class_name_cannot_lead_out_of_the_folder_of_decoded_clips(name):
     word = file_word(name)
     assert word and len(word.encode()) <= 160 and Path(word).name == word and word not in (".", "..")
