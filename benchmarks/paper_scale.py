@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
+from runtime.output import check_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class PaperScaleConfig(CommonFlags):
     )
     generator_batches: tuple[int, ...] = flag((16, 32, 64), "batch sizes of latte-xl; likewise", low=1)
     seconds: float = flag(10.0, "time for each measurement", low=0.0)
-    out: str = flag("benchmarks/results/paper-scale.json", "JSON file to write")
+    out: str = flag("benchmarks/results/paper-scale.json", "JSON file to write", check=check_file)
 
 
 def paper_scale(config: PaperScaleConfig) -> None:

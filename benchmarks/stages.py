@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
+from runtime.output import check_file
 
 STAGES = (
     "reading",
@@ -28,9 +29,11 @@ class StagesConfig(CommonFlags):
 
     stages: tuple[str, ...] = flag(STAGES, "which stages", choices=STAGES)
     seconds: float = flag(5.0, "time for each stage", low=0.0)
-    batch_size: int = flag(16, "clips in a batch of the tokenizer; the generator takes four times as many", low=1)
+    batch_size: int = flag(
+        16, "clips in a batch of the tokenizer; the generator takes four times as many", low=1, high=65_536
+    )
     root: str | None = flag(None, "folder of real videos to read; default: $PVVAE_TEST_DATA/ucf101 where it exists")
-    out: str | None = flag(None, "JSON file to write, e.g. benchmarks/results/stages-cpu.json")
+    out: str | None = flag(None, "JSON file to write, e.g. benchmarks/results/stages-cpu.json", check=check_file)
 
 
 def stages(config: StagesConfig) -> dict:

@@ -19,13 +19,17 @@ class ConvergenceConfig(CommonFlags):
     """Flags of `python -m eval.convergence`."""
 
     runs: tuple[str, ...] = flag((), "runs of generator.train; default: the newest")
-    samples: int = flag(512, "generated clips at each checkpoint, and as many real ones", low=2)
-    steps: int = flag(100, "Euler steps of the sampler", low=1)
+    samples: int = flag(512, "generated clips at each checkpoint, and as many real ones", low=2, high=1_000_000)
+    steps: int = flag(100, "Euler steps of the sampler", low=1, high=100_000)
     root: str | None = flag(None, "folder of the real clips; default: where the latents were encoded from")
     features: str = flag(
         "auto", "auto: shapes for moving_shapes, i3d for everything else", choices=("auto", "shapes", "i3d")
     )
-    batch_size: int = flag(64, "samples in one forward pass", low=1)
+    batch_size: int = flag(64, "samples in one forward pass", low=1, high=65_536)
+
+    def __post_init__(self) -> None:
+        if len({Path(run).resolve() for run in self.runs}) < len(self.runs):
+            raise InputError(f"--runs {','.join(self.runs)}: a run is named twice")
 
 
 def step_reaching(steps: Sequence[int], values: Sequence[float], target: float) -> float | None:
@@ -56,11 +60,13 @@ def convergence(config: ConvergenceConfig) -> list[Path]:
     from eval.features import FRECHET_NAMES
     from eval.fvd import TO_RECONSTRUCTIONS, Judge, differences, distance_rows
     from eval.results import table, write_results
-    from runtime.checkpoint import list_checkpoints
-    from runtime.run import newest_run, read_json, timed_part
+    from runtime.run import newest_run, timed_part
 
     written, curves = [], {}
-    for run in config.runs or (str(newest_run(config.runs_dir, "generator")),):
+    runs = config.runs or (str(newest_run(config.runs_dir, "generator")),)
+    # All of them before hours go into the first.
+    kept_steps = {run: kept_checkpoints(run) for run in runs}
+    for run in runs:
         began = time.monotonic()
         judge = Judge(
             run,
@@ -70,16 +76,13 @@ def convergence(config: ConvergenceConfig) -> list[Path]:
             seed=config.seed,
             device=config.device,
         )
-        kept = [step for step, path in list_checkpoints(judge.dir) if read_json(path / "state.json").get("keep")]
-        if not kept:
-            raise InputError(f"{run} has no kept checkpoints to draw a curve of")
         folder = judge.folder(config.runs_dir)
         folder.mkdir(parents=True, exist_ok=True)
         with timed_part(folder.parent, "eval.convergence"):
             reference = judge.real(folder, "reference")
             through = judge.real(folder, "reconstructed-reference")
             rows, curve, curve_through = [], [], []
-            for step in kept:
+            for step in kept_steps[run]:
                 found = judge.generated(folder, config, step=step)
                 at_step = distance_rows(found, reference, f"generated, step {step}", judge.network)
                 to_through = distance_rows(
@@ -131,6 +134,19 @@ def convergence(config: ConvergenceConfig) -> list[Path]:
         written.append(out)
     _compare(curves)
     return written
+
+
+def kept_checkpoints(run: str) -> list[int]:
+    """Steps of the checkpoints that stayed, oldest first; InputError when there are none."""
+    from generator.loading import load_generator
+    from runtime.checkpoint import list_checkpoints
+    from runtime.run import read_json
+
+    directory = load_generator(run).dir
+    kept = [step for step, path in list_checkpoints(directory) if read_json(path / "state.json").get("keep")]
+    if not kept:
+        raise InputError(f"{run} has no kept checkpoints to draw a curve of")
+    return kept
 
 
 def _compare(curves: dict[str, list[dict]]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
+from runtime.output import check_folder
 
 
 def tokenizer_for(reader, tokenizer: str | None = None, device: str = "auto"):
@@ -65,6 +67,11 @@ def decoded_clips(
         yield to_uint8(video).cpu(), batch["label"]
 
 
+def file_word(name: str) -> str:
+    """A class's name as part of a file name: letters and digits, dashes for everything else."""
+    return re.sub(r"[^\w]+", "-", name)[:40].strip("-") or "clip"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig(CommonFlags):
     """Flags of `python -m eval.decode`."""
@@ -72,27 +79,31 @@ class DecodeConfig(CommonFlags):
     run: str | None = flag(None, "run of generator.train or shipped name; default: the newest run")
     step: int | None = flag(None, "which checkpoint; default: the newest", low=0)
     tokenizer: str | None = flag(None, "tokenizer to decode with; default: the one that encoded the latents")
-    count: int = flag(16, "how many clips", low=1)
-    steps: int = flag(100, "Euler steps", low=1)
-    guidance_scale: float = flag(1.0, "classifier-free guidance; 1 is off", low=0.0)
-    fps: float = flag(8.0, "frames a second of the files", low=0.1)
-    out: str = flag("decoded", "folder to write mp4 files to")
+    count: int = flag(16, "how many clips", low=1, high=100_000)
+    steps: int = flag(100, "Euler steps", low=1, high=100_000)
+    guidance_scale: float = flag(1.0, "classifier-free guidance; 1 is off", low=0.0, high=1000.0)
+    fps: float = flag(8.0, "frames a second of the files", low=0.1, high=1000.0)
+    out: str = flag("decoded", "folder to write mp4 files to", check=check_folder)
 
 
 def decode(config: DecodeConfig) -> None:
     """Sample what is missing, decode, and write one mp4 a clip, named by index and class."""
+    from generator.loading import load_generator
     from generator.sample import SampleConfig, sample
     from latents_cache import open_latents
-    from runtime.run import is_main
+    from runtime.run import is_main, newest_run
     from videos import write_video
 
+    run = config.run or str(newest_run(config.runs_dir, "generator"))
+    # Before anything is sampled: the wrong tokenizer should cost nothing.
+    vae = fitting_tokenizer(load_generator(run, config.step).latents, run, config.tokenizer, config.device)
     path = sample(
         SampleConfig(
             runs_dir=config.runs_dir,
             seed=config.seed,
             device=config.device,
             dtype=config.dtype,
-            run=config.run,
+            run=run,
             step=config.step,
             samples=config.count,
             steps=config.steps,
@@ -104,12 +115,11 @@ def decode(config: DecodeConfig) -> None:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     with open_latents(path) as reader:
-        vae = tokenizer_for(reader, config.tokenizer, config.device)
         names = json.loads(reader.attributes.get("class_names", "[]"))
         index = 0
         for video, labels in decoded_clips(reader, vae, config.count, device=config.device, dtype=config.dtype):
             for clip, label in zip(video, labels, strict=True):
-                word = names[label].replace(" ", "-") if 0 <= label < len(names) else "clip"
+                word = file_word(names[label]) if 0 <= label < len(names) else "clip"
                 write_video(out / f"{index:05d}-{word}.mp4", clip.permute(1, 2, 3, 0).numpy(), config.fps)
                 index += 1
     print(f"eval.decode: {index} clips in {out}")

@@ -23,12 +23,23 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from latents_cache.layout import partial_path
+from latents_cache.heap import check_heaps, lies_within
+from latents_cache.layout import DAMAGE, partial_path
 from runtime.errors import InputError
 from runtime.faults import reach
 from runtime.files import sync
 
 FORMAT_VERSION = 1
+# Type and number of axes of each dataset.
+_KINDS = {
+    "features": ("<f4", 2),
+    "probabilities": ("<f4", 2),
+    "label": ("<i4", 1),
+    "clip": ("S", 1),
+    "crc32": ("<u4", 1),
+    "done": ("u1", 1),
+}
+_NEEDED = _KINDS.keys() - {"probabilities"}
 
 
 @dataclass(frozen=True)
@@ -163,13 +174,12 @@ class FeatureStore:
         """Write the file with zeros in it under a name that nobody looks for, then rename it to `.partial`."""
         count = len(self._clips)
         draft = self.path.with_name(f".{self.path.name}.new")
-        kinds = {"features": "<f4", "probabilities": "<f4", "label": "<i4"}
         try:
             reach("features.begin")
             with h5py.File(draft, "w", libver="earliest") as file:
                 file.attrs["format_version"], file.attrs["key"] = FORMAT_VERSION, self._key
                 for name, shape in shapes.items():
-                    file.create_dataset(name, data=np.zeros((count, *shape), kinds[name]))
+                    file.create_dataset(name, data=np.zeros((count, *shape), _KINDS[name][0]))
                 file.create_dataset("clip", data=self._clips)
                 file.create_dataset("crc32", data=np.zeros(count, "<u4"))
                 file.create_dataset("done", data=np.zeros(count, "u1"))
@@ -184,21 +194,37 @@ class FeatureStore:
         """Map the datasets of the partial file; refuse one of other settings."""
         try:
             with h5py.File(self.partial, "r") as file:
+                datasets = _datasets(file, self.partial)
                 same = file.attrs["key"] == self._key and np.array_equal(file["clip"][:], self._clips)
-                places = {name: (file[name].dtype, file[name].shape, file[name].id.get_offset()) for name in file}
+                places = {name: (rows.dtype, rows.shape, rows.id.get_offset()) for name, rows in datasets.items()}
             self._rows = {
                 name: np.memmap(self.partial, dtype, "r+", offset, shape)
                 for name, (dtype, shape, offset) in places.items()
             }
-        except _DAMAGE as error:
+        except InputError as error:
+            raise InputError(f"{error}; remove it") from error
+        except DAMAGE as error:
             raise InputError(f"{self.partial}: damaged feature file ({error}); remove it") from error
         if not same:
             self._rows.clear()
             raise InputError(f"{self.partial} was begun with other clips or settings; remove it")
 
 
-# What h5py and NumPy raise on a file whose bytes are not what they were.
-_DAMAGE = (OSError, LookupError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError)
+def _datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
+    """The datasets by name, each of its type, one row a clip, in one piece of the file; InputError otherwise."""
+    check_heaps(file, path)
+    found = {name: file.get(name) for name in file}
+    damaged = sorted(_NEEDED - found.keys()) + [name for name in found if name not in _KINDS]
+    for name, rows in found.items():
+        if name in damaged:
+            continue
+        kind, ndim = _KINDS[name]
+        fits = isinstance(rows, h5py.Dataset) and rows.ndim == ndim and rows.shape[0] == found["clip"].shape[0]
+        if not (fits and (rows.dtype.kind == "S" if kind == "S" else rows.dtype == kind) and lies_within(rows, path)):
+            damaged.append(name)
+    if damaged:
+        raise InputError(f"{path}: damaged feature file ({damaged[0]})")
+    return found
 
 
 def load_feature_set(path: str | Path, key: dict | None = None) -> FeatureSet:
@@ -213,16 +239,21 @@ def load_feature_set(path: str | Path, key: dict | None = None) -> FeatureSet:
     """
     try:
         with h5py.File(path, "r") as file:
+            datasets = _datasets(file, path)
             version, found = int(file.attrs["format_version"]), str(file.attrs["key"])
-            rows = {name: file[name][:] for name in file}
+            rows = {name: values[:] for name, values in datasets.items()}
         whole = version == FORMAT_VERSION and rows["done"].all() and (_checksums(rows) == rows["crc32"]).all()
         features, labels, clips = rows["features"], rows["label"], rows["clip"]
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such feature file") from error
-    except _DAMAGE as error:
+    except InputError as error:
+        raise InputError(f"{error}; remove it, and it is made again") from error
+    except DAMAGE as error:
         raise InputError(f"{path}: damaged feature file ({error}); remove it, and it is made again") from error
     if not whole:
         raise InputError(f"{path}: damaged feature file (checksum); remove it, and it is made again")
+    if not np.isfinite(features).all():
+        raise InputError(f"{path}: damaged feature file (values that are not finite); remove it, and it is made again")
     if key is not None and found != key_text(key):
         raise InputError(f"{path}: it holds features of other clips or settings; remove it")
     return FeatureSet(features, rows.get("probabilities"), labels, clips)

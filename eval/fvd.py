@@ -17,6 +17,8 @@ from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
+from runtime.output import check_file
+from runtime.records import check_fields
 
 # The same distance, but to reference clips that went through the tokenizer too: what the generator alone is answerable
 # for.
@@ -29,18 +31,24 @@ class FVDConfig(CommonFlags):
 
     run: str | None = flag(None, "run of generator.train or shipped name; default: the newest run")
     step: int | None = flag(None, "which checkpoint; default: the newest", low=0)
-    samples: int = flag(2048, "generated clips, and as many real ones", low=2)
+    samples: int = flag(2048, "generated clips, and as many real ones", low=2, high=1_000_000)
     tokenizer: str | None = flag(None, "tokenizer to decode with; default: the one that encoded the latents")
     root: str | None = flag(None, "folder of the real clips; default: where the latents were encoded from")
     protocol: str = flag("paper", "how the numbers are made", choices=("paper",))
     features: str = flag(
         "auto", "auto: shapes for moving_shapes, i3d for everything else", choices=("auto", "shapes", "i3d")
     )
-    steps: int = flag(100, "Euler steps of the sampler", low=1)
-    guidance_scales: tuple[float, ...] = flag((1.0,), "guidance scales to judge, the first is the headline", low=0.0)
+    steps: int = flag(100, "Euler steps of the sampler", low=1, high=100_000)
+    guidance_scales: tuple[float, ...] = flag(
+        (1.0,), "guidance scales to judge, the first is the headline", low=0.0, high=1000.0
+    )
     controls: bool = flag(True, "also measure the controls")
-    batch_size: int = flag(64, "samples in one forward pass", low=1)
-    out: str | None = flag(None, "JSON file to write; default: eval/fvd-….json in the run")
+    batch_size: int = flag(64, "samples in one forward pass", low=1, high=65_536)
+    out: str | None = flag(None, "JSON file to write; default: eval/fvd-….json in the run", check=check_file)
+
+    def __post_init__(self) -> None:
+        if not self.guidance_scales or len(set(self.guidance_scales)) < len(self.guidance_scales):
+            raise InputError(f"--guidance-scales {self.guidance_scales}: expected one or more different numbers")
 
 
 def choose_features(features: str, data: str) -> str:
@@ -111,6 +119,7 @@ class Judge:
             samples,
         )
         self.run, self.shipped = run, run in SHIPPED
+        check_fields(self.facts, {"data": str, "split": str, "clip": str, "rows": int}, f"{run}: facts of its latents")
         self.network = load_chosen(features, self.facts["data"], self.device)
         self.classifier, self.no_classifier = load_classifier(self.facts, self.device)
         # Before anything is sampled: the wrong tokenizer should cost nothing.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
+from runtime.output import check_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +25,17 @@ class ReconstructionConfig(CommonFlags):
     data: str | None = flag(None, "data set; default: the one that the tokenizer was trained on")
     root: str | None = flag(None, "its folder; default: likewise")
     split: str = flag("test", "which part", choices=("all", "train", "test"))
-    samples: int = flag(256, "clips", low=2)
-    num_frames: int | None = flag(None, "frames of a clip; default: as trained, else 17", low=1)
-    size: int | None = flag(None, "height and width; default: as trained, else 256", low=8)
+    samples: int = flag(256, "clips", low=2, high=1_000_000)
+    num_frames: int | None = flag(None, "frames of a clip; default: as trained, else 17", low=1, high=4097)
+    size: int | None = flag(None, "height and width; default: as trained, else 256", low=8, high=8192)
     observed: int | None = flag(None, "frames that prediction sees; default: the first half of the groups", low=1)
     features: str = flag(
         "auto",
         "auto: shapes for moving_shapes, i3d where its weights are here, else none",
         choices=("auto", "shapes", "i3d", "none"),
     )
-    batch_size: int = flag(16, "clips in one forward pass", low=1)
-    out: str | None = flag(None, "JSON file to write; default: eval/reconstruction-….json in the run")
+    batch_size: int = flag(16, "clips in one forward pass", low=1, high=65_536)
+    out: str | None = flag(None, "JSON file to write; default: eval/reconstruction-….json in the run", check=check_file)
 
 
 def reconstruction(config: ReconstructionConfig) -> Path:
@@ -63,6 +64,8 @@ def reconstruction(config: ReconstructionConfig) -> Path:
         window="first",
     )
     groups = vae.spec.latent_shape(clip.num_frames, clip.height, clip.width)[1]
+    if config.observed is not None and vae.spec.groups(config.observed) >= groups:
+        raise InputError(f"--observed {config.observed} leaves nothing of {clip.num_frames} frames to predict")
     observed = config.observed or vae.spec.frames(groups - groups // 2)
     root = config.root or (trained.get("root") if data == trained.get("data") else None)
     dataset = open_dataset(data, root=root, split=config.split, clip=clip)

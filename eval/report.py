@@ -13,6 +13,15 @@ from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
+from runtime.output import check_file
+from runtime.records import check_fields
+
+# What the page repeats of the runs and of the latents.
+_MANIFEST = {"parameters": int, "command": str, "git_commit": str, "versions": dict, "machine": dict}
+_FACTS = dict.fromkeys(("tokenizer", "encoder_hash", "data", "split", "clip", "data_fingerprint"), str)
+_FACTS |= {"rows": int, "shape": list[int]}
+_CURVE = {"curve": list[dict], "curve_to_reconstructions": list[dict], "metric": str, "samples": int}
+_CURVE |= {"floor": float, "untrained": float}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,19 +29,20 @@ class ReportConfig(CommonFlags):
     """Flags of `python -m eval.report`."""
 
     run: str | None = flag(None, "run of generator.train; default: the newest run")
-    clips: int = flag(12, "clips of each kind to show", low=1)
-    steps: int = flag(100, "Euler steps of the shown samples", low=1)
+    clips: int = flag(12, "clips of each kind to show", low=1, high=1000)
+    steps: int = flag(100, "Euler steps of the shown samples", low=1, high=100_000)
     guidance_scale: float | None = flag(
-        None, "guidance of the shown samples; default: those that eval.fvd measured, else 1", low=0.0
+        None, "guidance of the shown samples; default: those that eval.fvd measured, else 1", low=0.0, high=1000.0
     )
     shipped: bool = flag(True, "also show the shipped weights, where the data fit them")
-    out: str = flag("report.html", "file to write")
+    out: str = flag("report.html", "file to write", check=check_file)
 
 
 def report(config: ReportConfig) -> Path:
     """Write the page and print the metrics table; returns the page's path."""
     from eval.page import bullet_list, page, section
     from eval.results import read_results, table
+    from latents_cache.layout import check_attributes
     from runtime.files import replacing
     from runtime.run import is_main, newest_run, read_run, timed_part
 
@@ -40,10 +50,17 @@ def report(config: ReportConfig) -> Path:
     if not out.parent.is_dir():
         raise InputError(f"--out {config.out}: no such folder {out.parent}")
     run = read_run(config.run or newest_run(config.runs_dir, "generator"), "generator")
-    facts = run.manifest["latents"]
+    check_run(run, {"latents": dict})
+    facts, source = run.manifest["latents"], f"{run.dir / 'manifest.json'}: latents"
+    check_fields(facts, _FACTS, source)
+    check_attributes(facts, source)
     tokenizer = Path(facts["tokenizer"])
+    tokenizer_run = read_run(tokenizer, "tokenizer") if (tokenizer / "manifest.json").is_file() else None
+    if tokenizer_run:
+        check_run(tokenizer_run, {})
+        check_fields(tokenizer_run.manifest["identity"], {"steps": int}, f"{tokenizer_run.dir}: identity")
+        check_fields(tokenizer_run.config, {"lpips_weight": float}, tokenizer_run.dir / "config.json")
     with timed_part(run.dir, "eval.report"):
-        tokenizer_run = read_run(tokenizer, "tokenizer") if (tokenizer / "manifest.json").is_file() else None
         folders = [tokenizer_run.dir, run.dir] if tokenizer_run else [run.dir]
         results = [read_results(path) for folder in folders for path in newest_results(folder, facts["data"])]
         rows = [row for record, found in results if record["kind"] != "convergence" for row in found]
@@ -63,10 +80,18 @@ def report(config: ReportConfig) -> Path:
         )
         if is_main():
             with replacing(out, "report") as partial:
-                partial.write_text(page(f"PV-VAE on {facts['data']}", intro, sections))
+                partial.write_text(page(f"PV-VAE on {facts['data']}", intro, sections), "utf-8", "xmlcharrefreplace")
     print(table(rows))
     print(f"eval.report: open {out}")
     return out
+
+
+def check_run(info, more: dict) -> None:
+    """A run must say of itself what the page repeats, and `more`."""
+    source = info.dir / "manifest.json"
+    check_fields(info.manifest, more | _MANIFEST, source)
+    check_fields(info.manifest["machine"], {"processor": str, "cores": int, "system": str}, f"{source}: machine")
+    check_fields(info.config, {"preset": str, "seed": int}, info.dir / "config.json")
 
 
 def newest_results(run_dir: Path, data: str) -> list[Path]:
@@ -78,7 +103,7 @@ def newest_results(run_dir: Path, data: str) -> list[Path]:
     for path in (run_dir / "eval").glob("*.json"):
         record = read_json(path)
         if record.get("kind") in order and record.get("data") == data:
-            newest[record["kind"]] = max(newest.get(record["kind"], ("", path)), (record["created"], path))
+            newest[record["kind"]] = max(newest.get(record["kind"], ("", path)), (str(record.get("created")), path))
     return [path for _, path in sorted(newest.values(), key=lambda item: order.index(read_json(item[1])["kind"]))]
 
 
@@ -86,6 +111,7 @@ def clip_sections(config: ReportConfig, run, facts: dict) -> list[str]:
     """Real, reconstructed, predicted and generated clips."""
     import torch
 
+    from eval.decode import fitting_tokenizer
     from eval.figures import animation, bordered, side_by_side
     from eval.page import clip_grid, section
     from eval.sets import real_batches, stratified_halves
@@ -102,7 +128,8 @@ def clip_sections(config: ReportConfig, run, facts: dict) -> list[str]:
     labels = [label for _, part in batches for label in part]
     captions = [names[label] if 0 <= label < len(names) else f"clip {i}" for i, label in enumerate(labels)]
     device = resolve_device(config.device)
-    vae, predictor = load(facts["tokenizer"], device=device), load(facts["tokenizer"], stage="video", device=device)
+    vae = fitting_tokenizer(facts, run.dir, device=config.device)
+    predictor = load(facts["tokenizer"], stage="video", device=device)
     video, groups = to_float(clip.to(device)), vae.spec.groups(clip.shape[2])
     observed = vae.spec.frames(groups - groups // 2)
     with torch.no_grad(), autocast(device, resolve_dtype(config.dtype, device)):
@@ -315,6 +342,7 @@ def curves(run, tokenizer_run, results: list) -> str:
     )
     for record, _ in results:
         if record["kind"] == "convergence":
+            check_fields(record, _CURVE, f"convergence of {run.dir}")
             points = record["curve"]
             bands = [(p["step"], p["low"], p["high"]) for p in points if p["low"] is not None]
             metric = record["metric"]
@@ -338,13 +366,9 @@ def curves(run, tokenizer_run, results: list) -> str:
 
 def read_log(run_dir: Path) -> list[dict]:
     """metrics.jsonl, one dict a step."""
-    path = run_dir / "metrics.jsonl"
-    # A run that is still writing may end in half a line.
-    return (
-        [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        if path.is_file()
-        else []
-    )
+    from runtime.log import read_lines
+
+    return read_lines(run_dir / "metrics.jsonl", {"step": int})
 
 
 def model_words(run, tokenizer_run) -> list[str]:
@@ -368,6 +392,7 @@ def model_words(run, tokenizer_run) -> list[str]:
 def what_was_run(run, tokenizer_run) -> str:
     """Commands, machine, versions, hashes, and how long each part took."""
     from eval.page import facts_table
+    from runtime.log import read_lines
 
     facts = []
     for info in filter(None, (tokenizer_run, run)):
@@ -380,9 +405,7 @@ def what_was_run(run, tokenizer_run) -> str:
                 f"{len(manifest['sessions'])} session(s), seed {info.config['seed']}, started {manifest['started'][:19]} UTC",
             )
         )
-        parts = info.dir / "parts.jsonl"
-        for line in parts.read_text().splitlines() if parts.is_file() else []:
-            part = json.loads(line)
+        for part in read_lines(info.dir / "parts.jsonl", {"part": str, "seconds": float, "command": str}):
             facts.append((part["part"], f"{part['command']} — {part['seconds'] / 60:.1f} minutes"))
     manifest = run.manifest
     facts += [

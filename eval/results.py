@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from runtime.records import check_fields, from_record
 from runtime.run import command_line, is_main, machine, now, read_json, versions, write_json
 
 
@@ -78,9 +79,9 @@ def write_results(path: str | Path, *, kind: str, rows: list[Row], **facts) -> N
 def read_results(path: str | Path) -> tuple[dict, list[Row]]:
     """(facts, rows) of one evaluation."""
     record = read_json(path)
-    return {name: value for name, value in record.items() if name != "rows"}, [
-        Row(**row) for row in record.get("rows", [])
-    ]
+    check_fields(record, {"kind": str, "command": str, "created": str, "rows": list}, path)
+    rows = [from_record(Row, row, f"{path}, row {number}") for number, row in enumerate(record.pop("rows"))]
+    return record, rows
 
 
 def format_number(value: float | None) -> str:

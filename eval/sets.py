@@ -18,6 +18,7 @@ from torch import Tensor
 from eval.feature_store import FeatureSet, FeatureStore, join, key_text, load_feature_set
 from runtime.errors import InputError
 from runtime.processes import World, resolve_device
+from runtime.records import from_record
 from runtime.seeds import numpy_generator
 from runtime.stopping import orderly
 from videos import ClipSpec, open_dataset, to_float, to_uint8
@@ -29,14 +30,7 @@ BATCH = 32
 
 def open_training_clips(facts: dict, root: str | None = None):
     """The data set that a generator's latents were encoded from, with the same split and clip."""
-    clip = json.loads(facts["clip"])
-    size = clip["size"]
-    spec = ClipSpec(
-        num_frames=clip["num_frames"],
-        size=tuple(size) if isinstance(size, list) else size,
-        frame_stride=clip["frame_stride"],
-        window=clip["window"],
-    )
+    spec = from_record(ClipSpec, json.loads(facts["clip"]), "the clip of the latents")
     return open_dataset(facts["data"], root=root or facts.get("root") or None, split=facts["split"], clip=spec)
 
 

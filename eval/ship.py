@@ -13,9 +13,12 @@ from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
+from runtime.records import check_fields
 
 # A pause between two logged steps that is longer than this was not training.
 LONGEST_STEP_SECONDS = 60.0
+# What the shipped manifest repeats of the runs'.
+_REPEATED = {"command": str, "git_commit": str, "machine": dict, "versions": dict}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +27,8 @@ class ShipConfig(CommonFlags):
 
     tokenizer: str = flag(help="run of tokenizer.train")
     run: str = flag(help="run of generator.train on that tokenizer's latents")
-    samples: int = flag(2048, "generated clips for the numbers that ship with the weights", low=2)
-    steps: int = flag(100, "Euler steps", low=1)
+    samples: int = flag(2048, "generated clips for the numbers that ship with the weights", low=2, high=1_000_000)
+    steps: int = flag(100, "Euler steps", low=1, high=100_000)
     guidance_scales: tuple[float, ...] = flag((1.0, 2.0), "guidance scales to judge", low=0.0)
     out_name: str = flag("moving-shapes", "name to ship under")
 
@@ -45,8 +48,13 @@ def ship(config: ShipConfig) -> None:
     if config.out_name not in TOKENIZERS:
         raise InputError(f"--out-name {config.out_name!r} is not known; known: {', '.join(TOKENIZERS)}")
     vae, generator = load(config.tokenizer), load_generator(config.run)
-    if vae.encoder_hash != generator.latents["encoder_hash"]:
+    if vae.encoder_hash != generator.latents.get("encoder_hash"):
         raise InputError(f"{config.run} was trained on latents of another encoder than {config.tokenizer} has")
+    for info in (tokenizer_run, generator_run):
+        check_fields(info.manifest, _REPEATED, info.dir / "manifest.json")
+        check_fields(info.config, {"seed": int}, info.dir / "config.json")
+    check_fields(tokenizer_run.manifest, {"plan": list}, tokenizer_run.dir / "manifest.json")
+    check_fields(generator.latents, {"path": str}, f"{config.run}: facts of its latents")
     commands = [tokenizer_run.manifest["command"], generator_run.manifest["command"]]
     hours = (training_seconds(tokenizer_run.dir) + training_seconds(generator_run.dir)) / 3600
 
@@ -119,7 +127,9 @@ def write_rounded(path: Path, tensors: dict) -> None:
 
 def training_seconds(run_dir: Path) -> float:
     """Time spent in steps, from the log: pauses between sessions do not count."""
-    times = [json.loads(line)["time"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    from runtime.log import read_lines
+
+    times = [line["time"] for line in read_lines(run_dir / "metrics.jsonl", {"time": float})]
     gaps = (b - a for a, b in zip(times, times[1:], strict=False))
     return sum(gap for gap in gaps if 0 <= gap <= LONGEST_STEP_SECONDS)
 

@@ -6,20 +6,24 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
+from runtime.output import check_file
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFeaturesConfig(CommonFlags):
     """Flags of `python -m eval.train_features`."""
 
-    steps: int = flag(4000, "optimizer updates", low=1)
-    batch_size: int = flag(48, "clips in a batch", low=2)
+    steps: int = flag(4000, "optimizer updates", low=1, high=1_000_000_000)
+    batch_size: int = flag(48, "clips in a batch", low=2, high=65_536)
     learning_rate: float = flag(2e-3, "peak rate of AdamW; cosine decay to 1 %", low=0.0)
     test_clips: int = flag(2000, "test clips of each level", low=12)
-    out: str = flag("eval/features/shapes.safetensors", "file to write")
+    out: str = flag(
+        "eval/features/shapes.safetensors", "file to write", check=partial(check_file, folder_exists=True)
+    )
 
 
 def train_features(config: TrainFeaturesConfig) -> None:

@@ -9,7 +9,7 @@ Legend: B batch, C latent channels, G groups (latent time), S = h * w cells, D h
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -19,11 +19,23 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 
 from runtime.errors import InputError
+from runtime.records import from_record
 
 FREQUENCIES = 256
 # Up to this many keys, a materialised softmax beats the fused kernel: on the CPU, whose backward is slow for short
 # sequences, and on the GPU's temporal axis, where it wastes less of the tiles and has no limit on how many there are.
 SHORT_SEQUENCE = 32
+MAX_CLASSES = 1_000_000
+# Sizes beyond these are a damaged or hostile config, refused before anything is built.
+_LARGEST = {
+    "channels": 65_536,
+    "groups": 4096,
+    "height": 256,
+    "width": 256,
+    "hidden_size": 16_384,
+    "depth": 256,
+    "num_heads": 1024,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +67,15 @@ class LatteConfig:
     def __post_init__(self) -> None:
         if self.gelu not in ("tanh", "none"):
             raise InputError(f"gelu {self.gelu!r} is not one of tanh, none")
-        if min(self.channels, self.groups, self.height, self.width, self.hidden_size, self.depth, self.num_heads) < 1:
-            raise InputError("channels, groups, height, width, hidden_size, depth and num_heads must be at least 1")
-        if self.num_classes < 0:
-            raise InputError(f"num_classes must be at least 0, got {self.num_classes}")
+        for name, largest in _LARGEST.items():
+            value = getattr(self, name)
+            if not 1 <= value <= largest:
+                raise InputError(f"{name} must be at least 1 and at most {largest}, got {repr(value)[:60]}")
+        if not 0 <= self.num_classes <= MAX_CLASSES:
+            found = repr(self.num_classes)[:60]
+            raise InputError(f"num_classes must be at least 0 and at most {MAX_CLASSES}, got {found}")
+        if not 0.0 < self.mlp_ratio <= 64.0:
+            raise InputError(f"mlp_ratio must lie in 0…64, got {repr(self.mlp_ratio)[:60]}")
         if self.hidden_size % self.num_heads or self.hidden_size % 4:
             raise InputError(
                 f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}, and of 4"
@@ -67,12 +84,9 @@ class LatteConfig:
             raise InputError(f"depth {self.depth} must be even: spatial and temporal blocks alternate")
 
     @classmethod
-    def from_dict(cls, values: dict) -> LatteConfig:
-        """Inverse of `dataclasses.asdict`; InputError on a field that this version does not know."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise InputError(f"the generator's config has unknown fields: {', '.join(unknown)}")
-        return cls(**values)
+    def from_dict(cls, values: dict, source: object = "the generator's config") -> LatteConfig:
+        """Inverse of `dataclasses.asdict`; InputError, naming `source`, on a field that is unknown or does not fit."""
+        return from_record(cls, values, source)
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from generator.latte import Latte, LatteConfig
+from latents_cache.layout import check_attributes
 from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from runtime.errors import InputError
+from runtime.records import check_fields
 from runtime.run import read_json, read_run
 from runtime.trainer import Trainer
+from runtime.weights import load_model
 
 # Names of generators that come with the package, and where.
 SHIPPED = {"moving-shapes": Path(__file__).parent / "pretrained" / "moving-shapes"}
@@ -66,16 +68,28 @@ def load_generator(
         directory = read_run(name_or_path, "generator").dir
         folder = find_checkpoint(directory, step)
         weights = folder / ("ema.safetensors" if ema else "model.safetensors")
-    config, state = LatteConfig.from_dict(read_json(folder / "config.json")), read_json(folder / "state.json")
+    config = LatteConfig.from_dict(read_json(folder / "config.json"), folder / "config.json")
+    state = read_state(folder, config)
     if shipped is not None and step not in (None, state["step"]):
         raise InputError(f"the shipped generator {name_or_path} has step {state['step']} only; leave --step out")
-    model = Latte(config)
-    try:
-        model.load_state_dict(load_file(weights))
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise InputError(f"{weights}: damaged, absent, or of another config ({str(error).splitlines()[0]})") from error
+    model, _ = load_model(lambda: Latte(config), weights)
     model.to(device).eval().requires_grad_(False)
     return LoadedGenerator(model, config, state["latents"], state["step"], directory)
+
+
+def read_state(folder: Path, config: LatteConfig) -> dict:
+    """state.json of a checkpoint: "step", and of the "latents" at least mean and std `[C]`; InputError if they are
+    not."""
+    source = folder / "state.json"
+    state = read_json(source)
+    check_fields(state, {"step": int, "latents": dict}, source)
+    facts = state["latents"]
+    check_fields(facts, {"mean": list[float], "std": list[float]}, source)
+    check_attributes(facts, source)
+    mean, std = facts["mean"], facts["std"]
+    if not (len(mean) == len(std) == config.channels and all(map(math.isfinite, mean + std)) and min(std) > 0):
+        raise InputError(f"{source}: mean and std of the latents must be {config.channels} finite numbers, std above 0")
+    return state
 
 
 def save(run_dir: Path, step: int, trainer: Trainer, *, latents: dict, keep: bool) -> None:

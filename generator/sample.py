@@ -14,6 +14,7 @@ from pathlib import Path
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.faults import reach
+from runtime.output import check_file
 from runtime.stopping import Stopped, orderly, stop_asked
 
 
@@ -23,12 +24,12 @@ class SampleConfig(CommonFlags):
 
     run: str | None = flag(None, "run of generator.train or shipped name; default: the newest run")
     step: int | None = flag(None, "which checkpoint; default: the newest", low=0)
-    samples: int = flag(2048, "how many samples in all", low=1)
-    steps: int = flag(100, "Euler steps, one model call each", low=1)
-    guidance_scale: float = flag(1.0, "classifier-free guidance; 1 is off", low=0.0)
-    batch_size: int = flag(64, "samples in one forward pass", low=1)
+    samples: int = flag(2048, "how many samples in all", low=1, high=1_000_000)
+    steps: int = flag(100, "Euler steps, one model call each", low=1, high=100_000)
+    guidance_scale: float = flag(1.0, "classifier-free guidance; 1 is off", low=0.0, high=1000.0)
+    batch_size: int = flag(64, "samples in one forward pass", low=1, high=65_536)
     untrained: bool = flag(False, "a control: the same network before training, whose samples are the noise itself")
-    out: str | None = flag(None, "file to write; default: in the run's samples folder")
+    out: str | None = flag(None, "file to write; default: in the run's samples folder", check=check_file)
 
 
 def sample_path(

@@ -58,8 +58,10 @@ class TrainConfig(CommonFlags):
 
     latents: str = flag(help="latents file of tokenizer.encode")
     preset: str = flag("latte-xl", "size and recipe", choices=("latte-xl", "latte-l", "latte-b", "latte-s", "demo"))
-    steps: int = flag(250_000, "optimizer updates in total; may grow when a finished run is resumed", low=1)
-    batch_size: int = flag(64, "clips in a batch, over all processes", low=1)
+    steps: int = flag(
+        250_000, "optimizer updates in total; may grow when a finished run is resumed", low=1, high=1_000_000_000
+    )
+    batch_size: int = flag(64, "clips in a batch, over all processes", low=1, high=65_536)
     learning_rate: float = flag(1e-4, "of AdamW, after warm-up", low=0.0)
     schedule: str = flag("constant", "of the learning rate; cosine falls to a tenth", choices=("constant", "cosine"))
     warmup: int = flag(0, "steps of linear warm-up", low=0)
@@ -120,6 +122,7 @@ def train(config: TrainConfig) -> Path:
     }
     identity = run_identity(config, dtype, facts) | {"model": asdict(model_config)}
     name = config.name or default_name(config.preset, config.latents, identity)
+    Run.check(config, kind="generator", name=name, identity=identity)  # before the network is built
     run_dir = Path(config.runs_dir) / name
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -71,7 +71,10 @@ def check_rows(reader) -> None:
     if damaged:
         first = ", ".join(map(str, damaged[:8])) + (", …" if len(damaged) > 8 else "")
         raise InputError(f"{reader.path}: {len(damaged)} of {len(reader)} rows are damaged ({first}); write it again")
-    statistics = latents_statistics(*reader.sources())
+    try:
+        statistics = latents_statistics(*reader.sources())
+    except OSError as error:
+        raise InputError(f"{reader.path}: damaged rows ({error}); write it again") from error
     same = np.allclose(statistics.mean, reader.mean, atol=1e-9) and np.allclose(statistics.std, reader.std, rtol=1e-9)
     if not same:
         raise InputError(f"{reader.path}: the stored statistics do not fit the rows; write it again")

@@ -8,14 +8,72 @@ deterministic tokenizers), `label` int32 [N], `name` bytes [N], `crc32` uint32 [
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
+import h5py
 import numpy as np
+
+from runtime.errors import InputError
+from runtime.records import check_fields, parse_json
 
 FORMAT_VERSION = 1
 NAME_BYTES = 128
+MAX_COMPRESSION = 1100  # deflate, the usual filter, reaches 1032
+# What h5py raises on damaged bytes.
+DAMAGE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError)
 LATENTS = np.dtype("<f2")
 STATISTICS = ("latents_mean", "latents_std")
+# Types of the attributes that readers rely on, where they are there; three of them are JSON texts.
+_ATTRIBUTES = {
+    **dict.fromkeys(("kind", "tokenizer", "tokenizer_name", "encoder_hash", "decoder_hash", "data", "root"), str),
+    **dict.fromkeys(("split", "clip", "spec", "class_names", "data_fingerprint"), str),
+    **dict.fromkeys(("num_classes", "windows", "flip", "seed"), int),
+}
+_TEXTS = {"clip": dict, "spec": dict, "class_names": list[str]}
+
+
+def check_attributes(attributes: Mapping[str, object], source: object) -> None:
+    """Check the facts of a latents file, or of a checkpoint that repeats them; InputError names the first bad one."""
+    check_fields(attributes, _ATTRIBUTES, source, needed=False)
+    texts = {name: parse_json(attributes[name], f"{source}: {name}") for name in _TEXTS if name in attributes}
+    check_fields(texts, _TEXTS, source, needed=False)
+    for name, low in (("num_classes", 0), ("windows", 1), ("flip", 0)):
+        if attributes.get(name, low) < low:
+            raise InputError(f"{source}: {name} is {attributes[name]}, the least is {low}")
+
+
+def check_datasets(file: h5py.File, path: Path) -> int:
+    """Check dtypes and shapes of the datasets, and that this file holds them; returns the number of rows.
+
+    Raises:
+        InputError: Also for data that HDF5 would fetch from other files, and for sizes that a file of this length
+            cannot hold, so that nothing is allocated for them.
+    """
+    mean = file["mean"]
+    rows, shape = len(mean), tuple(mean.shape[1:])
+    if len(shape) != 4 or min(mean.shape) < 1:
+        raise InputError(f"{path}: mean is {list(mean.shape)}, expected [N, C, G, h, w] with N of at least 1")
+    length = path.stat().st_size
+    kinds = {"mean": "f", "logvar": "f", "label": "i", "name": "S", "crc32": "u", "done": "u"} | dict.fromkeys(
+        STATISTICS, "f"
+    )
+    for name, kind in kinds.items():
+        if name not in file:
+            continue
+        dataset, wanted = file[name], (rows,)
+        if name in STATISTICS:
+            wanted = shape[:1]
+        elif kind == "f":
+            wanted = mean.shape
+        if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != kind or dataset.shape != wanted:
+            raise InputError(f"{path}: {name} is {dataset}, expected {list(wanted)} of numpy kind {kind!r}")
+        elsewhere = isinstance(file.get(name, getlink=True), h5py.ExternalLink) or dataset.external
+        if elsewhere or dataset.is_virtual:
+            raise InputError(f"{path}: {name} lies in another file; copy it into this one")
+        if dataset.nbytes > MAX_COMPRESSION * length:
+            raise InputError(f"{path}: {name} promises {dataset.nbytes} bytes, the file has {length}; write it again")
+    return rows
 
 
 def row_types(shape: tuple[int, ...], has_logvar: bool) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:

@@ -8,7 +8,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from latents_cache.layout import FORMAT_VERSION, LATENTS, STATISTICS, partial_path, plain, row_checksum
+from latents_cache.heap import check_heaps
+from latents_cache.layout import (
+    DAMAGE,
+    FORMAT_VERSION,
+    LATENTS,
+    STATISTICS,
+    check_attributes,
+    check_datasets,
+    partial_path,
+    plain,
+    row_checksum,
+)
 from runtime.errors import InputError
 
 
@@ -52,31 +63,33 @@ class LatentsReader:
             raise InputError(f"{path}: not a whole HDF5 file ({error}); write it again") from error
         try:
             self._read_header()
-        except BaseException:
+        except InputError:
             self._file.close()
             raise
+        except DAMAGE as error:
+            self._file.close()
+            raise InputError(f"{path}: damaged ({error}); write it again") from error
 
     def _read_header(self) -> None:
         file, path = self._file, self.path
+        check_heaps(file, path)
         absent = [name for name in ("mean", "label", *STATISTICS) if not isinstance(file.get(name), h5py.Dataset)]
         if absent:
             raise InputError(f"{path}: not a latents file (no dataset {', '.join(absent)})")
         self.attributes = {name: plain(value) for name, value in file.attrs.items()}
         version = self.attributes.get("format_version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+        if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
             raise InputError(f"{path}: format version {version!r}, this program reads up to {FORMAT_VERSION}; update")
+        check_attributes(self.attributes, path)
         self.shape = tuple(file["mean"].shape[1:])
         self.has_logvar = "logvar" in file
-        if len(self.shape) != 4 or (self.has_logvar and file["logvar"].shape != file["mean"].shape):
-            raise InputError(f"{path}: mean must be [N, C, G, h, w], and logvar alike")
-        rows = len(file["mean"])
-        unequal = [name for name in ("label", "name", "crc32", "done") if name in file and len(file[name]) != rows]
-        if unequal:
-            raise InputError(f"{path}: mean has {rows} rows, but {', '.join(unequal)} has another number")
-        self.mean, self.std = (file[name][:] for name in STATISTICS)
+        rows = check_datasets(file, path)
+        self.mean, self.std = (file[name][:].astype(np.float64) for name in STATISTICS)
         unfinished = int((file["done"][:] == 0).sum()) if "done" in file else 0
         if unfinished or not (np.isfinite(self.mean).all() and np.isfinite(self.std).all()):
             raise InputError(f"{path}: never finished ({unfinished} rows are missing); write it again")
+        if self.std.min() < 0:
+            raise InputError(f"{path}: a standard deviation is negative; write it again")
         self.labels = file["label"][:]
         self._names = file["name"][:] if "name" in file else np.zeros(rows, "S1")
         self._rows = {name: self._map(file[name]) for name in (("mean", "logvar") if self.has_logvar else ("mean",))}
@@ -110,7 +123,10 @@ class LatentsReader:
         if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
             asked = f"{indices.min()}…{indices.max()}"
             raise InputError(f"{self.path}: rows {asked} were asked for, it has 0…{len(self) - 1}")
-        values = {name: _gather(source, indices) for name, source in self._rows.items()}
+        try:
+            values = {name: _gather(source, indices) for name, source in self._rows.items()}
+        except OSError as error:  # a compressed file is decoded only here
+            raise InputError(f"{self.path}: damaged rows ({error}); write it again") from error
         return {"mean": values["mean"], "logvar": values.get("logvar"), "label": self.labels[indices]}
 
     def sources(self) -> tuple[np.memmap | h5py.Dataset, np.memmap | h5py.Dataset | None]:
@@ -123,13 +139,13 @@ class LatentsReader:
             if "crc32" not in file:
                 raise InputError(f"{self.path}: it has no checksums")
             stored = file["crc32"][:]
-        mean, logvar = self.sources()
-        return [
-            row
-            for row in range(len(self))
-            if stored[row]
-            != row_checksum(mean[row], None if logvar is None else logvar[row], self.labels[row], self._names[row])
-        ]
+        damaged = []
+        for row in range(len(self)):
+            values = self.batch([row])
+            logvar = None if values["logvar"] is None else values["logvar"][0]
+            if stored[row] != row_checksum(values["mean"][0], logvar, self.labels[row], self._names[row]):
+                damaged.append(row)
+        return damaged
 
     def close(self) -> None:
         """Close the file."""
@@ -152,4 +168,5 @@ def _gather(source: np.memmap | h5py.Dataset, indices: np.ndarray) -> np.ndarray
     if isinstance(source, np.memmap):
         return np.asarray(source)[indices]
     unique, back = np.unique(indices, return_inverse=True)  # h5py wants increasing indices
-    return source[unique].astype(LATENTS)[back]
+    with np.errstate(over="ignore"):
+        return source[unique].astype(LATENTS)[back]

@@ -16,7 +16,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from latents_cache.heap import check_heaps, lies_within
 from latents_cache.layout import (
+    DAMAGE,
     FORMAT_VERSION,
     LATENTS,
     STATISTICS,
@@ -101,7 +103,7 @@ class LatentsWriter:
             if self.partial.exists():
                 self._open_rows()
         except BaseException:
-            self._lock.close()
+            self._release_lock()
             raise
 
     # -- creating ------------------------------------------------------------------------------------------------------
@@ -119,6 +121,9 @@ class LatentsWriter:
             raise InputError(f"cannot write to {self.path.parent}: {error.strerror}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not (self._lock_path.exists() and os.path.samestat(os.fstat(lock.fileno()), self._lock_path.stat())):
+                lock.close()  # its last holder took it away between our opening and locking it
+                return self._take_lock(launch)
             lock.truncate(0)
             if launch is not None:
                 lock.write(launch)
@@ -132,6 +137,15 @@ class LatentsWriter:
                 return lock
         lock.close()
         raise InputError(f"{self.partial} is being written by another process; wait for it, or write to another name")
+
+    def _release_lock(self) -> None:
+        """Give up the lock; the last process of a launch takes its file away."""
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock_path.unlink(missing_ok=True)
+        except OSError:
+            pass  # others of the launch still hold it
+        self._lock.close()
 
     def _lay_out(self) -> None:
         """Write the empty file under a name that no reader or writer looks for, then rename it to `.partial`."""
@@ -168,14 +182,19 @@ class LatentsWriter:
         """Refuse a partial file that was begun with other settings."""
         try:
             with h5py.File(self.partial, "r") as file:
+                check_heaps(file, self.partial)
                 found = {name: plain(value) for name, value in file.attrs.items()}
                 present = {name: (file[name].dtype, file[name].shape) for name in file}
-        except OSError as error:
+                scattered = [name for name in present if not lies_within(file[name], self.partial)]
+        except InputError:
+            raise
+        except DAMAGE as error:
             raise InputError(f"{self.partial} is no latents file to go on with ({error}); remove it") from error
         if self._has_logvar is None:
             self._has_logvar = "logvar" in present
         types = row_types(self.shape, self._has_logvar)
         wanted = {name: (dtype, (self.rows, *shape)) for name, (dtype, shape) in types.items()}
+        wanted |= dict.fromkeys(STATISTICS, (np.dtype("<f8"), self.shape[:1]))
         differing = [
             f"{name}: was {str(found.get(name))[:60]!r}, now {str(self._attributes.get(name))[:60]!r}"
             for name in sorted(found.keys() | self._attributes.keys())
@@ -188,6 +207,8 @@ class LatentsWriter:
         ]
         if self._has_logvar != ("logvar" in present):
             differing.append(f"logvar: was {'logvar' in present}, now {self._has_logvar}")
+        if scattered:
+            raise InputError(f"{self.partial} does not hold its {', '.join(scattered)} in one piece; remove it")
         if differing:
             raise InputError(
                 f"{self.partial} was begun with other settings ({'; '.join(differing)}); "
@@ -301,7 +322,6 @@ class LatentsWriter:
         os.replace(self.partial, self.path)
         sync(self.path.parent)
         reach("latents.finished")
-        self._lock_path.unlink(missing_ok=True)
         self.close()
         return self.path
 
@@ -310,7 +330,8 @@ class LatentsWriter:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-        self._lock.close()
+        if not self._lock.closed:
+            self._release_lock()
 
     def __enter__(self) -> LatentsWriter:
         return self

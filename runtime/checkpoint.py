@@ -7,19 +7,21 @@ import os
 import pickle
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from runtime.errors import InputError
 from runtime.faults import reach
 from runtime.files import sync
+from runtime.records import check_fields
 from runtime.run import read_json
+from runtime.weights import read_weights
 
 _NAME = re.compile(r"step_(\d{8,})")
 # What changed bytes inside a pickle end in.
@@ -81,7 +83,7 @@ def save_checkpoint(
         for file in partial.iterdir():
             sync(file)
         sync(partial)
-    except (OSError, SafetensorError, RuntimeError):
+    except BaseException:
         # On a full disk the room goes back to what is there already.
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -144,22 +146,22 @@ def load_checkpoint(
     """Read a checkpoint; InputError when a file is absent or damaged."""
     path = Path(path)
     state = read_json(path / "state.json")
+    check_fields(state, {"step": int}, path / "state.json")
     tensors = {}
     for name in names:
-        file = path / f"{name}.safetensors"
         try:
-            tensors[name] = load_file(file, device=str(device))
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"{file}: damaged or absent ({error}); remove {path} to go on from the checkpoint before"
-            ) from error
+            tensors[name] = read_weights(path / f"{name}.safetensors", device)
+        except InputError as error:
+            raise InputError(f"{error}; or remove {path} to go on from the checkpoint before") from error
     loaded = None
     if optimizer:
         try:
-            loaded = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about what damaged pickles say of themselves
+                loaded = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
         except torch.OutOfMemoryError:
             raise
-        except (*_DAMAGED, OSError, RuntimeError) as error:
+        except (*_DAMAGED, OSError, RuntimeError, ImportError, OverflowError, MemoryError, AssertionError) as error:
             raise InputError(
                 f"{path / 'optimizer.pt'}: damaged or absent ({type(error).__name__}); "
                 f"remove {path} to go on from the checkpoint before"

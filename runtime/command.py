@@ -20,11 +20,15 @@ from collections.abc import Callable, Collection
 from dataclasses import MISSING, dataclass, field
 
 from runtime.errors import InputError
+from runtime.output import check_folder, check_name
 from runtime.stopping import INTERRUPTED, Stopped, listening
 
-# A machine that fails is no bug of ours: one line, no traceback.
+# A machine that fails is no bug of ours, and mended, the same command goes on.
 _MACHINE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
 
+# What a shell reports of a program whose reader has gone.
+BROKEN_PIPE = 141
+LARGEST_SEED = 2**63 - 1  # what an attribute of an HDF5 file holds
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
 
@@ -36,6 +40,7 @@ def flag(
     low: float | None = None,
     high: float | None = None,
     positional: bool = False,
+    check: Callable[[str, typing.Any], None] | None = None,
 ):
     """A dataclass field that is a command-line flag.
 
@@ -46,8 +51,16 @@ def flag(
         low: Smallest number allowed.
         high: Largest number allowed.
         positional: Also accept the value as a bare word.
+        check: Gets the flag as typed and its value, given or default; raises InputError when it will not do.
     """
-    metadata = {"help": help, "choices": choices, "low": low, "high": high, "positional": positional}
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "positional": positional,
+        "check": check,
+    }
     return field(default=default, metadata=metadata) if default is not MISSING else field(metadata=metadata)
 
 
@@ -55,9 +68,9 @@ def flag(
 class CommonFlags:
     """Flags that every command has."""
 
-    runs_dir: str = flag("runs", "folder of all run directories")
-    name: str | None = flag(None, "name of the run; default: from preset, data and flags")
-    seed: int = flag(0, "seed of everything random", low=0)
+    runs_dir: str = flag("runs", "folder of all run directories", check=check_folder)
+    name: str | None = flag(None, "name of the run; default: from preset, data and flags", check=check_name)
+    seed: int = flag(0, "seed of everything random", low=0, high=LARGEST_SEED)
     device: str = flag("auto", "cpu, cuda, cuda:1, … or auto")
     dtype: str = flag("auto", "compute type", choices=("auto", "float32", "bfloat16"))
     max_hours: float | None = flag(
@@ -77,8 +90,9 @@ def run_command(
     """Parse the command line into `config_class`, run `job(config)`, and exit with its status.
 
     Exit codes: 0 done; 1 the machine failed (a full disk; one line on stderr) or there is a bug (a traceback); 2 the
-    input is at fault (one line on stderr); 75 stopped by SIGTERM, SIGUSR1 or `--max-hours` with everything saved, so a
-    batch system may queue the same command again; 130 interrupted by Ctrl-C.
+    input or the place to write to is at fault (one line on stderr); 75 stopped by SIGTERM, SIGUSR1 or `--max-hours`
+    with everything saved, so a batch system may queue the same command again; 130 interrupted by Ctrl-C; 141 whoever
+    read the output has gone, as `head` does.
 
     Args:
         presets: Maps the flags that were given to defaults that they imply; precedence is class default < preset <
@@ -87,37 +101,46 @@ def run_command(
         argv: Words after the command; default: `sys.argv[1:]`.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if "--help" in argv or "-h" in argv:
-        print(help_text(config_class, example))
-        sys.exit(0)
     if os.environ.get("RANK", "0") != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - of the processes of a launch one speaks
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a file's name, or a terminal's encoding, may be anything
     try:
-        config = parse(argv, config_class, presets)
-        if getattr(config, "dry_run", False):
-            print(json.dumps(dataclasses.asdict(config), indent=2))
-            sys.exit(0)
-        with listening(getattr(config, "max_hours", None)):
-            job(config)
+        if "--help" in argv or "-h" in argv:
+            print(help_text(config_class, example))
+        else:
+            config = parse(argv, config_class, presets)
+            if getattr(config, "dry_run", False):
+                print(json.dumps(dataclasses.asdict(config), indent=2))
+            else:
+                with listening(getattr(config, "max_hours", None)):
+                    job(config)
+        sys.stdout.flush()  # a reader that has gone shows here, not while Python shuts down
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _end(str(error), 2)
     except Stopped as stop:
         print(f"stopped by {stop}; everything is saved, and the same command goes on from there", file=sys.stderr)
         sys.exit(stop.code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what was saved last", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except OSError as error:
-        if error.errno not in _MACHINE_FAULTS:
+        where = f"{error.filename}: " if error.filename else ""
+        if error.errno in _MACHINE_FAULTS:
+            _end(f"{where}{error.strerror}; what was saved is whole: mend that, and the same command goes on", 1)
+        if not where:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(
-            f"error: {error.strerror}{where}; what was saved is whole: mend that, and the same command goes on",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        _end(f"{where}{error.strerror}", 2)  # a file taken away, a folder that may not be read
     sys.exit(0)
+
+
+def _end(reason: str, code: int) -> typing.NoReturn:
+    """End with one line on stderr."""
+    print(f"error: {' '.join(reason.split())}", file=sys.stderr)
+    sys.exit(code)
 
 
 def parse(argv: list[str], config_class: type, presets: Callable[[dict], dict] | None = None):
@@ -134,11 +157,16 @@ def parse(argv: list[str], config_class: type, presets: Callable[[dict], dict] |
         if f.default is MISSING and f.default_factory is MISSING and f.name not in values:
             raise InputError(f"{_shown(f.name)} is needed: {f.metadata.get('help', '')}")
     try:
-        return config_class(**values)
+        config = config_class(**values)
     except InputError:
         raise
     except ValueError as error:
         raise InputError(str(error)) from error
+    for f in known.values():
+        check, value = f.metadata.get("check"), getattr(config, f.name)
+        if check is not None and value is not None:
+            check(_shown(f.name), value)
+    return config
 
 
 def split_line(argv: list[str], switches: Collection[str] = ()) -> tuple[list[str], dict[str, str | None]]:
@@ -228,6 +256,9 @@ def convert(name: str, text: str | None, kind: object, metadata: typing.Mapping)
         if kind is not bool:
             raise InputError(f"{_shown(name)} needs a value: {_expected(kind)}")
         return True
+    if not text.strip():
+        # An unset shell variable, mostly; as a path it would mean the current folder.
+        raise InputError(f"{_shown(name)} is given an empty value; give {_expected(kind)}, or leave the flag out")
     if optional and text.lower() == "none":
         return None
     if typing.get_origin(kind) is tuple:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -11,7 +10,30 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.files import replacing
+from runtime.records import check_fields, parse_json
 from runtime.run import append_line
+
+
+def read_lines(path: str | Path, wanted: Mapping[str, object]) -> list[dict]:
+    """The objects of a file of JSON lines; none without the file. Half a line at the end, as a kill leaves it, is left
+    out.
+
+    Args:
+        wanted: Fields that every line must have, with their types (see `check_fields`).
+
+    Raises:
+        InputError: Names the first line that is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return []
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if line.endswith(b"\n"):
+            source = f"{path}, line {number}"
+            found.append(parse_json(line, source))
+            check_fields(found[-1], wanted, source)
+    return found
 
 
 class MetricsLog:
@@ -28,14 +50,11 @@ class MetricsLog:
     def _cut_back(self, step: int) -> None:
         if not self.path.is_file():
             return
-        kept = []
-        for line in self.path.read_text().splitlines(keepends=True):
-            # A line cut short by a kill ends the useful part.
-            if not line.endswith("\n") or json.loads(line)["step"] > step:
-                break
-            kept.append(line)
+        values = read_lines(self.path, {"step": int})
+        stop = next((i for i, value in enumerate(values) if value["step"] > step), len(values))
+        kept = self.path.read_bytes().splitlines(keepends=True)[:stop]
         with replacing(self.path, "log.cut") as partial:
-            partial.write_text("".join(kept))
+            partial.write_bytes(b"".join(kept))
 
     @staticmethod
     def _tensorboard(folder: Path, step: int):

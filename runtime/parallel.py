@@ -16,8 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from runtime.errors import InputError
 from runtime.processes import World
+from runtime.weights import check_weights
 
 MODES = ("ddp", "fsdp")
+_GO_BACK = "remove that checkpoint to go on from the one before"
 
 
 def distribute(model: nn.Module, world: World, mode: str = "ddp") -> nn.Module:
@@ -123,14 +125,12 @@ def state_of(model: nn.Module, world: World, replaced: Mapping[str, Tensor] | No
     return found
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Inverse of `state_of`, for a model that may be sharded; the names must be those of the model."""
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
+    """Inverse of `state_of`, for a model that may be sharded; InputError, naming `source`, when the state is of another
+    model or not finite."""
     own = model.state_dict()
-    if own.keys() != state.keys():
-        raise InputError(f"the checkpoint is of another model: {sorted(own.keys() ^ state.keys())[:3]} do not fit")
+    check_weights(own, state, source)
     for name, value in own.items():
-        if value.shape != state[name].shape:
-            raise InputError(f"the checkpoint's {name} is {list(state[name].shape)}, not {list(value.shape)}")
         assign(value, state[name])
 
 
@@ -151,14 +151,21 @@ def optimizer_state_of(optimizer: torch.optim.Optimizer, model: nn.Module, world
     return found
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, dict]) -> None:
-    """Inverse of `optimizer_state_of`."""
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, dict], source: object
+) -> None:
+    """Inverse of `optimizer_state_of`; InputError, naming `source`, when the state is of another model."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            if names[parameter] not in state:
-                raise InputError(f"the checkpoint has no optimizer state of {names[parameter]}")
-            for key, value in state[names[parameter]].items():
+            name = names[parameter]
+            kept = state.get(name) if isinstance(state, Mapping) else None
+            if not isinstance(kept, Mapping):
+                raise InputError(f"{source}: no optimizer state of {name}; {_GO_BACK}")
+            for key, value in kept.items():
+                if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                    shapes = f"{list(value.shape)}, not {list(parameter.shape)}"
+                    raise InputError(f"{source}: the optimizer's {key} of {name} is {shapes}; {_GO_BACK}")
                 optimizer.state[parameter][key] = _placed(value, parameter, key, group)
 
 

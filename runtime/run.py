@@ -20,6 +20,8 @@ from pathlib import Path
 
 from runtime.errors import InputError
 from runtime.files import append, replacing
+from runtime.output import check_name
+from runtime.records import check_fields, parse_json
 from runtime.stopping import Stopped
 
 PACKAGES = ("torch", "torchvision", "numpy", "timm", "torchdiffeq", "lpips", "decord", "h5py", "einops", "safetensors")
@@ -28,11 +30,12 @@ PACKAGES = ("torch", "torchvision", "numpy", "timm", "torchdiffeq", "lpips", "de
 def read_json(path: str | Path) -> dict:
     """Read a JSON object; InputError when absent or not one."""
     try:
-        value = json.loads(Path(path).read_text())
+        text = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path}: not readable as JSON ({error.strerror})") from error
+    value = parse_json(text, path)
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
@@ -112,6 +115,10 @@ def default_name(preset: str, data: str, identity: dict) -> str:
     return f"{preset}-{Path(data).stem}-{digest}"
 
 
+# What `Run` itself reads back; the rest is checked by whoever uses it.
+_MANIFEST = {"kind": str, "name": str, "started": str, "identity": dict, "sessions": list[dict]}
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """A run directory as read from disk."""
@@ -127,6 +134,7 @@ def read_run(path: str | Path, kind: str | None = None) -> RunInfo:
     if not (path / "manifest.json").is_file():
         raise InputError(f"{path} is not a run directory (it has no manifest.json)")
     info = RunInfo(path, read_json(path / "config.json"), read_json(path / "manifest.json"))
+    check_fields(info.manifest, _MANIFEST, path / "manifest.json")
     if kind is not None and info.manifest.get("kind") != kind:
         raise InputError(f"{path} is a {info.manifest.get('kind')} run, not a {kind} run")
     return info
@@ -138,7 +146,8 @@ def newest_run(runs_dir: str | Path, kind: str) -> Path:
     for manifest in Path(runs_dir).glob("*/manifest.json"):
         values = read_json(manifest)
         if values.get("kind") == kind:
-            starts = [values.get("started", ""), *(session["started"] for session in values.get("sessions", []))]
+            check_fields(values, _MANIFEST, manifest)
+            starts = [values["started"], *(str(session.get("started", "")) for session in values["sessions"])]
             found.append((max(starts), manifest.parent))
     if not found:
         raise InputError(f"no {kind} run in {runs_dir}/; train one first: python -m {kind}.train")
@@ -176,12 +185,8 @@ class Run:
         Raises:
             InputError: If another live process has the run open, it is of another kind, or its identity differs.
         """
-        if not name or Path(name).name != name or name.startswith("."):
-            raise InputError(f"--name {name!r} cannot be a folder name; use letters, digits, '-', '_' and '.'")
-        directory = Path(config.runs_dir) / name
+        directory = cls.check(config, kind=kind, name=name, identity=identity)
         identity = json.loads(json.dumps(identity, default=str))
-        if (directory / "manifest.json").is_file():
-            cls._refuse_other(read_run(directory, kind), identity)
         try:
             directory.mkdir(parents=True, exist_ok=True)
             lock = open(directory / ".lock", "w")  # noqa: SIM115 - held open for as long as the run is
@@ -214,6 +219,15 @@ class Run:
             }
             write_json(directory / "manifest.json", manifest)
         return cls(directory, manifest, lock, session or {})
+
+    @classmethod
+    def check(cls, config, *, kind: str, name: str, identity: dict) -> Path:
+        """Refuse what `open` would refuse before it writes anything; for callers with slow work in between."""
+        check_name("--name", name)
+        directory = Path(config.runs_dir) / name
+        if (directory / "manifest.json").is_file():
+            cls._refuse_other(read_run(directory, kind), json.loads(json.dumps(identity, default=str)))
+        return directory
 
     @staticmethod
     def _refuse_other(info: RunInfo, identity: dict) -> None:

@@ -15,6 +15,8 @@ from runtime.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
 from runtime.ema import EMA
 from runtime.errors import InputError
 from runtime.processes import World
+from runtime.records import check_fields
+from runtime.weights import check_weights
 
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -131,11 +133,16 @@ class Trainer:
         Args:
             optimizer: Also take the optimizer's state, where the checkpoint has any: without updates there is none.
         """
-        parallel.load_state(self.model, checkpoint.tensors["model"])
+        check_fields(checkpoint.state, {"skipped": int}, checkpoint.path / "state.json")
+        self.skipped = checkpoint.state["skipped"]
+        weights, averages = (checkpoint.path / f"{name}.safetensors" for name in ("model", "ema"))
+        parallel.load_state(self.model, checkpoint.tensors["model"], weights)
+        check_weights(self.model.state_dict(), checkpoint.tensors["ema"], averages)
         self.ema.load_state_dict(checkpoint.tensors["ema"])
-        self.skipped = checkpoint.state.get("skipped", 0)
+        source = checkpoint.path / "optimizer.pt"
+        check_fields(checkpoint.optimizer, {"model": dict}, source)
         if optimizer and checkpoint.optimizer["model"]:
-            parallel.load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer["model"])
+            parallel.load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer["model"], source)
 
 
 def last_good(run_dir: Path) -> str:

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from runtime import seeds
+from runtime.errors import InputError
 from runtime.processes import autocast
+from runtime.records import check_fields
+from runtime.weights import load_strictly
 from tokenizer.discriminator import Discriminator, DiscriminatorConfig
 from tokenizer.losses import hinge_discriminator_loss, hinge_generator_loss
-from tokenizer.weights import load_strictly
 
 # The usual ones of adversarial training: little momentum, since the target moves.
 BETAS = (0.5, 0.9)
@@ -144,7 +146,19 @@ class Adversary:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Inverse of `state_dict`; InputError when the tensors are those of another config."""
+        """Inverse of `state_dict`.
+
+        Raises:
+            InputError: When the state is of another config, or damaged.
+        """
         load_strictly(self.discriminator, state["tensors"], "discriminator")
-        self.optimizer.load_state_dict(state["optimizer"]["adamw"])
-        self.skipped, self.skipped_in_a_row = (state["optimizer"][name] for name in ("skipped", "skipped_in_a_row"))
+        kept = state["optimizer"]
+        check_fields(kept, {"adamw": dict, "skipped": int, "skipped_in_a_row": int}, "discriminator's optimizer")
+        try:
+            self.optimizer.load_state_dict(kept["adamw"])
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            raise InputError(f"the discriminator's optimizer state is damaged ({type(error).__name__})") from error
+        for parameter, values in self.optimizer.state.items():
+            if any(torch.is_tensor(v) and v.ndim and v.shape != parameter.shape for v in values.values()):
+                raise InputError("the discriminator's optimizer state is of another discriminator")
+        self.skipped, self.skipped_in_a_row = kept["skipped"], kept["skipped_in_a_row"]

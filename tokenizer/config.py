@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 from runtime.errors import InputError
+from runtime.records import from_record
 from tokenizer.cnn import check_strides, spatial_stride
 from tokenizer.predictive import PADDINGS
 from tokenizer.spec import TokenizerSpec
@@ -35,18 +36,20 @@ ARCHITECTURES: Mapping[str, Mapping[str, object]] = {
 }
 # What latents do not depend on; every other field is part of the encoder's identity.
 DECODER_FIELDS = frozenset({"padding", "decoder_channels", "decoder_blocks", "decoder_depth"})
-_LOWEST = {
-    "latent_channels": 1,
-    "patch": 1,
-    "blocks": 1,
-    "middle_blocks": 1,
-    "decoder_blocks": 0,
-    "width": 1,
-    "depth": 1,
-    "heads": 1,
-    "window": 0,
-    "decoder_depth": 0,
+# Sizes beyond these are a damaged or hostile config, refused before anything is built; the paper's are below a quarter.
+_RANGES = {
+    "latent_channels": (1, 4096),
+    "patch": (1, 64),
+    "blocks": (1, 64),
+    "middle_blocks": (1, 64),
+    "decoder_blocks": (0, 64),
+    "width": (1, 16_384),
+    "depth": (1, 256),
+    "heads": (1, 1024),
+    "window": (0, 65_536),
+    "decoder_depth": (0, 256),
 }
+_MAX_CHANNELS, _MAX_LEVELS, _MAX_MLP_RATIO = 16_384, 10, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +108,8 @@ class PVVAEConfig:
                 raise InputError(
                     f"{name} is not a field of architecture {self.architecture!r}, which has: {', '.join(own)}"
                 )
-        for name, low in _LOWEST.items():
-            _check_count(name, getattr(self, name), low)
+        for name, (low, high) in _RANGES.items():
+            _check_count(name, getattr(self, name), low, high)
         if self.padding not in PADDINGS:
             raise InputError(f"padding {self.padding!r} is not known; known: {', '.join(PADDINGS)}")
         if self.architecture == "cnn":
@@ -120,7 +123,9 @@ class PVVAEConfig:
             if not isinstance(levels, (tuple, list)):
                 raise InputError(f"{name} must be a list of whole numbers, got {levels!r}")
             for channels in levels:
-                _check_count(name, channels, 1)
+                _check_count(name, channels, 1, _MAX_CHANNELS)
+            if len(levels) > _MAX_LEVELS:
+                raise InputError(f"{name} has {len(levels)} levels; at most {_MAX_LEVELS} are possible")
             object.__setattr__(self, name, tuple(levels))
         if self.norm not in ("rms", "layer"):
             raise InputError(f"norm {self.norm!r} is not known; known: rms, layer")
@@ -133,6 +138,8 @@ class PVVAEConfig:
     def _check_transformer(self) -> None:
         if not isinstance(self.mlp_ratio, (int, float)) or not self.mlp_ratio * self.width >= 1:
             raise InputError(f"mlp_ratio must be a positive number, got {self.mlp_ratio!r}")
+        if self.mlp_ratio > _MAX_MLP_RATIO:
+            raise InputError(f"mlp_ratio must be at most {_MAX_MLP_RATIO}, got {self.mlp_ratio!r}")
         object.__setattr__(self, "mlp_ratio", float(self.mlp_ratio))
         # Each of the three axes of positions turns pairs of a head's channels.
         if self.width % self.heads or (self.width // self.heads) % 2 or self.width // self.heads < 6:
@@ -152,15 +159,13 @@ class PVVAEConfig:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
-    def from_dict(cls, values: dict) -> PVVAEConfig:
-        """Inverse of `to_dict`, and of `asdict`; InputError on a field that this version does not know."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise InputError(f"the model's config has unknown fields: {', '.join(unknown)}")
-        return cls(**values)
+    def from_dict(cls, values: dict, source: object = "the model's config") -> PVVAEConfig:
+        """Inverse of `to_dict`, and of `asdict`; InputError, naming `source`, on a field that is unknown or does not
+        fit."""
+        return from_record(cls, values, source)
 
 
-def _check_count(name: str, value: object, low: int) -> None:
-    """InputError unless `value` is a whole number of at least `low`, or None."""
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
-        raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
+def _check_count(name: str, value: object, low: int, high: int) -> None:
+    """InputError unless `value` is a whole number from `low` to `high`, or None."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high):
+        raise InputError(f"{name} must be a whole number from {low} to {high}, got {repr(value)[:60]}")

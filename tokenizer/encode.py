@@ -18,6 +18,7 @@ from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
+from runtime.output import check_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +30,18 @@ class EncodeConfig(CommonFlags):
     data: str | None = flag(None, "data set; default: the one that the tokenizer's run was trained on")
     root: str | None = flag(None, "folder of the data set; default: likewise")
     split: str = flag("train", "which part of the data set", choices=("all", "train", "test"))
-    num_frames: int | None = flag(None, "frames of a clip; default: the tokenizer run's, else 17", low=1)
-    size: int | None = flag(None, "height and width in pixels; default: the tokenizer run's, else 256", low=8)
+    num_frames: int | None = flag(None, "frames of a clip; default: the tokenizer run's, else 17", low=1, high=4097)
+    size: int | None = flag(
+        None, "height and width in pixels; default: the tokenizer run's, else 256", low=8, high=8192
+    )
     frame_stride: int | None = flag(
         None, "source frames between two kept ones; default: 3 for ucf101, else the run's or 1", low=1
     )
-    windows: int = flag(1, "random windows of each video", low=1)
+    windows: int = flag(1, "random windows of each video", low=1, high=10_000)
     flip: bool = flag(False, "also encode each window mirrored left to right")
     max_clips: int | None = flag(None, "encode only this many items of the data set (the first ones)", low=1)
-    batch_size: int = flag(16, "clips in one forward pass", low=1)
-    out: str | None = flag(None, "file to write; default: <data>.h5")
+    batch_size: int = flag(16, "clips in one forward pass", low=1, high=65_536)
+    out: str | None = flag(None, "file to write; default: <data>.h5", check=check_file)
 
 
 @dataclass(frozen=True)

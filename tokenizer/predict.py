@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
+from runtime.output import check_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +20,15 @@ class PredictConfig(CommonFlags):
     tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or shipped name; default: the newest run")
     video: str = flag("", "video file to read")
     observed: int = flag(9, "frames shown to the encoder, 1 + 4k", low=1)
-    frames: int = flag(17, "frames in all; the rest is predicted, 1 + 4k", low=1)
+    frames: int = flag(17, "frames in all; the rest is predicted, 1 + 4k", low=1, high=4097)
     size: int | None = flag(
-        None, "resize the shorter side and crop the centre to this; default: the tokenizer run's size", low=8
+        None, "resize the shorter side and crop the centre to this; default: the tokenizer run's size", low=8, high=8192
     )
-    out: str = flag("predicted.mp4", "video file to write: the original on the left, the prediction on the right")
+    out: str = flag(
+        "predicted.mp4",
+        "video file to write: the original on the left, the prediction on the right",
+        check=partial(check_file, folder_exists=True),
+    )
 
 
 def predict(config: PredictConfig) -> None:

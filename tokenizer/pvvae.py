@@ -19,6 +19,9 @@ from tokenizer.config import DECODER_FIELDS, PVVAEConfig
 from tokenizer.predictive import PADDINGS, dropped_places, observed_places, pad_dropped, unused_parameters_term
 from tokenizer.spec import LOGVAR_RANGE, Posterior, weights_hash
 
+# What a weight file may hold beside the weights: statistics `[C]` of the latents.
+STATISTICS = ("latents_mean", "latents_std")
+
 
 class PVVAE(nn.Module):
     """Encoder, decoder and padding of one PV-VAE. Latents are raw on both sides; see `normalize`."""
@@ -190,7 +193,7 @@ class PVVAE(nn.Module):
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and model.safetensors into `directory` (created; each file replaced at once)."""
         from runtime.run import write_json
-        from tokenizer.weights import write_weights
+        from runtime.weights import write_weights
 
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -202,15 +205,15 @@ class PVVAE(nn.Module):
     def from_pretrained(cls, directory: str | Path) -> PVVAE:
         """Read what `save_pretrained` wrote; every mismatch between config and weights is an InputError."""
         from runtime.run import read_json
-        from tokenizer.weights import load_strictly, read_weights
+        from runtime.weights import load_model
 
         directory = Path(directory)
-        vae = cls(PVVAEConfig.from_dict(read_json(directory / "config.json")))
-        tensors = read_weights(directory / "model.safetensors")
-        statistics = [tensors.pop(name, None) for name in ("latents_mean", "latents_std")]
-        load_strictly(vae, tensors, directory)
-        if statistics[0] is not None:
-            vae.set_latent_statistics(*statistics)
+        config = PVVAEConfig.from_dict(read_json(directory / "config.json"), directory / "config.json")
+        vae, statistics = load_model(lambda: cls(config), directory / "model.safetensors", optional=STATISTICS)
+        if statistics:
+            if [list(value.shape) for value in statistics.values()] != [[config.latent_channels]] * len(STATISTICS):
+                raise InputError(f"{directory / 'model.safetensors'}: {', '.join(STATISTICS)} must both be [C]")
+            vae.set_latent_statistics(*statistics.values())
         return vae.eval()
 
     def _check_video(self, video: Tensor) -> None:

@@ -4,10 +4,12 @@ out.mp4`."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
+from runtime.output import check_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +19,12 @@ class ReconstructConfig(CommonFlags):
     tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or shipped name; default: the newest run")
     video: str = flag("", "video file to read")
     out: str = flag(
-        "reconstructed.mp4", "video file to write: the original on the left, its reconstruction on the right"
+        "reconstructed.mp4",
+        "video file to write: the original on the left, its reconstruction on the right",
+        check=partial(check_file, folder_exists=True),
     )
     size: int | None = flag(
-        None, "resize the shorter side and crop the centre to this; default: the tokenizer run's size", low=8
+        None, "resize the shorter side and crop the centre to this; default: the tokenizer run's size", low=8, high=8192
     )
     chunk_groups: int | None = flag(None, "latent groups computed at a time, to save memory", low=1)
 

@@ -23,6 +23,7 @@ from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoin
 from runtime.errors import InputError
 from runtime.log import MetricsLog, Progress
 from runtime.processes import World, autocast
+from runtime.records import check_fields
 from runtime.schedule import is_due, learning_rate
 from runtime.seeds import normal_rows
 from runtime.stopping import Stopped, stop_asked
@@ -169,15 +170,12 @@ class StageTraining:
         self.trainer.load(checkpoint, optimizer=begun)
         if self.adversary:
             # It goes on from stage to stage, with its momentum: what it looks at does not change at once.
-            self.adversary.load_state_dict(
-                {
-                    name: state["discriminator"]
-                    for name, state in (("tensors", checkpoint.tensors), ("optimizer", checkpoint.optimizer))
-                }
-            )
+            check_fields(checkpoint.optimizer, {"discriminator": dict}, checkpoint.path / "optimizer.pt")
+            tensors, optimizer = (part["discriminator"] for part in (checkpoint.tensors, checkpoint.optimizer))
+            self.adversary.load_state_dict({"tensors": tensors, "optimizer": optimizer})
         if self.stage.name == "decoder" and not begun:
             # The averaged encoder is the one that will be used: freeze it as it is, and fit the decoder to its latents.
-            parallel.load_state(self.trainer.model, checkpoint.tensors["ema"])
+            parallel.load_state(self.trainer.model, checkpoint.tensors["ema"], checkpoint.path / "ema.safetensors")
         return checkpoint.step
 
     def run(self, log: MetricsLog | None, progress: Progress) -> int:

@@ -41,19 +41,19 @@ class TrainConfig(CommonFlags):
         "paper", "size and recipe: paper (default with --data), paper-transformer, or demo (default without)"
     )
     stage: str = flag("all", "which stage to train", choices=("all", "images", "video", "decoder"))
-    steps: int | None = flag(None, "optimizer updates in total; default: the preset's", low=1)
-    batch_size: int = flag(8, "clips in a batch, over all processes", low=1)
-    images_per_clip: int = flag(4, "the images stage takes this many times --batch-size", low=1)
+    steps: int | None = flag(None, "optimizer updates in total; default: the preset's", low=1, high=1_000_000_000)
+    batch_size: int = flag(8, "clips in a batch, over all processes", low=1, high=65_536)
+    images_per_clip: int = flag(4, "the images stage takes this many times --batch-size", low=1, high=1024)
     init_from: str | None = flag(None, "start from the weights of this tokenizer (a run, a folder, or a shipped name)")
     save_every: int = flag(5000, "steps between checkpoints", low=1)
     validate_every: int = flag(5000, "steps between validations on held-out clips", low=1)
-    validation_clips: int = flag(64, "how many of them", low=1)
+    validation_clips: int = flag(64, "how many of them", low=1, high=65_536)
     parallel: str = flag(
         "ddp", "under torchrun: a copy of the model on each process, or its parameters spread", choices=("ddp", "fsdp")
     )
-    accumulate: int = flag(1, "parts that a process computes its share of a batch in, to save memory", low=1)
-    num_frames: int = flag(17, "frames of a clip, 1 + 4k", low=1)
-    size: int = flag(256, "height and width in pixels", low=8)
+    accumulate: int = flag(1, "parts that a process computes its share of a batch in, to save memory", low=1, high=4096)
+    num_frames: int = flag(17, "frames of a clip, 1 + 4k", low=1, high=4097)
+    size: int = flag(256, "height and width in pixels", low=8, high=8192)
     frame_stride: int = flag(1, "source frames between two kept ones", low=1)
     learning_rate: float = flag(5e-5, "peak rate of AdamW; cosine decay to a tenth", low=0.0)
     warmup: int = flag(1000, "steps of linear warm-up in every stage", low=0)
@@ -104,7 +104,7 @@ def train(config: TrainConfig) -> Path:
     plan = stage_plan(config.stage, config.steps, PRESETS[config.preset].stage_steps)
     world = processes.start_processes(config.device)
     dtype = processes.resolve_dtype(config.dtype, world.device)
-    vae = build_model(config)
+    model_config = network_size(config)
     clips = open_clips(config)
     lpips_network = build_lpips(config, world.device)
     identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
@@ -113,13 +113,14 @@ def train(config: TrainConfig) -> Path:
         "dtype": str(dtype),
         "data_fingerprint": next(iter(clips.video.values())).fingerprint(),
     }
-    identity["model"] = vae.config.to_dict()
+    identity["model"] = model_config.to_dict()
     name = config.name or default_name(config.preset, config.data, identity)
     run_dir = Path(config.runs_dir) / name
     for stage in plan:
         clips.loader(config, stage.name, world, 0)  # refuse batches that do not divide before any work
-    parameters = sum(p.numel() for p in vae.parameters())
-    del vae  # each stage builds its own
+    Run.check(config, kind="tokenizer", name=name, identity=identity)
+    # Late, since the paper's takes a while to build.
+    parameters = sum(p.numel() for p in build_model(config, model_config).parameters())
     estimate = require_training(parameters, world, run_dir, mode=config.parallel, checkpoints=4)
     extra = {"plan": [asdict(stage) for stage in plan], "parameters": parameters}
     session = {"processes": world.size, "parallel": config.parallel, "accumulate": config.accumulate}
@@ -145,7 +146,7 @@ def train(config: TrainConfig) -> Path:
                 training = StageTraining(
                     config,
                     stage,
-                    on_device(build_model(config), world.device).train(),
+                    on_device(build_model(config, model_config), world.device).train(),
                     clips=clips,
                     run_dir=run_dir,
                     world=world,
@@ -167,22 +168,31 @@ def on_device(vae, device):
     return vae.to(device, memory_format=torch.channels_last_3d)
 
 
-def build_model(config: TrainConfig):
-    """The preset's network with seeded weights, or the weights of `--init-from`."""
+def network_size(config: TrainConfig):
+    """The preset's config with the flags' padding; InputError unless the clips fit it, and `--init-from` exists."""
     from dataclasses import replace
-
-    import torch
 
     from tokenizer.discriminator import DiscriminatorConfig
     from tokenizer.presets import PRESETS
-    from tokenizer.pvvae import PVVAE
-    from tokenizer.zoo import load
+    from tokenizer.zoo import find_folder
 
     model_config = replace(PRESETS[config.preset].model, padding=config.padding)
     for size in {config.size, *config.image_sizes, *config.clip_sizes}:
         model_config.spec.latent_shape(config.num_frames, size, size)
         if config.gan_weight:
             DiscriminatorConfig(layers=config.discriminator_layers).check_size(size, size)
+    if config.init_from is not None:
+        find_folder(config.init_from)
+    return model_config
+
+
+def build_model(config: TrainConfig, model_config):
+    """The network with seeded weights, or the weights of `--init-from`."""
+    import torch
+
+    from tokenizer.pvvae import PVVAE
+    from tokenizer.zoo import load
+
     if config.init_from is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)

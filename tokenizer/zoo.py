@@ -37,24 +37,22 @@ def load(
     Raises:
         InputError: If there is no such tokenizer, or its files do not fit together.
     """
-    from tokenizer.pvvae import PVVAE, PVVAEConfig
+    from runtime.run import read_json
+    from runtime.weights import load_model
+    from tokenizer.pvvae import PVVAE, STATISTICS, PVVAEConfig
 
     directory = find_folder(name_or_path, stage)
     if weights is None and not (directory / "ema.safetensors").is_file():
         vae = PVVAE.from_pretrained(directory)
     else:
-        from runtime.run import read_json
-        from tokenizer.weights import load_strictly, read_weights
-
+        config = PVVAEConfig.from_dict(read_json(directory / "config.json"), directory / "config.json")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            vae = PVVAE(PVVAEConfig.from_dict(read_json(directory / "config.json")))
-        if weights != "random":
-            source = Path(weights) if weights is not None else directory / "ema.safetensors"
-            tensors = read_weights(source)
-            for name in ("latents_mean", "latents_std"):
-                tensors.pop(name, None)
-            load_strictly(vae, tensors, source)
+            if weights == "random":
+                vae = PVVAE(config)
+            else:
+                source = Path(weights) if weights is not None else directory / "ema.safetensors"
+                vae, _ = load_model(lambda: PVVAE(config), source, optional=STATISTICS)
     return vae.to(device).eval().requires_grad_(False)
 
 

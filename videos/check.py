@@ -18,6 +18,7 @@ class CheckConfig(CommonFlags):
     split: str = flag("all", "which part", choices=("all", "train", "test"))
     num_frames: int = flag(17, "frames that a clip needs; shorter videos are listed", low=1)
     frame_stride: int = flag(1, "source frames between two kept ones", low=1)
+    full: bool = flag(False, "decode every frame, which also shows damage that players cover up")
 
 
 def check(config: CheckConfig) -> None:
@@ -49,6 +50,22 @@ def check(config: CheckConfig) -> None:
         print(f"  skipped {path}: {reason}")
     if not len(dataset):
         raise InputError(f"{config.root}: no usable item of data set {config.data!r} (split {config.split!r})")
+    if config.full and isinstance(dataset, ClipDataset):
+        decode_all(dataset)
+
+
+def decode_all(dataset) -> None:
+    """Decode everything and list what is damaged; InputError if anything is."""
+    damaged = 0
+    for source in dataset.sources:
+        try:
+            dataset.verify(source)
+        except InputError as error:
+            damaged += 1
+            print(f"  {error}")
+    if damaged:
+        raise InputError(f"{dataset.root}: {damaged} of {len(dataset)} items are damaged inside; they are listed above")
+    print(f"  all {len(dataset)} items decoded: no damage")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 from runtime.errors import InputError
 
 WINDOWS = ("random", "first", "center")
+LARGEST = 16_384  # frames, pixels, stride: beyond it a number is a mistake that would fill the memory
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,11 @@ class ClipSpec:
             ("size", self.height),
             ("size", self.width),
         ):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name} of a clip must be a whole number of at least 1, got {value!r}")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
+                raise InputError(
+                    f"{name} of a clip must be a whole number of at least 1 and at most {LARGEST}, "
+                    f"got {repr(value)[:60]}"
+                )
         if self.window not in WINDOWS:
             raise InputError(f"window {self.window!r} is not known; known: {', '.join(WINDOWS)}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +13,12 @@ from runtime.files import replacing
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg")
 H264_SUFFIXES = (".mp4", ".mkv", ".mov", ".m4v", ".avi")
+# Containers that hold their own pictures. FFmpeg also knows playlists, which make it open other files and addresses.
+_FORMATS = "avi,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpeg,mpegts,mpegvideo,m4v,h264,hevc,ogg,flv,asf"
+_DAMAGE = (OSError, ValueError, RuntimeError, LookupError, OverflowError, MemoryError)  # PyAV's own are among them
+MAX_PIXELS, MAX_ASPECT = 2**26, 64  # of a picture: 8K film has half of that
+MAX_BYTES = 16 * 2**30  # of decoded frames in memory at a time
+MAX_FRAME_RATE = 1000.0
 
 
 def count_frames(path: str | Path) -> int:
@@ -30,9 +35,26 @@ def frame_rate(path: str | Path) -> float:
     path = Path(path)
     with _open_with_av(path) as container:
         rate = container.streams.video[0].average_rate
-    if not rate:
-        raise InputError(f"{path}: the file states no frame rate")
+    if not rate or not 0 < rate <= MAX_FRAME_RATE:
+        raise InputError(f"{path}: the file states no usable frame rate ({rate})")
     return float(rate)
+
+
+def check_video(path: str | Path) -> None:
+    """Decode every frame; InputError also on damage that decoding normally covers up."""
+    import av
+
+    path = Path(path)
+    length = count_frames(path)
+    try:
+        with _open_with_av(path) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.options = {"err_detect": "explode"}
+            decoded = sum(not frame.is_corrupt for frame in container.decode(stream))
+    except (av.FFmpegError, *_DAMAGE) as error:
+        raise InputError(f"{path}: damaged inside ({_reason(error)})") from error
+    if decoded < length:
+        raise InputError(f"{path}: damaged inside, {decoded} of {length} frames can be decoded")
 
 
 def read_video(path: str | Path, frames: Sequence[int] | None = None) -> np.ndarray:
@@ -46,12 +68,14 @@ def read_video(path: str | Path, frames: Sequence[int] | None = None) -> np.ndar
         InputError: If the file is absent, empty, not a video, or does not hold the frames that it promises.
     """
     path = Path(path)
-    reader, length = _open(path)
+    reader, length, pixels = _open(path)
     wanted = list(range(length)) if frames is None else [int(i) for i in frames]
     if not wanted:
         raise InputError(f"{path}: no frames asked, it has 0…{length - 1}")
     if not (min(wanted) >= 0 and max(wanted) < length):
         raise InputError(f"{path}: frames {min(wanted)}…{max(wanted)} asked, it has 0…{length - 1}")
+    if 3 * pixels * len(wanted) > MAX_BYTES:
+        raise InputError(f"{path}: {len(wanted)} frames of {pixels} pixels do not fit into memory; cut the video")
     decoded = None if reader is None else _read_with_decord(reader, wanted)
     if decoded is None:
         decoded = _read_with_av(path, wanted)
@@ -60,18 +84,29 @@ def read_video(path: str | Path, frames: Sequence[int] | None = None) -> np.ndar
     return np.ascontiguousarray(decoded)
 
 
-def _open(path: Path) -> tuple[object | None, int]:
-    """A decord reader (None where PyAV has to read) and the number of frames, which is held against the header."""
+def _open(path: Path) -> tuple[object | None, int, int]:
+    """A decord reader (None where PyAV has to read), the number of frames, which is held against the header, and the
+    pixels of one."""
     # PyAV looks first: decord prints to stderr about what is no video, and cannot be told not to.
     with _open_with_av(path) as container:
-        promised = container.streams.video[0].frames  # 0: the container does not say
+        stream = container.streams.video[0]
+        promised, height, width = stream.frames, stream.height, stream.width  # 0 frames: the container does not say
+    check_picture(path, height, width)
     reader = _decord(path)
     length = _count_with_av(path) if reader is None else len(reader)
     if length == 0:
         raise InputError(f"{path}: the video has no frames")
     if length < promised:
         raise InputError(f"{path}: truncated, it promises {promised} frames and holds {length}")
-    return reader, length
+    return reader, length, height * width
+
+
+def check_picture(path: Path, height: int, width: int) -> None:
+    """Refuse pictures that no camera takes and that would fill the memory once they are resized."""
+    if not (0 < height * width <= MAX_PIXELS and max(height, width) <= MAX_ASPECT * min(height, width)):
+        raise InputError(
+            f"{path}: pictures of {width}x{height}; at most {MAX_PIXELS} pixels and 1:{MAX_ASPECT} are read"
+        )
 
 
 def _decord(path: Path):
@@ -83,7 +118,7 @@ def _decord(path: Path):
 
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        return decord.VideoReader(str(path), num_threads=1)
+        return decord.VideoReader(str(path.absolute()), num_threads=1)
     except (decord.DECORDError, RuntimeError, OSError):
         return None
 
@@ -107,12 +142,14 @@ def _open_with_av(path: Path):
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
     try:
-        container = av.open(str(path))
-    except (av.FFmpegError, OSError) as error:
+        # "file:", since FFmpeg takes a name such as "http:a.mp4" for an address.
+        container = av.open(f"file:{path}", options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
+    except (av.FFmpegError, *_DAMAGE) as error:
         raise InputError(f"{path}: not a readable video ({_reason(error)})") from error
-    if not container.streams.video:
+    if not container.streams.video or container.streams.video[0].codec_context is None:
+        what = "unknown codec" if container.streams.video else "no picture stream"
         container.close()
-        raise InputError(f"{path}: not a readable video (no picture stream)")
+        raise InputError(f"{path}: not a readable video ({what})")
     return container
 
 
@@ -122,7 +159,9 @@ def _count_with_av(path: Path) -> int:
     try:
         with _open_with_av(path) as container:
             return sum(packet.size > 0 for packet in container.demux(video=0))
-    except (av.FFmpegError, OSError) as error:
+    except InputError:
+        raise
+    except (av.FFmpegError, *_DAMAGE) as error:
         raise InputError(f"{path}: damaged video ({_reason(error)})") from error
 
 
@@ -138,7 +177,9 @@ def _read_with_av(path: Path, wanted: list[int]) -> np.ndarray:
                     found[index] = frame.to_ndarray(format="rgb24")
                 if index >= last:
                     break
-    except (av.FFmpegError, OSError) as error:
+    except InputError:
+        raise
+    except (av.FFmpegError, *_DAMAGE) as error:
         raise InputError(f"{path}: damaged video ({_reason(error)})") from error
     lost = sorted(keep - found.keys())
     if lost:
@@ -169,8 +210,8 @@ def write_video(path: str | Path, video: np.ndarray, fps: float, crf: int = 12) 
     path, video = Path(path), np.asarray(video)
     if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or 0 in video.shape:
         raise InputError(f"a video to write is uint8 [N, H, W, 3] with N >= 1, got {video.dtype} {list(video.shape)}")
-    if not (fps > 0 and math.isfinite(fps)):
-        raise InputError(f"frames a second must be positive, got {fps}")
+    if not 0 < fps <= MAX_FRAME_RATE:
+        raise InputError(f"frames a second must be positive and at most {MAX_FRAME_RATE:g}, got {fps}")
     if path.suffix.lower() not in H264_SUFFIXES:
         raise InputError(f"{path}: a video to write ends in one of {', '.join(H264_SUFFIXES)}")
     if not path.parent.is_dir():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,10 +14,15 @@ import numpy as np
 
 from runtime.errors import InputError
 from videos.clip import ClipSpec, resize_and_crop
-from videos.codec import VIDEO_SUFFIXES, count_frames, read_video
+from videos.codec import VIDEO_SUFFIXES, check_picture, check_video, count_frames, read_video
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# PIL goes by content, and some of its formats (EPS) start other programs.
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_UNREADABLE = 0.01
+# What PIL raises on damaged bytes, beside its own errors.
+_DAMAGE = (OSError, SyntaxError, ValueError, LookupError, TypeError, RuntimeError, EOFError, OverflowError, MemoryError)
+_DAMAGE += (struct.error, zlib.error)
 NUM_LISTED = 10  # unreadable files in an error line; `videos.check` lists all
 
 
@@ -36,11 +43,12 @@ class ClipDataset:
         if not self.root.is_dir():
             raise InputError(f"{self.root}: no such folder for data set {self.name!r}")
         sources = self.list_sources()
+        self.skipped: list[tuple[str, str]] = links_not_followed(split_folder(self.root, split), self.suffixes)
         if not sources:
-            raise InputError(f"{self.root}: nothing of data set {self.name!r} found there (split {split!r})")
+            links = f"; {len(self.skipped)} links there are not followed" if self.skipped else ""
+            raise InputError(f"{self.root}: nothing of data set {self.name!r} found there (split {split!r}){links}")
         self.sources: list[Path] = []
         self.lengths: list[int] = []
-        self.skipped: list[tuple[str, str]] = []
         unreadable: list[str] = []
         # Threads: opening a container releases the interpreter lock.
         with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
@@ -70,6 +78,7 @@ class ClipDataset:
 
     num_classes = 0
     class_names: Sequence[str] = ()
+    suffixes: Sequence[str] = VIDEO_SUFFIXES
 
     def list_sources(self) -> list[Path]:
         """All sources of the split, in a fixed order."""
@@ -82,6 +91,10 @@ class ClipDataset:
     def read(self, source: Path, frames: np.ndarray) -> np.ndarray:
         """The given frames, uint8 `[N, H, W, 3]`."""
         return read_video(source, frames)
+
+    def verify(self, source: Path) -> None:
+        """Decode all of a source; InputError on damage, also where reading would cover it up."""
+        check_video(source)
 
     def bytes(self, source: Path) -> int:
         """Size on disk."""
@@ -127,7 +140,7 @@ class ClipDataset:
         """Hash of the (path, size) list of the files in use."""
         digest = hashlib.sha256()
         for source in self.sources:
-            digest.update(f"{source.relative_to(self.root).as_posix()} {self.bytes(source)}\n".encode())
+            digest.update(os.fsencode(f"{source.relative_to(self.root).as_posix()} {self.bytes(source)}\n"))
         return digest.hexdigest()[:16]
 
 
@@ -144,6 +157,7 @@ class ImageFolder(ClipDataset):
     """Every image file below a folder, as clips of one frame."""
 
     name = "images"
+    suffixes = IMAGE_SUFFIXES
 
     def __init__(self, root: str | Path, split: str, clip: ClipSpec, *, strict: bool = True):
         if clip.num_frames != 1:
@@ -156,29 +170,45 @@ class ImageFolder(ClipDataset):
 
     def count(self, source: Path) -> int:
         """1, once the header has been read."""
-        from PIL import Image, UnidentifiedImageError
-
-        try:
-            with Image.open(source) as image:
+        with open_image(source) as image:
+            try:
                 image.verify()
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-            raise InputError(f"{source}: not a readable image ({error})") from error
+            except _DAMAGE as error:
+                raise InputError(f"{source}: not a readable image ({error})") from error
         return 1
 
     def read(self, source: Path, frames: np.ndarray) -> np.ndarray:
         """The image, RGB."""
         return read_image(source)[None]
 
+    def verify(self, source: Path) -> None:
+        """Decode the image."""
+        read_image(source)
 
-def read_image(path: Path) -> np.ndarray:
-    """uint8 RGB `[H, W, 3]`; InputError when it cannot be decoded."""
+
+def open_image(path: Path):
+    """A PIL image whose header is read; InputError when it is none of `IMAGE_FORMATS`, or of an absurd size."""
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        image = Image.open(path, formats=IMAGE_FORMATS)
+    except (*_DAMAGE, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a readable image ({error})") from error
+    try:
+        check_picture(path, image.height, image.width)
+    except InputError:
+        image.close()
+        raise
+    return image
+
+
+def read_image(path: Path) -> np.ndarray:
+    """uint8 RGB `[H, W, 3]`; InputError when it cannot be decoded."""
+    with open_image(path) as image:
+        try:
             return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"{path}: damaged image ({error})") from error
+        except _DAMAGE as error:
+            raise InputError(f"{path}: damaged image ({error})") from error
 
 
 def split_folder(root: Path, split: str) -> Path:
@@ -189,6 +219,31 @@ def split_folder(root: Path, split: str) -> Path:
 
 def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """Files with one of the suffixes below a folder, sorted; links that lead out of the folder are left out."""
-    resolved = folder.resolve()
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")]
-    return sorted(path for path in found if path.is_file() and path.resolve().is_relative_to(resolved))
+    return sorted(path for path in _candidates(folder.rglob("*"), suffixes) if _is_file_within(path, folder.resolve()))
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Images of one folder, without those below it; links that lead out of it are left out."""
+    return [path for path in _candidates(folder.iterdir(), IMAGE_SUFFIXES) if _is_file_within(path, folder.resolve())]
+
+
+def links_not_followed(folder: Path, suffixes: Sequence[str]) -> list[tuple[str, str]]:
+    """Links that `files_below` leaves out, as (path, reason), sorted: to folders, out of the folder, or to nowhere."""
+    links = [path for path in folder.rglob("*") if path.is_symlink() and not path.name.startswith(".")]
+    out = [path for path in _candidates(links, suffixes) if not _is_file_within(path, folder.resolve())]
+    return sorted(
+        [(str(path), "a link to a folder, which is not followed") for path in links if path.is_dir()]
+        + [
+            (str(path), "a link that leads out of the data set" if path.is_file() else "a link to nowhere")
+            for path in out
+            if not path.is_dir()
+        ]
+    )
+
+
+def _candidates(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+
+
+def _is_file_within(path: Path, resolved: Path) -> bool:
+    return path.is_file() and path.resolve().is_relative_to(resolved)

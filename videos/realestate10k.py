@@ -8,7 +8,7 @@ import numpy as np
 
 from runtime.errors import InputError
 from videos.codec import VIDEO_SUFFIXES, count_frames, read_video
-from videos.folders import IMAGE_SUFFIXES, ClipDataset, files_below, read_image, split_folder
+from videos.folders import IMAGE_SUFFIXES, ClipDataset, files_below, images_in, read_image, split_folder
 
 
 class RealEstate10K(ClipDataset):
@@ -18,6 +18,7 @@ class RealEstate10K(ClipDataset):
     """
 
     name = "realestate10k"
+    suffixes = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)
 
     def list_sources(self) -> list[Path]:
         """Clip files and frame folders of the split."""
@@ -43,13 +44,19 @@ class RealEstate10K(ClipDataset):
             raise InputError(f"{source}: its frames differ in size")
         return np.stack(pictures)
 
+    def verify(self, source: Path) -> None:
+        """Decode every frame."""
+        if source.is_dir():
+            self.read(source, np.arange(self.count(source)))
+        else:
+            super().verify(source)
+
 
 def _frames(folder: Path) -> list[Path]:
     """Frame images by the number in their names: frame 10 comes after frame 2."""
-    files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
 
     def number(path: Path) -> tuple:
-        digits = "".join(c for c in path.stem if c.isdigit())
+        digits = "".join(c for c in path.stem if c.isdecimal())
         return (int(digits) if digits else -1, path.name)
 
-    return sorted(files, key=number)
+    return sorted(images_in(folder), key=number)

@@ -16,7 +16,7 @@ SHAPE = (2, 3, 2, 2)
 @pytest.fixture
 def path(tmp_path):
     generator = np.random.default_rng(0)
-    with create_latents(tmp_path / "a.h5", 9, SHAPE, {"num_classes": 3}) as writer:
+    with create_latents(tmp_path / "a.h5", 9, SHAPE, {"num_classes": 3, "data": "ucf101"}) as writer:
         for row in range(9):
             writer.write(row, *generator.standard_normal((2, *SHAPE)), label=row % 3, name=f"clip-{row}")
         return writer.finish()
@@ -73,7 +73,7 @@ def test_other_hdf5_files_are_refused(tmp_path, path):
     with h5py.File(path, "r+") as file:
         del file["logvar"]
         file["logvar"] = np.zeros((9, 1, 3, 2, 2), np.float16)
-    with pytest.raises(InputError, match="and logvar alike"):
+    with pytest.raises(InputError, match=r"logvar is .*expected \[9, 2, 3, 2, 2\]"):
         open_latents(path)
 
 
@@ -129,3 +129,16 @@ def test_threads_and_other_processes_read_the_same(path):
             thread.join()
         found.append(pickle.loads(pickle.dumps(reader)).batch(range(9))["mean"])
         assert len(found) == 5 and all(np.array_equal(values, expected) for values in found)
+
+
+def test_a_damaged_heap_of_texts_is_refused_where_hdf5_would_walk_it_for_ever(path):
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL")
+    for damage in (bytes(4000), b"\xff" * 64):
+        damaged = bytearray(content)
+        damaged[heap + 16 : heap + 16 + len(damage)] = damage
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=f"damaged .its attributes, at byte {heap}"):
+            open_latents(path)
+    path.write_bytes(content)
+    open_latents(path).close()

@@ -311,3 +311,41 @@ def test_a_full_disk_is_an_input_error_at_once(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="the disk has no room for 2 rows"):
         create_latents(tmp_path / "a.h5", 2, SHAPE, ATTRIBUTES, has_logvar=True)
     assert not {"a.h5", "a.h5.partial", ".a.h5.new"} & {entry.name for entry in tmp_path.iterdir()}
+
+
+def test_a_refused_writer_takes_its_lock_file_away(tmp_path):
+    with create_latents(tmp_path / "a.h5", 2, SHAPE, {"seed": 1}, has_logvar=False):
+        pass
+    with pytest.raises(InputError, match="begun with other settings"):
+        create_latents(tmp_path / "a.h5", 2, SHAPE, {"seed": 2}, has_logvar=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5.partial"]
+
+
+def test_a_writer_that_is_refused_for_another_leaves_that_ones_lock(tmp_path):
+    with create_latents(tmp_path / "a.h5", 1, SHAPE, {}, has_logvar=False) as first:
+        for _ in range(2):
+            with pytest.raises(InputError, match="another process"):
+                create_latents(tmp_path / "a.h5", 1, SHAPE, {}, has_logvar=False)
+        first.write(0, np.zeros(SHAPE))
+        first.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_the_last_process_of_a_launch_takes_the_lock_file_away(tmp_path):
+    first, second = (create_latents(tmp_path / "a.h5", 2, SHAPE, {}, has_logvar=False, launch="x") for _ in range(2))
+    first.close()
+    assert (tmp_path / ".a.h5.lock").exists()
+    with pytest.raises(InputError, match="another process"):
+        create_latents(tmp_path / "a.h5", 2, SHAPE, {}, has_logvar=False)
+    second.close()
+    assert not (tmp_path / ".a.h5.lock").exists()
+
+
+def test_a_partial_file_whose_rows_lie_elsewhere_is_refused(tmp_path):
+    with create_latents(tmp_path / "a.h5", 2, SHAPE, {}, has_logvar=False):
+        pass
+    with h5py.File(tmp_path / "a.h5.partial", "r+") as file:
+        del file["mean"]
+        file.create_dataset("mean", (2, *SHAPE), np.float16, chunks=True)
+    with pytest.raises(InputError, match="does not hold its mean in one piece"):
+        create_latents(tmp_path / "a.h5", 2, SHAPE, {}, has_logvar=False)

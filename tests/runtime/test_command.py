@@ -1,6 +1,8 @@
 """The command line: names, types, bounds, presets, help, exit codes."""
 
+import errno
 import json
+import os
 import string
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.command import CommonFlags, flag, parse, run_command
+from runtime.command import BROKEN_PIPE, CommonFlags, flag, parse, run_command
 from runtime.errors import InputError
 
 
@@ -119,7 +121,9 @@ def test_a_flag_without_a_default_is_needed():
 
 @settings(deadline=None, database=None, max_examples=50)
 @given(
-    word=st.text(alphabet=string.printable + "äß漢", max_size=20).filter(lambda text: text.lower() != "none"),
+    word=st.text(alphabet=string.printable + "äß漢", max_size=20).filter(
+        lambda text: text.strip() and text.lower() != "none"
+    ),
     steps=st.integers(1, 2**60),
     rate=st.floats(0.0, 1.0),
     sizes=st.lists(st.integers(1, 9999), min_size=1, max_size=5),
@@ -223,3 +227,49 @@ def test_the_command_line_loads_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0 and "--dry-run" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["--word="], ["--word", ""], ["--word", "  "], ["--sizes="], ["--steps", ""]])
+def test_an_empty_value_is_refused(words):
+    with pytest.raises(InputError, match=f"{words[0].rstrip('=')} is given an empty value"):
+        config(*words)
+
+
+def test_what_the_file_system_refuses_is_one_line_and_other_errors_are_bugs(capsys, tmp_path):
+    def open_a_folder(config):
+        tmp_path.read_bytes()
+
+    def fill_the_disk(config):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fail(config):
+        raise OSError("no number, no file")
+
+    assert run([], open_a_folder, capsys) == (2, ("", f"error: {tmp_path}: Is a directory\n"))
+    told = "error: No space left on device; what was saved is whole: mend that, and the same command goes on\n"
+    assert run([], fill_the_disk, capsys) == (1, ("", told))
+    with pytest.raises(OSError, match="no number"):
+        run_command(fail, Config, argv=[])
+
+
+@pytest.mark.parametrize("words", ["--seed 1", "--dry-run", "--help"])
+def test_a_reader_that_goes_away_ends_the_command_quietly(words):
+    code = (
+        "import sys; from runtime.command import *\n"
+        "def job(config):\n"
+        "    for number in range(100_000): print(number)\n"
+        f"run_command(job, CommonFlags, argv={words.split()!r})"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)  # as `head` does once it has enough
+    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert done.returncode == BROKEN_PIPE and done.stderr == ""
+
+
+def test_names_that_the_terminal_cannot_show_are_printed_all_the_same():
+    code = "from runtime.command import *; run_command(lambda config: print('\\udcff 漢 …'), CommonFlags, argv=[])"
+    for encoding in ("ascii", "utf-8"):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=60)
+        assert done.returncode == 0 and b"\\udcff" in done.stdout, done.stderr

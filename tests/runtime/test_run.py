@@ -152,3 +152,35 @@ def test_timed_parts_add_a_line_when_they_end_well(tmp_path):
         raise ZeroDivisionError
     lines = [json.loads(line) for line in (tmp_path / "parts.jsonl").read_text().splitlines()]
     assert [line["part"] for line in lines] == ["encode"] and lines[0]["seconds"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"identity": None}, "identity is None, expected an object"),
+        ({"sessions": "many"}, "sessions is 'many', expected a list"),
+        ({"sessions": [1]}, "sessions is .1., expected a list, each an object"),
+        ({"kind": 3}, "kind is 3"),
+        ({"started": 2026}, "started is 2026"),
+    ],
+)
+def test_a_manifest_of_wrong_types_is_refused(tmp_path, changes, words):
+    with open_run(tmp_path) as run:
+        pass
+    write_json(run.dir / "manifest.json", run.manifest | changes)
+    with pytest.raises(InputError, match=f"manifest.json: {words}"):
+        read_run(run.dir)
+    if "kind" not in changes:
+        with pytest.raises(InputError, match=words):
+            newest_run(tmp_path, "tokenizer")
+
+
+def test_check_refuses_what_open_would_and_writes_nothing(tmp_path):
+    settings = {"kind": "tokenizer", "identity": {"steps": 10}}
+    assert Run.check(Config(str(tmp_path)), name="run", **settings) == tmp_path / "run"
+    assert not list(tmp_path.iterdir())
+    with open_run(tmp_path):
+        pass
+    Run.check(Config(str(tmp_path)), name="run", **settings)
+    with pytest.raises(InputError, match="made with other settings .steps: was 10, now 11."):
+        Run.check(Config(str(tmp_path)), name="run", kind="tokenizer", identity={"steps": 11})

@@ -2,7 +2,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from videos import write_video
 
 
 def run_check(*flags: str) -> subprocess.CompletedProcess:
@@ -54,3 +57,29 @@ def test_a_folder_without_one_usable_item_is_an_error(tmp_path):
 def test_the_original_clips_are_all_usable(real_data):
     done = run_check("--data", "ucf101", "--root", str(real_data / "ucf101"))
     assert done.returncode == 0 and " 0 skipped" in done.stdout and done.stderr == ""
+
+
+def test_links_out_of_the_folder_are_listed(make_video, tmp_path):
+    make_video("data/a.mp4", num_frames=20)
+    make_video("other/b.mp4", num_frames=20)
+    (tmp_path / "data" / "b.mp4").symlink_to(tmp_path / "other" / "b.mp4")
+    (tmp_path / "data" / "inside.mp4").symlink_to(tmp_path / "data" / "a.mp4")
+    done = run_check("--data", "videos", "--root", str(tmp_path / "data"))
+    assert done.returncode == 0 and "2 usable items, 1 skipped" in done.stdout
+    assert f"skipped {tmp_path / 'data' / 'b.mp4'}: a link that leads out of the data set" in done.stdout
+
+
+def test_full_decodes_every_frame_and_lists_the_damaged(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (20, 32, 32, 3)).astype(np.uint8)
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, noise, 8)
+    path = tmp_path / "a.mp4"
+    flags = ("--data", "videos", "--root", str(tmp_path), "--full")
+    assert "all 2 items decoded: no damage" in run_check(*flags).stdout
+    content = bytearray(path.read_bytes())
+    middle = slice(len(content) // 2, len(content) // 2 + 2000)
+    content[middle] = bytes(byte ^ 0xFF for byte in content[middle])
+    path.write_bytes(content)
+    done = run_check(*flags)
+    assert done.returncode == 2 and done.stderr.endswith("1 of 2 items are damaged inside; they are listed above\n")
+    assert "a.mp4: damaged inside" in done.stdout

@@ -8,7 +8,7 @@ import pytest
 
 from runtime.errors import InputError
 from videos import read_video, write_video
-from videos.codec import count_frames, frame_rate
+from videos.codec import check_video, count_frames, frame_rate
 
 
 def read_with_av(path: Path) -> np.ndarray:
@@ -107,13 +107,12 @@ def test_a_damaged_file_prints_nothing_of_its_own(make_video, tmp_path):
 
 
 def test_a_sound_file_is_no_video(tmp_path):
-    import wave
-
-    with wave.open(str(tmp_path / "sound.mp4"), "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(8000)
-        sound.writeframes(bytes(16000))
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
     with pytest.raises(InputError, match="no picture stream"):
         count_frames(tmp_path / "sound.mp4")
 
@@ -164,3 +163,38 @@ def test_frames_from_the_middle_are_those_of_decoding_from_the_start(real_data, 
         difference = np.abs(read_video(path, frames).astype(int) - every[frames.start : frames.stop])
         # Each library brings its own FFmpeg, whose inverse transforms differ in a rare last bit; a wrong frame is >> 1.
         assert difference.max() <= 4 and difference.mean() < 0.01
+
+
+def test_playlists_are_not_followed_to_other_files(tmp_path):
+    write_video(tmp_path / "a.mp4", np.zeros((4, 32, 32, 3), np.uint8), 8)
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")
+    (tmp_path / "hls.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\na.mp4\n#EXT-X-ENDLIST\n")
+    for name in ("list.mp4", "hls.mp4"):
+        with pytest.raises(InputError, match="not a readable video"):
+            count_frames(tmp_path / name)
+
+
+def test_a_name_like_an_address_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video("a.mp4", np.zeros((4, 32, 32, 3), np.uint8), 8)
+    (tmp_path / "a.mp4").rename(tmp_path / "http:a.mp4")
+    assert read_video("http:a.mp4").shape == (4, 32, 32, 3)
+
+
+def test_pictures_of_absurd_size_are_refused(tmp_path):
+    write_video(tmp_path / "a.mp4", np.zeros((2, 2, 512, 3), np.uint8), 8)
+    with pytest.raises(InputError, match="pictures of 512x2; at most"):
+        read_video(tmp_path / "a.mp4")
+
+
+def test_damage_that_players_cover_up_is_found_by_decoding_all(tmp_path):
+    clip = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3)).astype(np.uint8)
+    write_video(tmp_path / "a.mp4", clip, 8)
+    check_video(tmp_path / "a.mp4")
+    content = bytearray((tmp_path / "a.mp4").read_bytes())
+    middle = slice(len(content) // 2, len(content) // 2 + 64)
+    content[middle] = bytes(byte ^ 0xFF for byte in content[middle])
+    (tmp_path / "a.mp4").write_bytes(content)
+    assert count_frames(tmp_path / "a.mp4") == 8
+    with pytest.raises(InputError, match="damaged inside"):
+        check_video(tmp_path / "a.mp4")

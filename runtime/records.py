@@ -1,0 +1,101 @@
+"""Records out of files that anybody may have written: their fields and types are checked before they are used."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+
+from runtime.errors import InputError
+
+_NAMES = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    tuple: "a list",
+    dict: "an object",
+    types.NoneType: "null",
+}
+
+
+def parse_json(text: str | bytes, source: object) -> object:
+    """The value of a JSON text; InputError when it is none, or one that is nested or long beyond reason."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{source}: not readable as JSON ({error})") from error
+
+
+def check_fields(record: object, wanted: Mapping[str, object], source: object, *, needed: bool = True) -> None:
+    """Check fields of a JSON object; others may be there too.
+
+    Args:
+        record: What was read.
+        wanted: Type by field: `str`, `int`, `float` (whole numbers will do), `bool`, `dict`, `list[…]`,
+            `tuple[…, ...]`, unions of these.
+        source: File, for the message.
+        needed: Whether an absent field is an error.
+
+    Raises:
+        InputError: Names the first field that is absent or of another type.
+    """
+    if not isinstance(record, dict):
+        raise InputError(f"{source}: expected an object, found {type(record).__name__}")
+    for name, kind in wanted.items():
+        if name not in record:
+            if needed:
+                raise InputError(f"{source}: {name} is missing; the file is damaged, or of another program")
+        elif not _fits(record[name], kind):
+            raise InputError(f"{source}: {name} is {repr(record[name])[:60]}, expected {_words(kind)}")
+
+
+def from_record(cls: type, record: object, source: object):
+    """Make a dataclass from a JSON object with its fields; those with defaults may be absent.
+
+    Raises:
+        InputError: On a field that is absent, unknown or of another type, or whatever the dataclass itself refuses.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    with_default = {
+        name
+        for name, field in fields.items()
+        if field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+    }
+    check_fields(record, {name: hints[name] for name in fields if name not in with_default}, source)
+    check_fields(record, {name: hints[name] for name in with_default}, source, needed=False)
+    unknown = sorted(set(record) - set(fields))
+    if unknown:
+        raise InputError(f"{source} has unknown fields: {', '.join(unknown)[:200]}")
+    try:
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def _fits(value: object, kind: object) -> bool:
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(kind))
+    origin, inside = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin in (list, tuple):
+        of = [part for part in inside if part is not Ellipsis]
+        if not isinstance(value, list | tuple):
+            return False
+        if len(of) > 1:  # tuple[int, int]
+            return len(value) == len(of) and all(map(_fits, value, of))
+        return all(_fits(part, of[0]) for part in value) if of else True
+    if origin in (int, float):
+        return isinstance(value, int if origin is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, origin)
+
+
+def _words(kind: object) -> str:
+    if isinstance(kind, types.UnionType):
+        return " or ".join(_words(option) for option in typing.get_args(kind))
+    origin = typing.get_origin(kind) or kind
+    inside = [part for part in typing.get_args(kind) if part is not Ellipsis]
+    return _NAMES[origin] + (f", each {_words(inside[0])}" if inside else "")

@@ -1,0 +1,111 @@
+"""Read and write model weights as safetensors, strictly: what does not fit is refused from the file's header."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from runtime.errors import InputError
+from runtime.files import replacing
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write contiguous CPU copies of `tensors` to `path`, replaced at once."""
+    with replacing(path, "results") as partial:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+
+
+def read_weights(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """Read a safetensors file; InputError when it is absent, truncated or not one."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such weight file")
+    try:
+        return load_file(path, device=str(device))
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: damaged, not a whole safetensors file ({error}); fetch or write it again") from error
+
+
+def load_model(
+    build: Callable[[], nn.Module], path: Path, *, optional: Sequence[str] = ()
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Build a model and load its weights, which must be exactly those that it has.
+
+    The model is first built without memory and held against the file's header, so that a config of absurd sizes costs
+    nothing.
+
+    Args:
+        build: Makes the model.
+        path: The safetensors file.
+        optional: Names that the file may hold beside the model's.
+
+    Returns:
+        The model, and the optional tensors that were there.
+
+    Raises:
+        InputError: If the file is no safetensors file, or holds other names, shapes or no finite floats.
+    """
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in build().state_dict().items()}
+    found = {name: shape for name, shape in _header(path).items() if name not in optional}
+    _refuse_unfit(wanted, found, path)
+    tensors = read_weights(path)
+    extra = {name: tensors.pop(name) for name in optional if name in tensors}
+    model = build()
+    load_strictly(model, tensors, path)
+    return model, extra
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Load `tensors` (any float dtype) into `model`; InputError naming the first differences."""
+    check_weights(model.state_dict(), tensors, source)
+    model.load_state_dict(dict(tensors))
+
+
+def check_weights(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: object) -> None:
+    """InputError, naming `source`, unless `tensors` have the names and shapes of `own` and are finite floats."""
+    shapes, found = ({name: tuple(value.shape) for name, value in each.items()} for each in (own, tensors))
+    _refuse_unfit(shapes, found, source)
+    broken = [name for name, value in tensors.items() if not (value.is_floating_point() and _is_finite(value))]
+    if broken:
+        raise InputError(f"{source}: {broken[0]} holds values that are no finite floats; the file is damaged")
+
+
+def _is_finite(value: Tensor) -> bool:
+    # The sum is an order of magnitude cheaper than a test of each, and only a finite one settles it.
+    return bool(torch.isfinite(value.sum(dtype=torch.float64)) or torch.isfinite(value).all())
+
+
+def _header(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, without reading the tensors."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such weight file")
+    try:
+        with safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - a file, not a dict
+            other = [name for name, part in slices.items() if part.get_dtype() not in FLOATS]
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: damaged, not a whole safetensors file ({error}); fetch or write it again") from error
+    if other:
+        raise InputError(f"{path}: {other[0]} is {slices[other[0]].get_dtype()}; weights are floats")
+    return shapes
+
+
+def _refuse_unfit(wanted: Mapping[str, tuple], found: Mapping[str, tuple], source: object) -> None:
+    wrong = [f"{name} is missing" for name in wanted if name not in found]
+    wrong += [f"{name} is unknown" for name in found if name not in wanted]
+    wrong += [
+        f"{name} is {list(found[name])}, not {list(shape)}"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise InputError(f"{source}: the weights do not fit the config: {'; '.join(wrong[:3])}{more}")

@@ -1,0 +1,80 @@
+"""Trainer: what goes on after a checkpoint, and which checkpoints it refuses."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from runtime.checkpoint import find_checkpoint, load_checkpoint
+from runtime.errors import InputError
+from runtime.processes import World
+from runtime.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def trainer(width: int = 3) -> Trainer:
+    torch.manual_seed(0)
+    return Trainer(torch.nn.Linear(2, width), ALONE, learning_rate=0.1, gradient_clip=1.0)
+
+
+def advance(trained: Trainer, step: int, run_dir, finite: bool = True) -> int:
+    trained.network(torch.ones(4, 2)).square().mean().backward()
+    trained.clip()
+    return trained.update(step, 0.1, finite, run_dir)
+
+
+def saved(tmp_path, steps: int = 2):
+    trained = trainer()
+    for step in range(steps):
+        advance(trained, step, tmp_path)
+    trained.save(tmp_path, steps, state={}, files={}, keep=False)
+    return trained, load_checkpoint(find_checkpoint(tmp_path), optimizer=True)
+
+
+def test_a_trainer_that_was_loaded_goes_on_bit_for_bit(tmp_path):
+    first, checkpoint = saved(tmp_path)
+    second = trainer()
+    second.load(checkpoint)
+    for each in (first, second):
+        advance(each, 2, tmp_path)
+    for name, value in first.ema.state_dict().items():
+        assert torch.equal(value, second.ema.state_dict()[name])
+        assert torch.equal(first.model.state_dict()[name], second.model.state_dict()[name])
+
+
+@pytest.mark.parametrize("file", ["model", "ema"])
+def test_weights_of_another_model_or_without_finite_values_are_refused_by_the_files_name(file, tmp_path):
+    _, checkpoint = saved(tmp_path)
+    with pytest.raises(InputError, match="model.safetensors: the weights do not fit"):
+        trainer(5).load(checkpoint)
+    checkpoint.tensors[file]["bias"][1] = torch.nan
+    with pytest.raises(InputError, match=f"{file}.safetensors: bias holds values that are no finite floats"):
+        trainer().load(checkpoint)
+
+
+def test_an_optimizer_state_of_other_weights_is_refused(tmp_path):
+    _, checkpoint = saved(tmp_path)
+    for change, words in (
+        (lambda state: state["model"].pop("bias"), "no optimizer state of bias; remove"),
+        (lambda state: state["model"]["bias"].update(exp_avg=torch.zeros(7)), r"exp_avg of bias is \[7\], not \[3\]"),
+        (lambda state: state["model"].update(bias=[1]), "no optimizer state of bias"),
+        (lambda state: state.pop("model"), "model is missing"),
+    ):
+        state = copy.deepcopy(checkpoint.optimizer)
+        change(state)
+        with pytest.raises(InputError, match=words):
+            trainer().load(dataclasses.replace(checkpoint, optimizer=state))
+
+
+def test_skipped_steps_change_nothing_are_counted_and_end_the_run_naming_the_last_good_checkpoint(tmp_path):
+    trained, checkpoint = saved(tmp_path)
+    before = copy.deepcopy(trained.model.state_dict())
+    step = checkpoint.step
+    for _ in range(MAX_SKIPPED_IN_A_ROW - 1):
+        step = advance(trained, step, tmp_path, finite=False)
+    assert trained.skipped == MAX_SKIPPED_IN_A_ROW - 1
+    assert all(torch.equal(value, before[name]) for name, value in trained.model.state_dict().items())
+    with pytest.raises(InputError, match="the last good checkpoint is .*step_00000002; lower --learning-rate"):
+        advance(trained, step, tmp_path, finite=False)

@@ -1,0 +1,346 @@
+"""Kinds of files that strangers give: how a sound one is made, how it is damaged, and which readers of the product get
+it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mutations import mutate_bytes, mutate_hdf5, mutate_json, mutate_lines
+
+from runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of untrusted file.
+
+    Attributes:
+        make: Writes sound files into a folder.
+        files: Which of them may be mutated, relative to the folder.
+        mutate: How.
+        read: Gives the folder to the product's readers.
+    """
+
+    make: Callable[[Path], None]
+    files: tuple[str, ...]
+    mutate: Callable[[bytes, random.Random], bytes]
+    read: Callable[[Path], object]
+
+
+def _tiny_tokenizer():
+    import torch
+
+    from tokenizer import PVVAE, PVVAEConfig
+
+    torch.manual_seed(0)
+    return PVVAE(PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer"))
+
+
+def make_tokenizer(folder: Path) -> None:
+    _tiny_tokenizer().save_pretrained(folder)
+
+
+def read_tokenizer(folder: Path) -> None:
+    import torch
+
+    import tokenizer
+
+    vae = tokenizer.load(folder)
+    with torch.no_grad():
+        size = max(32, vae.spec.spatial)
+        if size <= 64:
+            vae.decode(vae.encode(torch.zeros(1, 3, 5, size, size)).mode())
+
+
+LATENT_SHAPE = (4, 2, 2, 2)
+FACTS = {
+    "kind": "latents",
+    "tokenizer": "moving-shapes",
+    "encoder_hash": "",
+    "data": "moving_shapes",
+    "split": "train",
+    "root": "",
+    "num_classes": 3,
+    "class_names": json.dumps(["a b", "c/d", "e"]),
+    "clip": json.dumps({"num_frames": 5, "size": 32, "frame_stride": 1, "window": "random"}),
+}
+
+
+def make_latents(folder: Path) -> None:
+    write_latents(folder / "a.h5", finish=True)
+
+
+def make_partial(folder: Path) -> None:
+    write_latents(folder / "a.h5", finish=False)
+
+
+def write_latents(path: Path, *, finish: bool) -> None:
+    from latents_cache import create_latents
+
+    noise = np.random.default_rng(0).standard_normal((6, 2, *LATENT_SHAPE))
+    with create_latents(path, 6, LATENT_SHAPE, FACTS, has_logvar=True) as writer:
+        for row in range(6 if finish else 3):
+            writer.write(row, *noise[row], label=row % 3, name=f"clip {row}")
+        if finish:
+            writer.finish()
+
+
+def read_latents(folder: Path) -> None:
+    from generator.train import build_config
+    from latents_cache import open_latents
+    from latents_cache.check import check_labels, check_rows, describe
+
+    with open_latents(folder / "a.h5") as reader, open(os.devnull, "w", errors="backslashreplace") as nowhere:
+        with contextlib.redirect_stdout(nowhere):
+            describe(reader)
+        check_labels(reader)
+        batch = reader.batch(range(min(len(reader), 8)))
+        assert batch["mean"].dtype == np.float16 and batch["mean"].shape[1:] == reader.shape
+        assert len(reader.names) == len(reader) and all(isinstance(name, str) for name in reader.names)
+        build_config("demo", reader)
+        check_rows(reader)
+
+
+def read_partial(folder: Path) -> None:
+    from latents_cache import create_latents, open_latents
+
+    with create_latents(folder / "a.h5", 6, LATENT_SHAPE, FACTS) as writer:
+        for row in writer.missing():
+            writer.write(row, *np.zeros((2, *LATENT_SHAPE)))
+        writer.finish()
+    with open_latents(folder / "a.h5") as reader:
+        assert len(reader) == 6
+
+
+def _trainer():
+    """A tiny generator in training, with a gradient."""
+    import torch
+
+    from generator.latte import Latte, LatteConfig
+    from runtime.processes import World
+    from runtime.trainer import Trainer
+
+    torch.manual_seed(0)
+    model = Latte(
+        LatteConfig(channels=4, groups=2, height=2, width=2, num_classes=3, hidden_size=8, depth=2, num_heads=2)
+    )
+    trainer = Trainer(model, World(0, 1, torch.device("cpu")), learning_rate=1e-3)
+    model(torch.zeros(1, *LATENT_SHAPE), torch.zeros(1), torch.zeros(1, dtype=torch.int64)).square().mean().backward()
+    return trainer
+
+
+def make_generator(folder: Path) -> None:
+    """A run with one checkpoint that training could go on from."""
+
+    from generator.loading import save
+    from runtime.run import write_json
+
+    trainer = _trainer()
+    trainer.update(0, 1e-3, True, folder)
+    facts = {**FACTS, "mean": [0.0] * 4, "std": [1.0] * 4, "rows": 6, "path": "a.h5"}
+    save(folder / "runs" / "a", 2, trainer, latents=facts, keep=True)
+    session = {"started": "2026-01-01", "ended": "2026-01-02", "status": "done", "seconds": 1.5}
+    manifest = {
+        "kind": "generator",
+        "name": "a",
+        "started": "2026-01-01",
+        "sessions": [session],
+        "identity": {"seed": 0},
+    }
+    write_json(folder / "runs" / "a" / "manifest.json", manifest | {"latents": facts})
+    write_json(folder / "runs" / "a" / "config.json", {"seed": 0, "preset": "demo", "steps": 2})
+
+
+STEP = "runs/a/checkpoints/step_00000002"
+
+
+def read_generator(folder: Path) -> None:
+    """Find and load a run as `generator.sample` and `eval.fvd` do."""
+    import torch
+
+    from eval.decode import file_word
+    from eval.sets import open_training_clips
+    from generator.loading import load_generator
+    from runtime.run import Run, newest_run
+
+    run = newest_run(folder / "runs", "generator")
+    loaded = load_generator(run)
+    loaded.denormalize(torch.zeros(1, *loaded.config.latent_shape))
+    Run.check(argparse.Namespace(runs_dir=folder / "runs"), kind="generator", name="a", identity={"seed": 0})
+    if {"clip", "data", "split"} <= set(loaded.latents):
+        open_training_clips(loaded.latents | {"root": str(folder)})
+    for name in json.loads(loaded.latents.get("class_names", "[]")):
+        assert Path(file_word(name)).name == file_word(name) and ".." not in file_word(name)
+
+
+def read_checkpoint(folder: Path) -> None:
+    """Go on training from a checkpoint."""
+    from generator.loading import restore
+
+    trainer = _trainer()
+    trainer.update(restore(folder / "runs" / "a", trainer), 1e-3, True, folder)
+
+
+def _clip() -> np.ndarray:
+    ramp = np.arange(9 * 32 * 48 * 3, dtype=np.int64).reshape(9, 32, 48, 3)
+    return (ramp * 7 % 251).astype(np.uint8)
+
+
+def make_videos(folder: Path) -> None:
+    from videos import write_video
+
+    for suffix in (".mp4", ".avi", ".mkv"):
+        write_video(folder / f"a{suffix}", _clip(), 8)
+
+
+def read_videos(folder: Path) -> None:
+    from videos import ClipSpec, read_video
+    from videos.codec import check_video, frame_rate
+    from videos.datasets import open_files
+
+    dataset = open_files("videos", str(folder), "all", ClipSpec(num_frames=5, size=32), strict=False)
+    dataset.fingerprint()
+    refused = [f"{path}: {reason}" for path, reason in dataset.skipped]
+    for number, source in enumerate(dataset.sources):
+        for read in (
+            lambda n=number: dataset[n],
+            lambda s=source: read_video(s),
+            lambda s=source: frame_rate(s),
+            lambda s=source: check_video(s),
+        ):
+            try:
+                read()
+            except InputError as error:
+                refused.append(str(error))
+    if refused:
+        raise InputError("; ".join(refused))
+
+
+def make_images(folder: Path) -> None:
+    from PIL import Image
+
+    for suffix in (".png", ".jpg", ".webp", ".bmp"):
+        Image.fromarray(_clip()[0]).save(folder / f"a{suffix}")
+
+
+def read_images(folder: Path) -> None:
+    from videos import ClipSpec
+    from videos.datasets import open_files
+
+    dataset = open_files("images", str(folder), "all", ClipSpec(num_frames=1, size=32), strict=False)
+    if dataset.skipped:
+        raise InputError(str(dataset.skipped))
+    for number in range(len(dataset)):
+        assert dataset[number]["video"].shape == (3, 1, 32, 32)
+
+
+def make_split_lists(folder: Path) -> None:
+    names = ("Archery/v_Archery_g01_c01.avi", "YoYo/v_YoYo_g09_c02.avi")
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "trainlist01.txt").write_text(f"{names[1]} 101\n")
+    (folder / "testlist01.txt").write_text(f"{names[0]}\n")
+
+
+def read_split_lists(folder: Path) -> None:
+    """Whatever a list names, only files below the folder are ever in a split."""
+    from videos.ucf101 import UCF101
+
+    dataset = UCF101.__new__(UCF101)
+    dataset.root = folder
+    for split in ("train", "test"):
+        dataset.split = split
+        assert all(path.is_relative_to(folder) for path in dataset.list_sources())
+
+
+def make_logs(folder: Path) -> None:
+    lines = [json.dumps({"step": step, "time": 1.5 * step, "loss": 0.5, "val_psnr": None}) for step in range(1, 9)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def read_logs(folder: Path) -> None:
+    from eval.report import read_log
+    from eval.ship import training_seconds
+    from runtime.log import MetricsLog
+
+    read_log(folder)
+    training_seconds(folder)
+    log = MetricsLog.__new__(MetricsLog)
+    log.path = folder / "metrics.jsonl"
+    log._cut_back(4)
+
+
+def make_results(folder: Path) -> None:
+    from eval.results import Row, write_results
+
+    rows = [Row(metric="FD-shapes", subject="generated", value=1.5, low=1.0, high=2.0, n=4)]
+    write_results(folder / "a.json", kind="fvd", rows=rows, data="moving_shapes", guidance_scales=[1.0, 2.0])
+
+
+def read_results_file(folder: Path) -> None:
+    from eval.page import results_table
+    from eval.results import read_results, table
+
+    rows = read_results(folder / "a.json")[1]
+    table(rows)
+    results_table(rows)
+
+
+def make_features(folder: Path) -> None:
+    """Features of four clips, whole and half filled."""
+    from eval.feature_store import FeatureSet, FeatureStore
+
+    half = FeatureSet(np.ones((2, 3), np.float32), np.full((2, 2), 0.5, np.float32), np.arange(2))
+    for name in ("a", "half"):
+        with FeatureStore(folder / f"{name}.h5", {"seed": 0}, range(4)) as store:
+            store.write([0, 1], half)
+            if name == "a":
+                store.write([2, 3], half)
+                store.finish()
+
+
+def read_features(folder: Path) -> None:
+    from eval.feature_store import load_feature_set
+
+    found = load_feature_set(folder / "a.h5", {"seed": 0})
+    assert found.features.shape == (4, 3) and np.isfinite(found.features).all()
+
+
+def read_partial_features(folder: Path) -> None:
+    """Go on filling a feature file."""
+    from eval.feature_store import FeatureSet, FeatureStore
+
+    with FeatureStore(folder / "half.h5", {"seed": 0}, range(4)) as store:
+        missing = store.missing()
+        batch = (np.ones((len(missing), 3), np.float32), np.full((len(missing), 2), 0.5, np.float32))
+        store.write(missing, FeatureSet(*batch, np.zeros(len(missing), np.int64)))
+        assert store.finish().features.shape == (4, 3)
+
+
+RUN_FILES = (f"{STEP}/config.json", f"{STEP}/state.json", "runs/a/manifest.json", "runs/a/config.json")
+KINDS = {
+    "tokenizer-config": Kind(make_tokenizer, ("config.json",), mutate_json, read_tokenizer),
+    "tokenizer-weights": Kind(make_tokenizer, ("model.safetensors",), mutate_bytes, read_tokenizer),
+    "latents": Kind(make_latents, ("a.h5",), mutate_hdf5, read_latents),
+    "latents-partial": Kind(make_partial, ("a.h5.partial",), mutate_hdf5, read_partial),
+    "generator-json": Kind(make_generator, RUN_FILES, mutate_json, read_generator),
+    "generator-weights": Kind(make_generator, (f"{STEP}/ema.safetensors",), mutate_bytes, read_generator),
+    "checkpoint-json": Kind(make_generator, (f"{STEP}/state.json",), mutate_json, read_checkpoint),
+    "checkpoint-optimizer": Kind(make_generator, (f"{STEP}/optimizer.pt",), mutate_bytes, read_checkpoint),
+    "video": Kind(make_videos, ("a.mp4", "a.avi", "a.mkv"), mutate_bytes, read_videos),
+    "image": Kind(make_images, ("a.png", "a.jpg", "a.webp", "a.bmp"), mutate_bytes, read_images),
+    "split-list": Kind(make_split_lists, ("trainlist01.txt", "testlist01.txt"), mutate_lines, read_split_lists),
+    "log": Kind(make_logs, ("metrics.jsonl",), mutate_lines, read_logs),
+    "results": Kind(make_results, ("a.json",), mutate_json, read_results_file),
+    "features": Kind(make_features, ("a.h5",), mutate_hdf5, read_features),
+    "features-partial": Kind(make_features, ("half.h5.partial",), mutate_hdf5, read_partial_features),
+}
