@@ -18,7 +18,7 @@ from torch import Tensor
 
 from runtime.errors import InputError
 from runtime.faults import reach
-from runtime.files import sync
+from runtime.files import disk_errors, sync
 from runtime.run import read_json
 
 _NAME = re.compile(r"step_(\d{8,})")
@@ -58,6 +58,9 @@ def save_checkpoint(
         files: More JSON files, by name.
         keep_last: How many of the newest unkept checkpoints stay.
         keep: Never prune this one.
+
+    Raises:
+        OSError: When the disk is full or broken; nothing of the new checkpoint stays, the ones before are untouched.
     """
     folder = Path(run_dir) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,20 +71,21 @@ def save_checkpoint(
     partial.mkdir()
     try:
         for name, values in tensors.items():
-            save_file(
-                {key: value.detach().cpu().contiguous() for key, value in values.items()},
-                partial / f"{name}.safetensors",
-            )
+            file = partial / f"{name}.safetensors"
+            with disk_errors(file):
+                save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, file)
             reach("checkpoint.tensors")
         if optimizer is not None:
-            torch.save(optimizer, partial / "optimizer.pt")
+            # Given a path, torch would write the file itself and tell nobody why it could not.
+            with disk_errors(partial / "optimizer.pt"), open(partial / "optimizer.pt", "wb") as file:
+                torch.save(optimizer, file)
         for name, value in {**(files or {}), "state.json": {**(state or {}), "step": step, "keep": keep}}.items():
             (partial / name).write_text(json.dumps(value, indent=2) + "\n")
         reach("checkpoint.written")
         for file in partial.iterdir():
             sync(file)
         sync(partial)
-    except (OSError, SafetensorError, RuntimeError):
+    except BaseException:
         # On a full disk the room goes back to what is there already.
         shutil.rmtree(partial, ignore_errors=True)
         raise

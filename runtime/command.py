@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import errno
 import json
 import math
 import sys
@@ -19,10 +18,8 @@ from collections.abc import Callable, Collection
 from dataclasses import MISSING, dataclass, field
 
 from runtime.errors import InputError
+from runtime.files import MACHINE_FAULTS
 from runtime.stopping import INTERRUPTED, Stopped, listening
-
-# A machine that fails is no bug of ours: one line, no traceback.
-_MACHINE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
 
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
@@ -106,7 +103,7 @@ def run_command(
         print("interrupted; the same command goes on from what was saved last", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except OSError as error:
-        if error.errno not in _MACHINE_FAULTS:
+        if error.errno not in MACHINE_FAULTS:
             raise
         where = f" ({error.filename})" if error.filename else ""
         print(

@@ -1,8 +1,8 @@
 """Deterministic crashes, to prove that nothing is lost or half-written.
 
-`PVVAE_FAULT=checkpoint.rename` makes the process kill itself (SIGKILL) when it first reaches that point;
-`PVVAE_FAULT=checkpoint.rename:3:ENOSPC` makes the third time fail with "no space left on device" instead. Actions are
-KILL, ENOSPC and EIO. Without the variable a point costs one comparison.
+`PVVAE_FAULT=checkpoint.renamed` makes the process kill itself (SIGKILL) when it first reaches that point;
+`PVVAE_FAULT=checkpoint.renamed:3:ENOSPC` makes the third time fail with "no space left on device" instead. Actions are
+KILL, ENOSPC, EDQUOT and EIO. Without the variable a point costs one comparison.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import signal
 from runtime.errors import InputError
 
 VARIABLE = "PVVAE_FAULT"
-ACTIONS = ("KILL", "ENOSPC", "EIO")
-# Every place where something becomes durable, in the order of the chain. tests/crash visits them all.
+ACTIONS = ("KILL", "ENOSPC", "EDQUOT", "EIO")
+# Every place where something becomes durable, in the order of the chain. tests/survival visits them all.
 POINTS = (
     "manifest.begin",
     "manifest.written",
@@ -63,7 +63,7 @@ def reach(point: str) -> None:
     """Fail here if the environment asks for it.
 
     Raises:
-        OSError: ENOSPC or EIO, when that is the action asked for.
+        OSError: ENOSPC, EDQUOT or EIO, when that is the action asked for.
         InputError: If the environment names no known point or action.
     """
     asked = os.environ.get(VARIABLE)

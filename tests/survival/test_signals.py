@@ -1,6 +1,7 @@
 """SIGTERM, SIGUSR1, Ctrl-C and --max-hours: save, say so, exit with a code that a batch system understands, go on."""
 
 import json
+import shutil
 import signal
 
 import chain
@@ -38,13 +39,10 @@ def is_under_way(name, folder) -> bool:
 @pytest.fixture(scope="module")
 def undisturbed(launcher, snapshots, tmp_path_factory):
     """Content after each long command."""
-    import shutil
-
     found = {}
-    names = ["", *chain.CHAIN]
     for name, line in LONG.items():
         folder = tmp_path_factory.mktemp("long") / "work"
-        shutil.copytree(snapshots[names[names.index(name) - 1]], folder)
+        shutil.copytree(snapshots[chain.before(name)], folder)
         assert launcher.run(line, folder) == 0
         found[name] = chain.content(folder)
     return found
