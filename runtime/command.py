@@ -12,9 +12,11 @@ import difflib
 import json
 import math
 import sys
+import threading
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field
 
 from runtime.errors import InputError
@@ -91,7 +93,7 @@ def run_command(
         if getattr(config, "dry_run", False):
             print(json.dumps(dataclasses.asdict(config), indent=2))
             sys.exit(0)
-        with listening(getattr(config, "max_hours", None)):
+        with listening(getattr(config, "max_hours", None)), _quiet_threads():
             job(config)
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -112,6 +114,23 @@ def run_command(
         )
         sys.exit(1)
     sys.exit(0)
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """No traceback of a thread that fails with the machine (TensorBoard's writer on a full disk): it hands its error on
+    to the main thread, which says it in one line."""
+    before = threading.excepthook
+
+    def hook(args) -> None:
+        if not (isinstance(args.exc_value, OSError) and args.exc_value.errno in MACHINE_FAULTS):
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def parse(argv: list[str], config_class: type, presets: Callable[[dict], dict] | None = None):

@@ -83,11 +83,12 @@ def append(path: str | Path, data: bytes, point: str) -> None:
     try:
         before = os.fstat(descriptor).st_size
         try:
-            os.write(descriptor, data[:1])
-            reach(point)
-            rest = data[1:]
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
+            with disk_errors(path):
+                os.write(descriptor, data[:1])
+                reach(point)
+                rest = data[1:]
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
         except OSError:
             os.ftruncate(descriptor, before)
             raise
@@ -97,16 +98,13 @@ def append(path: str | Path, data: bytes, point: str) -> None:
 
 @contextmanager
 def disk_errors(path: str | Path) -> Iterator[None]:
-    """Raise OSError for what a full or broken disk is to a library that has errors of its own.
+    """Raise an OSError that names `path` where a full or broken disk is the reason, whatever library notices it.
 
-    safetensors puts the system's number into its message; torch.save buries the OSError of the file that it writes to.
-
-    Args:
-        path: What is being written, for the message.
+    safetensors and HDF5 put the system's number into their messages, torch.save buries the OSError of its file.
     """
     try:
         yield
-    except (OSError, InputError):
+    except InputError:
         raise
     except Exception as error:
         number = _machine_fault(error)
@@ -118,8 +116,8 @@ def disk_errors(path: str | Path) -> Iterator[None]:
 def _machine_fault(error: BaseException | None) -> int | None:
     """The one of `MACHINE_FAULTS` in an error, or in one that led to it."""
     while error is not None:
-        told = re.search(r"\(os error (\d+)\)", str(error))
-        number = error.errno if isinstance(error, OSError) else int(told.group(1)) if told else None
+        told = re.search(r"\(os error (\d+)\)|errno = (\d+)", str(error))
+        number = getattr(error, "errno", None) or (told and int(told[1] or told[2]))
         if number in MACHINE_FAULTS:
             return number
         error = error.__cause__ or error.__context__

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import shlex
 import shutil
 import signal
 import socket
@@ -105,7 +106,7 @@ def _child(line: str, folder: str, environment: dict[str, str], log: str) -> Non
 
     torch.set_num_threads(1)
     shrink_presets()
-    command, *words = line.split()
+    command, *words = shlex.split(line)
     sys.argv = [command, *words]
     if command.endswith(".py"):
         runpy.run_path(command, run_name="__main__")
@@ -139,6 +140,12 @@ class Launcher:
             process.start()
             started.append(process)
         return started
+
+    def call(self, function, *arguments):
+        """Run a function of an importable module in a process of its own; returns the process."""
+        process = self._context.Process(target=function, args=arguments)
+        process.start()
+        return process
 
     def run(self, line: str, folder: Path, **how) -> int:
         """Run a command to its end; returns the exit status of its first process (-9: killed)."""
