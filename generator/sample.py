@@ -74,11 +74,12 @@ def sample(config: SampleConfig) -> Path:
     if before >= config.samples:
         return out
     smaller, target = (out, growing) if before else (None, out)
-    fill(config, world, dtype, generator, attributes, smaller=smaller, target=target)
-    if before and world.is_main:
-        os.replace(growing, out)
-        reach("samples.grown")
-    world.barrier()
+    with orderly():  # to the end: a process that left early would let the others wait
+        fill(config, world, dtype, generator, attributes, smaller=smaller, target=target)
+        if before and world.is_main:
+            os.replace(growing, out)
+            reach("samples.grown")
+        world.barrier()
     return out
 
 
@@ -118,7 +119,7 @@ def fill(
         create_latents, target, config.samples, shape, attributes, has_logvar=False, launch=world.launch
     )
     writer = world.first(open_file) or open_file()  # the main process creates the file
-    with writer, orderly():
+    with writer:
         if world.is_main and smaller is not None:
             copy_rows(smaller, writer)
             reach("samples.copied")

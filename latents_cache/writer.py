@@ -32,7 +32,7 @@ from latents_cache.layout import (
 from latents_cache.moments import latents_statistics
 from runtime.errors import InputError
 from runtime.faults import reach
-from runtime.files import sync
+from runtime.files import disk_errors, sync
 
 FLUSH_ROWS = 64
 
@@ -151,7 +151,7 @@ class LatentsWriter:
         """Write the empty file under a name that no reader or writer looks for, then rename it to `.partial`."""
         draft = self.path.with_name(f".{self.path.name}.new")
         try:
-            with h5py.File(draft, "w", libver="earliest") as file:
+            with disk_errors(self.path), h5py.File(draft, "w", libver="earliest") as file:
                 for name, value in self._attributes.items():
                     file.attrs[name] = value
                 for name, (dtype, shape) in row_types(self.shape, self._has_logvar).items():

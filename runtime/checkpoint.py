@@ -18,7 +18,7 @@ from torch import Tensor
 
 from runtime.errors import InputError
 from runtime.faults import reach
-from runtime.files import sync
+from runtime.files import disk_errors, sync
 from runtime.records import check_fields
 from runtime.run import read_json
 from runtime.weights import read_weights
@@ -60,6 +60,9 @@ def save_checkpoint(
         files: More JSON files, by name.
         keep_last: How many of the newest unkept checkpoints stay.
         keep: Never prune this one.
+
+    Raises:
+        OSError: When the disk is full or broken; nothing of the new checkpoint stays, the ones before are untouched.
     """
     folder = Path(run_dir) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,13 +73,14 @@ def save_checkpoint(
     partial.mkdir()
     try:
         for name, values in tensors.items():
-            save_file(
-                {key: value.detach().cpu().contiguous() for key, value in values.items()},
-                partial / f"{name}.safetensors",
-            )
+            file = partial / f"{name}.safetensors"
+            with disk_errors(file):
+                save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, file)
             reach("checkpoint.tensors")
         if optimizer is not None:
-            torch.save(optimizer, partial / "optimizer.pt")
+            # Given a path, torch would write the file itself and tell nobody why it could not.
+            with disk_errors(partial / "optimizer.pt"), open(partial / "optimizer.pt", "wb") as file:
+                torch.save(optimizer, file)
         for name, value in {**(files or {}), "state.json": {**(state or {}), "step": step, "keep": keep}}.items():
             (partial / name).write_text(json.dumps(value, indent=2) + "\n")
         reach("checkpoint.written")

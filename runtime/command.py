@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import errno
 import json
 import math
 import os
 import sys
+import threading
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field
 
 from runtime.errors import InputError
+from runtime.files import MACHINE_FAULTS
 from runtime.output import check_folder, check_name
-from runtime.stopping import INTERRUPTED, Stopped, listening
-
-# A machine that fails is no bug of ours, and mended, the same command goes on.
-_MACHINE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
+from runtime.stopping import INTERRUPTED, ProcessLost, Stopped, listening
 
 # What a shell reports of a program whose reader has gone.
 BROKEN_PIPE = 141
@@ -89,10 +88,10 @@ def run_command(
 ) -> None:
     """Parse the command line into `config_class`, run `job(config)`, and exit with its status.
 
-    Exit codes: 0 done; 1 the machine failed (a full disk; one line on stderr) or there is a bug (a traceback); 2 the
-    input or the place to write to is at fault (one line on stderr); 75 stopped by SIGTERM, SIGUSR1 or `--max-hours`
-    with everything saved, so a batch system may queue the same command again; 130 interrupted by Ctrl-C; 141 whoever
-    read the output has gone, as `head` does.
+    Exit codes: 0 done; 1 the machine or another process of the launch failed (one line on stderr), or there is a bug (a
+    traceback); 2 the input or the place to write to is at fault (one line on stderr); 75 stopped by SIGTERM, SIGUSR1 or
+    `--max-hours` with everything saved, so a batch system may queue the same command again; 130 interrupted by Ctrl-C;
+    141 whoever read the output has gone, as `head` does.
 
     Args:
         presets: Maps the flags that were given to defaults that they imply; precedence is class default < preset <
@@ -113,7 +112,7 @@ def run_command(
             if getattr(config, "dry_run", False):
                 print(json.dumps(dataclasses.asdict(config), indent=2))
             else:
-                with listening(getattr(config, "max_hours", None)):
+                with listening(getattr(config, "max_hours", None)), _quiet_threads():
                     job(config)
         sys.stdout.flush()  # a reader that has gone shows here, not while Python shuts down
     except InputError as error:
@@ -121,6 +120,8 @@ def run_command(
     except Stopped as stop:
         print(f"stopped by {stop}; everything is saved, and the same command goes on from there", file=sys.stderr)
         sys.exit(stop.code)
+    except ProcessLost:
+        _end("another process of this launch has ended; what was saved is whole, and the same command goes on", 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)
@@ -129,7 +130,7 @@ def run_command(
         sys.exit(INTERRUPTED)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        if error.errno in _MACHINE_FAULTS:
+        if error.errno in MACHINE_FAULTS:
             _end(f"{where}{error.strerror}; what was saved is whole: mend that, and the same command goes on", 1)
         if not where:
             raise
@@ -141,6 +142,23 @@ def _end(reason: str, code: int) -> typing.NoReturn:
     """End with one line on stderr."""
     print(f"error: {' '.join(reason.split())}", file=sys.stderr)
     sys.exit(code)
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """No traceback of a thread that fails with the machine (TensorBoard's writer on a full disk): it hands its error on
+    to the main thread, which says it in one line."""
+    before = threading.excepthook
+
+    def hook(args) -> None:
+        if not (isinstance(args.exc_value, OSError) and args.exc_value.errno in MACHINE_FAULTS):
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def parse(argv: list[str], config_class: type, presets: Callable[[dict], dict] | None = None):

@@ -1,8 +1,9 @@
 """Deterministic crashes, to prove that nothing is lost or half-written.
 
-`PVVAE_FAULT=checkpoint.rename` makes the process kill itself (SIGKILL) when it first reaches that point;
-`PVVAE_FAULT=checkpoint.rename:3:ENOSPC` makes the third time fail with "no space left on device" instead. Actions are
-KILL, ENOSPC and EIO. Without the variable a point costs one comparison.
+`PVVAE_FAULT=checkpoint.renamed` makes the process kill itself (SIGKILL) when it first reaches that point;
+`PVVAE_FAULT=checkpoint.renamed:3:ENOSPC` makes the third time fail with "no space left on device" instead. Actions are
+KILL, the signals TERM, INT and USR1, and the errors ENOSPC, EDQUOT and EIO. Without the variable a point costs one
+comparison.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import signal
 from runtime.errors import InputError
 
 VARIABLE = "PVVAE_FAULT"
-ACTIONS = ("KILL", "ENOSPC", "EIO")
-# Every place where something becomes durable, in the order of the chain. tests/crash visits them all.
+SIGNALS = ("TERM", "INT", "USR1")
+ERRORS = ("ENOSPC", "EDQUOT", "EIO")
+ACTIONS = ("KILL", *SIGNALS, *ERRORS)
+# Every place where something becomes durable, in the order of the chain. tests/survival visits them all.
 POINTS = (
     "manifest.begin",
     "manifest.written",
@@ -64,7 +67,7 @@ def reach(point: str) -> None:
     """Fail here if the environment asks for it.
 
     Raises:
-        OSError: ENOSPC or EIO, when that is the action asked for.
+        OSError: ENOSPC, EDQUOT or EIO, when that is the action asked for.
         InputError: If the environment names no known point or action.
     """
     asked = os.environ.get(VARIABLE)
@@ -78,6 +81,9 @@ def reach(point: str) -> None:
         return
     if action == "KILL":
         os.kill(os.getpid(), signal.SIGKILL)
+    if action in SIGNALS:
+        signal.raise_signal(getattr(signal, f"SIG{action}"))
+        return
     number = getattr(errno, action)
     raise OSError(number, f"{os.strerror(number)} (asked for by {VARIABLE}={asked})")
 

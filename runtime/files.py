@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime.errors import InputError
 from runtime.faults import reach
+
+# A machine that fails is neither the user's fault nor a bug.
+MACHINE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
 
 
 @contextmanager
@@ -22,6 +27,9 @@ def replacing(path: str | Path, point: str) -> Iterator[Path]:
     Args:
         path: Final name; its folder must exist.
         point: Names the fault points `<point>.begin`, `.written` and `.renamed`; see `runtime.faults`.
+
+    Raises:
+        OSError: When the disk is full or broken, whatever library finds that out in the with-block.
     """
     path = Path(path)
     # The suffix stays, since some writers go by it.
@@ -29,7 +37,8 @@ def replacing(path: str | Path, point: str) -> Iterator[Path]:
     _remove_leftovers(path)
     try:
         reach(f"{point}.begin")
-        yield partial
+        with disk_errors(path):
+            yield partial
         reach(f"{point}.written")
         sync(partial)
         os.replace(partial, path)
@@ -74,16 +83,45 @@ def append(path: str | Path, data: bytes, point: str) -> None:
     try:
         before = os.fstat(descriptor).st_size
         try:
-            os.write(descriptor, data[:1])
-            reach(point)
-            rest = data[1:]
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
+            with disk_errors(path):
+                os.write(descriptor, data[:1])
+                reach(point)
+                rest = data[1:]
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
         except OSError:
             os.ftruncate(descriptor, before)
             raise
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(path: str | Path) -> Iterator[None]:
+    """Raise an OSError that names `path` where a full or broken disk is the reason, whatever library notices it.
+
+    safetensors and HDF5 put the system's number into their messages, torch.save buries the OSError of its file.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        number = _machine_fault(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _machine_fault(error: BaseException | None) -> int | None:
+    """The one of `MACHINE_FAULTS` in an error, or in one that led to it."""
+    while error is not None:
+        told = re.search(r"\(os error (\d+)\)|errno = (\d+)", str(error))
+        number = getattr(error, "errno", None) or (told and int(told[1] or told[2]))
+        if number in MACHINE_FAULTS:
+            return number
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def sync(path: str | Path) -> None:

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 REQUEUE = 75
 INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# What gloo, NCCL and the store of a launch say when one of its processes is gone.
+_GONE = ("closed by peer", "reset by peer", "Broken pipe", "Socket closed", "likely closed", "remote process exited")
 
 
 class Stopped(Exception):
@@ -29,6 +31,10 @@ class Stopped(Exception):
     def __init__(self, reason: str):
         super().__init__(reason)
         self.code = INTERRUPTED if reason == _words(signal.SIGINT) else REQUEUE
+
+
+class ProcessLost(Exception):
+    """Another process of the launch has ended, so that this one cannot go on."""
 
 
 def _words(number: int) -> str:
@@ -51,6 +57,10 @@ def listening(max_hours: float | None = None) -> Iterator[None]:
 
     Args:
         max_hours: Hours after which loops are asked to stop; None: no limit.
+
+    Raises:
+        ProcessLost: When another process of the launch ended while this one waited for it. Where both were asked to
+            stop it is `Stopped`, whichever was faster.
     """
     began = time.monotonic()
     _state.deadline = None if max_hours is None else began + 3600.0 * max_hours
@@ -60,6 +70,12 @@ def listening(max_hours: float | None = None) -> Iterator[None]:
     before = {number: signal.signal(number, _on_signal) for number in SIGNALS} if main else {}
     try:
         yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _GONE):
+            raise
+        if _state.reason is not None:
+            raise Stopped(_state.reason) from error
+        raise ProcessLost from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -19,6 +19,7 @@ from pathlib import Path
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
+from runtime.stopping import Stopped, orderly, stop_asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +128,13 @@ def encode(config: EncodeConfig) -> Path:
             if (Path(source.tokenizer) / "manifest.json").is_file():
                 keep_statistics(Path(source.tokenizer), out)  # a kill may have come between the file and this note
         return out
-    fill(config, source, out, attributes, vae=vae, dataset=dataset, rows=items * copies, world=world, dtype=dtype)
-    if world.is_main:
-        if (Path(source.tokenizer) / "manifest.json").is_file():
-            keep_statistics(Path(source.tokenizer), out)
-        print(f"tokenizer.encode: wrote {out} ({items * copies} rows of {list(shape)})")
-    world.barrier()
+    with orderly():  # to the end: a process that left early would let the others wait
+        fill(config, source, out, attributes, vae=vae, dataset=dataset, rows=items * copies, world=world, dtype=dtype)
+        if world.is_main:
+            if (Path(source.tokenizer) / "manifest.json").is_file():
+                keep_statistics(Path(source.tokenizer), out)
+            print(f"tokenizer.encode: wrote {out} ({items * copies} rows of {list(shape)})")
+        world.barrier()
     return out
 
 
@@ -147,13 +149,12 @@ def fill(config: EncodeConfig, source: Source, out: Path, attributes: dict, *, v
     """
     from latents_cache import create_latents
     from runtime.log import Progress
-    from runtime.stopping import Stopped, orderly, stop_asked
 
     shape = vae.spec.latent_shape(source.num_frames, source.size, source.size)
     deterministic = has_no_logvar(vae, world.device)
     open_file = partial(create_latents, out, rows, shape, attributes, has_logvar=not deterministic, launch=world.launch)
     writer = world.first(open_file) or open_file()  # the main process creates the file
-    with writer, orderly():
+    with writer:
         missing = set(writer.missing())
         world.barrier()  # all have seen what is missing before anyone writes
         progress = Progress(rows, start=rows - len(missing), label=f"encode {source.data}")

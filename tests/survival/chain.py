@@ -11,6 +11,8 @@ import json
 import multiprocessing
 import os
 import runpy
+import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -36,6 +38,31 @@ CHAIN = {
     "convergence": "eval.convergence --runs runs/gen --samples 6 --steps 2 --batch-size 4",
     "decode": "eval.decode --run runs/gen --count 2 --steps 2 --out clips",
     "report": "eval.report --run runs/gen --clips 2 --steps 2 --no-shipped --out report.html",
+}  # fmt: skip
+
+
+def points(name: str) -> list[str]:
+    """The fault points of a file that is replaced whole."""
+    return [f"{name}.{moment}" for moment in ("begin", "written", "renamed")]
+
+
+# Which command passes which fault point, the how manyth time it is visited.
+VISITS = {
+    "tokenizer": [*points("manifest"), "manifest.written:2", "log.append:2", "log.append:5", "checkpoint.begin",
+                  "checkpoint.tensors", "checkpoint.tensors:2", "checkpoint.written", "checkpoint.replace",
+                  "checkpoint.renamed", "checkpoint.begin:3", "checkpoint.renamed:3"],
+    "encode": ["latents.draft", "latents.created", "latents.row", "latents.row:9", "latents.synced", "latents.marked",
+               "latents.statistics", "latents.finished", *points("statistics")],
+    "generator": [*points("manifest"), "log.append:3", "checkpoint.written:2", "checkpoint.renamed:3",
+                  "checkpoint.prune"],
+    "sample": ["latents.draft", "latents.row:3", "latents.synced", "latents.marked", "latents.finished"],
+    "grow": ["latents.created", "samples.copied", "latents.row:5", "latents.marked:2", "latents.finished",
+             "samples.grown"],
+    "reconstruction": points("results"),
+    "fvd": [*points("features"), "features.batch", "features.batch:5", *points("results"), "latents.row:7"],
+    "convergence": ["features.begin", "latents.synced", *points("results")],
+    "decode": [*points("video"), "video.written:2"],
+    "report": points("report"),
 }  # fmt: skip
 # What tells when, where and how, but not what.
 VOLATILE = {
@@ -79,7 +106,7 @@ def _child(line: str, folder: str, environment: dict[str, str], log: str) -> Non
 
     torch.set_num_threads(1)
     shrink_presets()
-    command, *words = line.split()
+    command, *words = shlex.split(line)
     sys.argv = [command, *words]
     if command.endswith(".py"):
         runpy.run_path(command, run_name="__main__")
@@ -114,6 +141,12 @@ class Launcher:
             started.append(process)
         return started
 
+    def call(self, function, *arguments):
+        """Run a function of an importable module in a process of its own; returns the process."""
+        process = self._context.Process(target=function, args=arguments)
+        process.start()
+        return process
+
     def run(self, line: str, folder: Path, **how) -> int:
         """Run a command to its end; returns the exit status of its first process (-9: killed)."""
         processes = self.start(line, folder, **how)
@@ -144,6 +177,26 @@ def kill(processes: list, number: int = signal.SIGKILL) -> None:
         process.join(60)
 
 
+def undisturbed(launcher: Launcher, place: Path) -> dict[str, Path]:
+    """Run the chain in peace; folders below `place`: "" is empty, the others are as they were after that command."""
+    work = place / "work"
+    work.mkdir(parents=True)
+    found = {"": place / "start"}
+    shutil.copytree(work, found[""])
+    for name, line in CHAIN.items():
+        if launcher.run(line, work) != 0:
+            raise RuntimeError(f"{line} failed: {(work / 'log.txt').read_text()[-2000:]}")
+        found[name] = place / name
+        shutil.copytree(work, found[name])
+    return found
+
+
+def before(name: str) -> str:
+    """The command of the chain before `name`; "" before the first."""
+    names = ["", *CHAIN]
+    return names[names.index(name) - 1]
+
+
 def content(folder: Path) -> dict[str, str]:
     """What must be equal between an undisturbed and a disturbed run: digest by path, without times and places.
 
@@ -163,6 +216,33 @@ def leftovers(folder: Path) -> list[str]:
     """Files that no finished command should leave behind."""
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     return [name for name in names if "partial" in name or ".new" in name or "growing" in name or ".removed" in name]
+
+
+def assert_sound(folder: Path) -> None:
+    """Whatever has its final name can be read."""
+    from safetensors.torch import load_file
+
+    from latents_cache import open_latents
+    from runtime.checkpoint import list_checkpoints, load_checkpoint
+    from videos import read_video
+
+    for path in folder.rglob("*"):
+        if not path.is_file() or any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".h5" and "growing" not in path.name:
+            with open_latents(path) as reader:
+                assert reader.damaged_rows() == [], path
+        elif path.suffix == ".html":
+            assert path.read_text().rstrip().endswith("</html>"), path
+        elif path.suffix == ".mp4":
+            assert len(read_video(path)) == 17, path
+        elif path.suffix == ".safetensors":
+            load_file(path)
+    for run in folder.glob("runs/*"):
+        for _, checkpoint in list_checkpoints(run):
+            load_checkpoint(checkpoint, optimizer=True)
 
 
 def _digest(path: Path) -> str:

@@ -19,16 +19,7 @@ def launcher() -> chain.Launcher:
 @pytest.fixture(scope="session")
 def snapshots(launcher, tmp_path_factory) -> dict[str, Path]:
     """Folders of an undisturbed chain: "" is empty, the others are as they were after the command of that name."""
-    place = tmp_path_factory.mktemp("undisturbed")
-    work = place / "work"
-    work.mkdir()
-    found = {"": place / "start"}
-    shutil.copytree(work, found[""])
-    for name, line in chain.CHAIN.items():
-        assert launcher.run(line, work) == 0, (work / "log.txt").read_text()[-2000:]
-        found[name] = place / name
-        shutil.copytree(work, found[name])
-    return found
+    return chain.undisturbed(launcher, tmp_path_factory.mktemp("chain") / "undisturbed")
 
 
 @pytest.fixture
@@ -36,9 +27,8 @@ def begin(snapshots, tmp_path):
     """Copy the state before a command of the chain into a fresh folder."""
 
     def copy(name: str) -> Path:
-        names = ["", *chain.CHAIN]
         folder = tmp_path / "work"
-        shutil.copytree(snapshots[names[names.index(name) - 1]], folder)
+        shutil.copytree(snapshots[chain.before(name)], folder)
         return folder
 
     return copy

@@ -1,6 +1,7 @@
 """The number of processes is a matter of speed only; checkpoints of every kind load in each other."""
 
 import json
+import shutil
 
 import chain
 import pytest
@@ -56,9 +57,9 @@ def test_training_is_the_same(name, processes, more, begin, launcher, snapshots)
 def test_a_run_may_change_its_processes_in_the_middle(name, begin, launcher):
     line, run = TRAIN[name]
     line = f"{line} --dtype float32 --save-every 1".replace("--save-every 3 ", "")
-    alone, folder = begin(name), None
+    alone = begin(name)
     folder = alone.parent / "moving"
-    __import__("shutil").copytree(alone, folder)
+    shutil.copytree(alone, folder)
     assert launcher.run(line, alone) == 0
     # Checkpoints of FSDP2, one process, DDP and accumulation follow each other.
     for how, fault in (
