@@ -222,6 +222,7 @@ def assert_sound(folder: Path) -> None:
     """Whatever has its final name can be read."""
     from safetensors.torch import load_file
 
+    from eval.feature_store import load_feature_set
     from latents_cache import open_latents
     from runtime.checkpoint import list_checkpoints, load_checkpoint
     from videos import read_video
@@ -231,6 +232,8 @@ def assert_sound(folder: Path) -> None:
             continue
         if path.suffix == ".json":
             json.loads(path.read_text())
+        elif path.suffix == ".h5" and path.parent.name == "features":
+            load_feature_set(path)
         elif path.suffix == ".h5" and "growing" not in path.name:
             with open_latents(path) as reader:
                 assert reader.damaged_rows() == [], path
@@ -255,11 +258,6 @@ def _digest(path: Path) -> str:
         return "times only"
     if path.suffix == ".html":
         return "whole" if path.read_text().rstrip().endswith("</html>") else "cut"
-    if path.suffix == ".npz":
-        import numpy as np
-
-        with np.load(path) as arrays:
-            return _hash(b"".join(name.encode() + arrays[name].tobytes() for name in sorted(arrays.files)))
     return _hash(path.read_bytes())
 
 

@@ -42,7 +42,8 @@ def assert_skipped(run, steps: set[int]) -> None:
     assert finite == [line["step"] not in steps for line in lines]
     checkpoint = load_checkpoint(find_checkpoint(run), optimizer=True)
     assert all(value.isfinite().all() for tensors in checkpoint.tensors.values() for value in tensors.values())
-    moments = [value for state in checkpoint.optimizer.values() for value in state.values()]
+    states = checkpoint.optimizer["model"].values()
+    moments = [value for state in states for value in state.values()]
     assert moments and all(value.isfinite().all() for value in moments)
 
 
