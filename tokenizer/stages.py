@@ -11,7 +11,7 @@ step: data order, noise, dropped groups and learning rate, so a resumed run repe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from runtime.trainer import Trainer
 from tokenizer.losses import tokenizer_loss
 from tokenizer.predictive import SuffixDrop, reverse_time
 from tokenizer.pvvae import PVVAE
-from tokenizer.validation import validate
+from tokenizer.validation import Validation, validate
 from videos import BatchLoader, to_float
 
 STAGES = ("images", "video", "decoder")
@@ -108,9 +108,11 @@ class StageTraining:
         world: World,
         dtype: torch.dtype,
         lpips_network: Callable | None,
+        validation_lpips: Mapping[str, Callable],
     ):
         self.config, self.stage, self.clips, self.run_dir = config, stage, clips, run_dir
         self.world, self.dtype, self.lpips_network = world, dtype, lpips_network
+        self.validation_lpips = validation_lpips
         freeze_for(stage.name, model)
         self.trainer = Trainer(
             model,
@@ -155,7 +157,10 @@ class StageTraining:
                     _, batch = next(batches)
                 values, stop = self._update(batch["video"])
                 if is_due(self.step, config.validate_every, stage.stop):
-                    values |= self._validate()
+                    found = self._validate()
+                    values |= found.values
+                    if self.world.is_main:
+                        log.write_pictures(self.step, found.pictures)
                 if self.world.is_main:
                     log.write(self.step, values)
                     shown = {name: values[name] for name in ("loss", "mse", "val_psnr") if name in values}
@@ -230,10 +235,12 @@ class StageTraining:
             final_ratio=0.1,
         )
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self) -> Validation:
         """Every process measures the same few clips: cheap, and sharded weights need everyone."""
         with self.trainer.ema.applied(self.trainer.model):
-            return validate(self.trainer.model, self.clips.validation, self.world.device, self.dtype)
+            return validate(
+                self.trainer.model, self.clips.validation, self.world.device, self.dtype, self.validation_lpips
+            )
 
     def _save(self) -> None:
         """The end of the video stage is kept for good, since decoder fine-tuning unlearns prediction."""
