@@ -107,12 +107,12 @@ def lpips(x: Tensor, y: Tensor, net: str = "alex", network: Callable | None = No
     """
     _check(x, y)
     if network is None:
-        if min(x.shape[-2:]) < LPIPS_SMALLEST.get(net, 0):
+        if net not in _networks:
+            _networks[net] = lpips_network(net)
+        if min(x.shape[-2:]) < LPIPS_SMALLEST[net]:
             raise InputError(
                 f"LPIPS ({net}) needs frames of at least {LPIPS_SMALLEST[net]} pixels, got {x.shape[-2]}x{x.shape[-1]}"
             )
-        if net not in _networks:
-            _networks[net] = lpips_network(net)
         network = _networks[net].to(x.device)  # type: ignore[attr-defined]
     values = [
         network(a.float().transpose(0, 1) * 2 - 1, b.float().transpose(0, 1) * 2 - 1).double().mean()

@@ -112,7 +112,8 @@ def test_the_averaged_weights_are_validated_and_the_log_holds_numbers_alone(tmp_
     from tokenizer.train import open_clips
     from tokenizer.validation import validate
 
-    config = config_for(tmp_path, "--steps", "12", "--name", "run", "--validate-every", "4", "--validation-clips", "3")
+    config = config_for(tmp_path, "--steps", "12", "--name", "run", "--validation-clips", "3")
+    config = dataclasses.replace(config, validate_every=4)
     run = train(config)
     lines = [line for line in log_of(run) if "val_psnr" in line]
     assert [line["step"] for line in lines if line["step"] % 4 == 0] == [4, 8, 12]
