@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -13,10 +13,16 @@ from runtime.errors import InputError
 from runtime.files import replacing
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write contiguous CPU copies of `tensors` to `path`, replaced at once."""
+def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write contiguous CPU copies of `tensors` to `path`, replaced at once.
+
+    Args:
+        metadata: For the header. safetensors orders it at random: more than one entry, and equal weights would no
+            longer be equal files.
+    """
+    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path, "results") as partial:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+        save_file(copies, partial, metadata=None if metadata is None else dict(metadata))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -27,6 +33,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a whole safetensors file ({error}); fetch or write it again") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What `write_weights` put into the header of a file that `read_weights` accepts."""
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
