@@ -89,9 +89,8 @@ def measure(config: PredictionConfig, run: Path) -> dict:
     import numpy as np
     import torch
 
-    from eval.reconstruction import blank_like
     from runtime.processes import resolve_device
-    from tokenizer.validation import prediction_errors
+    from tokenizer.validation import blank_like, prediction_errors
     from tokenizer.zoo import load
     from videos import ClipSpec, open_dataset, psnr, to_float
 

@@ -144,7 +144,7 @@ def measure_batch(vae, predictor, dataset, items: range, observed: int, network,
     import torch
 
     from runtime.processes import autocast, resolve_dtype
-    from tokenizer.validation import prediction_errors
+    from tokenizer.validation import blank_like, prediction_errors
     from videos import lpips, psnr, ssim, to_float, to_uint8
     from videos.batches import window_seed
 
@@ -190,12 +190,6 @@ def measure_batch(vae, predictor, dataset, items: range, observed: int, network,
 def _not_measured(reason: str) -> str:
     """The reason alone: where to get a file is for the command that asks for it by name."""
     return f"not measured: {reason.split(';')[0]}"
-
-
-def blank_like(video):
-    """Each clip's median colour of its first frame, everywhere: `[B, 3, N, H, W]` like `video`."""
-    colour = video[:, :, 0].flatten(2).median(dim=2).values
-    return colour[:, :, None, None, None].expand_as(video)
 
 
 def make_rows(measured: dict, network, missing: str) -> list:

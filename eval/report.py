@@ -317,7 +317,7 @@ def curves(run, tokenizer_run, results: list) -> str:
         )
         charts.append(
             curve(
-                {"PSNR": [(line["step"], line["val_psnr"]) for line in log if "val_psnr" in line]},
+                logged(log, {"PSNR": "val_psnr", "of first frames": "val_psnr_frame_00"}),
                 x_label="tokenizer step",
                 y_label="PSNR on held-out clips, dB",
             )
@@ -325,7 +325,7 @@ def curves(run, tokenizer_run, results: list) -> str:
         ratio = "val_predicted_over_repeat"
         charts.append(
             curve(
-                {"predicted": [(line["step"], line[ratio]) for line in log if ratio in line]},
+                logged(log, {"all frames": ratio, "1 ahead": f"{ratio}_plus_1", "4 ahead": f"{ratio}_plus_4"}),
                 x_label="tokenizer step",
                 levels={"repeating the last frame": 1.0},
                 y_label="squared error of predicted frames over that of repeating",
@@ -362,6 +362,11 @@ def curves(run, tokenizer_run, results: list) -> str:
                 )
             )
     return f'<div class="charts">{"".join(charts)}</div>'
+
+
+def logged(log: list[dict], names: dict[str, str]) -> dict[str, list[tuple[int, float | None]]]:
+    """What `curve` draws of a log: points (step, value) by legend, for the values that `names` gives by legend."""
+    return {words: [(line["step"], line[name]) for line in log if name in line] for words, name in names.items()}
 
 
 def read_log(run_dir: Path) -> list[dict]:

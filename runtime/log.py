@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 import time
@@ -9,9 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from runtime.files import replacing
 from runtime.records import check_fields, parse_json
 from runtime.run import append_line
+
+FRAMES_A_SECOND = 8  # of pictures that play
 
 
 def read_lines(path: str | Path, wanted: Mapping[str, object]) -> list[dict]:
@@ -73,10 +78,38 @@ class MetricsLog:
             for name, value in named.items():
                 self._events.add_scalar(name, value, step)
 
+    def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Show the pictures of one step in TensorBoard, where it is installed; metrics.jsonl holds numbers alone.
+
+        Args:
+            pictures: uint8 `[N, H, W, 3]` by name; those with N > 1 play in a loop.
+        """
+        if self._events is None:
+            return
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for name, frames in pictures.items():
+            height, width = frames.shape[1:3]
+            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=_encoded(frames))
+            self._events.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+
     def close(self) -> None:
         """Flush TensorBoard's events."""
         if self._events is not None:
             self._events.close()
+
+
+def _encoded(frames: np.ndarray) -> bytes:
+    """PNG, or a looping GIF of several frames: what TensorBoard shows without further packages."""
+    from PIL import Image
+
+    first, *more = [Image.fromarray(frame) for frame in frames]
+    buffer = io.BytesIO()
+    if more:
+        first.save(buffer, "GIF", save_all=True, append_images=more, duration=1000 // FRAMES_A_SECOND, loop=0)
+    else:
+        first.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 class Progress:

@@ -16,10 +16,16 @@ from runtime.files import replacing
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write contiguous CPU copies of `tensors` to `path`, replaced at once."""
-    with replacing(path, "results") as partial:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write contiguous CPU copies of `tensors` to `path`, replaced at once.
+
+    Args:
+        metadata: For the header. safetensors orders it at random: more than one entry, and equal weights would no
+            longer be equal files.
+    """
+    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path, "weights") as partial:
+        save_file(copies, partial, metadata=None if metadata is None else dict(metadata))
 
 
 def read_weights(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
@@ -30,6 +36,12 @@ def read_weights(path: Path, device: str | torch.device = "cpu") -> dict[str, Te
         return load_file(path, device=str(device))
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged, not a whole safetensors file ({error}); fetch or write it again") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What `write_weights` put into the header of a file that `read_weights` accepts."""
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
 
 
 def load_model(

@@ -349,6 +349,12 @@ TABLE = [
     ("tokenizer.predict --tokenizer {stage}/vae --size 32 --video {good}/a.mp4 --observed 8", "do not fit"),
     ("tokenizer.predict --tokenizer {stage}/vae --size 32 --video {short}/a.mp4", "only"),
     ("tokenizer.predict --tokenizer {stage}/vae --size 32 --video {good}/a.mp4 --out {good}", "is a folder"),
+    ("tokenizer.export --run {stage}/vae", "--out is needed"),
+    ("tokenizer.export --out new", "no tokenizer run"),
+    ("tokenizer.export --run {stage}/vae --out new", "not a run directory"),
+    ("tokenizer.export --run {stage}/runs/gen --out new", "is a generator run, not a tokenizer run"),
+    ("tokenizer.export --run {stage}/vae --out new --push-to my-vae", "give user/name"),
+    ("tokenizer.export --run {stage}/vae --out new --license Apache_2", "apache-2.0"),
     # latents files
     ("latents_cache.check", "is needed"),
     ("latents_cache.check a.h5 b.h5", "stray word"),

@@ -52,7 +52,7 @@ def test_generator_and_tokenizer_belong_together():
 def test_the_shipped_tokenizer_reconstructs_above_24_decibels():
     dataset = open_dataset("moving_shapes", split="test", clip=ClipSpec(17, 32))
     clips = [torch.stack([torch.as_tensor(dataset[i]["video"]) for i in range(48)])]
-    values = validate(tokenizer.load(NAME), clips, CPU, torch.float32)
+    values = validate(tokenizer.load(NAME), clips, CPU, torch.float32).values
     assert values["val_psnr"] > 24.0
     # 48 clips against the hundreds of the manifest
     assert values["val_psnr"] == pytest.approx(measured("PSNR", "reconstructed"), abs=0.6)

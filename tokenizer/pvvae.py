@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from numbers import Integral
 from pathlib import Path
 
@@ -162,9 +163,21 @@ class PVVAE(nn.Module):
     # -- normalisation, identity --------------------------------------------------------------------------------------
 
     def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Set the per-channel statistics `[C]` that `normalize` uses (they are not part of the model's identity)."""
-        self.latents_mean.copy_(torch.as_tensor(mean))
-        self.latents_std.copy_(torch.as_tensor(std))
+        """Set the per-channel statistics `[C]` that `normalize` uses (they are not part of the model's identity).
+
+        Raises:
+            InputError: If they are not one finite number a channel, or a deviation is not above 0.
+        """
+        mean, std = (torch.as_tensor(values, dtype=torch.float32) for values in (mean, std))
+        if mean.shape != self.latents_mean.shape or std.shape != mean.shape:
+            raise InputError(
+                f"{self.spec.name} needs latent statistics of {self.spec.channels} channels, "
+                f"got {list(mean.shape)} and {list(std.shape)}"
+            )
+        if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
+            raise InputError("latent statistics must be finite, and standard deviations above 0")
+        self.latents_mean.copy_(mean)
+        self.latents_std.copy_(std)
 
     def normalize(self, latents: Tensor) -> Tensor:
         """(latents - mean) / std per channel, for `[B, C, G, h, w]`."""
@@ -188,32 +201,85 @@ class PVVAE(nn.Module):
         tensors = {**self.decoder.state_dict(), **{f"padding.{k}": v for k, v in self.padding.state_dict().items()}}
         return weights_hash(self.config.to_dict(), tensors)
 
+    def _hashes(self) -> str:
+        return f"encoder {self.encoder_hash}, decoder {self.decoder_hash}"
+
     # -- files --------------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write config.json and model.safetensors into `directory` (created; each file replaced at once)."""
+        """Write config.json and model.safetensors into `directory` (created; each file replaced at once).
+
+        The weights carry the latent statistics, and the hashes that `from_pretrained` compares. `tokenizer.export` adds
+        a model card.
+        """
         from runtime.run import write_json
         from runtime.weights import write_weights
 
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {**self.state_dict(), "latents_mean": self.latents_mean, "latents_std": self.latents_std}
-        write_weights(directory / "model.safetensors", tensors)
+        # Of float32, which is what they are read into.
+        single = self if all(value.dtype == torch.float32 for value in self.parameters()) else deepcopy(self).float()
+        write_weights(directory / "model.safetensors", tensors, {"hashes": single._hashes()})
         write_json(directory / "config.json", json.loads(json.dumps(self.config.to_dict())))
 
-    @classmethod
-    def from_pretrained(cls, directory: str | Path) -> PVVAE:
-        """Read what `save_pretrained` wrote; every mismatch between config and weights is an InputError."""
-        from runtime.run import read_json
-        from runtime.weights import load_model
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Send the weights to the Hugging Face Hub, with a model card; returns the address of the repository.
 
-        directory = Path(directory)
+        `tokenizer.export` sends more: the weights of the video stage, and what is known of training and evaluation.
+
+        Args:
+            repo_id: "user/name", made if need be.
+            private: Seen by its owner alone; a repository that is public already is refused.
+            token: With write access; None: the one of `hf auth login` or `$HF_TOKEN`.
+
+        Raises:
+            InputError: If the name is none, huggingface_hub is not installed, or the Hub refuses.
+        """
+        from tempfile import TemporaryDirectory
+
+        from tokenizer.hub import check_repo_id, push_folder
+        from tokenizer.model_card import model_card, write_card
+
+        check_repo_id("repo_id", repo_id)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            write_card(Path(folder), model_card(self, Path(folder), title=repo_id.split("/")[1]))
+            return push_folder(folder, repo_id, private=private, token=token)
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, subfolder: str = "", download: bool = False, revision: str | None = None
+    ) -> PVVAE:
+        """Read what `save_pretrained` wrote; every mismatch between config, weights and hashes is an InputError.
+
+        Args:
+            name_or_path: A folder, or "user/name" of the Hugging Face Hub.
+            subfolder: "video" for the weights of the video stage, where there are any.
+            download: Whether the Hub may be asked; without it, nothing is.
+            revision: Branch, tag or commit on the Hub.
+        """
+        from runtime.run import read_json
+        from runtime.weights import load_model, read_metadata
+        from tokenizer.hub import pretrained_folder
+
+        directory = pretrained_folder(name_or_path, subfolder, download=download, revision=revision)
+        source = directory / "model.safetensors"
         config = PVVAEConfig.from_dict(read_json(directory / "config.json"), directory / "config.json")
-        vae, statistics = load_model(lambda: cls(config), directory / "model.safetensors", optional=STATISTICS)
+        vae, statistics = load_model(lambda: cls(config), source, optional=STATISTICS)
         if statistics:
-            if [list(value.shape) for value in statistics.values()] != [[config.latent_channels]] * len(STATISTICS):
-                raise InputError(f"{directory / 'model.safetensors'}: {', '.join(STATISTICS)} must both be [C]")
-            vae.set_latent_statistics(*statistics.values())
+            if len(statistics) < len(STATISTICS):
+                raise InputError(f"{source}: holds one of {' and '.join(STATISTICS)}; it needs both or none")
+            try:
+                vae.set_latent_statistics(*statistics.values())
+            except InputError as error:
+                raise InputError(f"{source}: {error}") from error
+        found, written = vae._hashes(), read_metadata(source).get("hashes")
+        if written not in (None, found):
+            raise InputError(
+                f"{directory}: config.json and model.safetensors do not belong together, or are damaged (hashes of "
+                f"{found}; when written, {written}); fetch or write them again"
+            )
         return vae.eval()
 
     def _check_video(self, video: Tensor) -> None:

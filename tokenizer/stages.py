@@ -11,7 +11,7 @@ step: data order, noise, dropped groups and learning rate, so a resumed run repe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from tokenizer.discriminator import DiscriminatorConfig
 from tokenizer.losses import adaptive_weight, tokenizer_loss
 from tokenizer.predictive import SCHEDULES, reverse_time
 from tokenizer.pvvae import PVVAE
-from tokenizer.validation import validate
+from tokenizer.validation import Validation, validate
 from videos import BatchLoader, to_float
 from videos.batches import Bucket
 
@@ -138,9 +138,11 @@ class StageTraining:
         world: World,
         dtype: torch.dtype,
         lpips_network: Callable | None,
+        validation_lpips: Mapping[str, Callable],
     ):
         self.config, self.stage, self.validation, self.run_dir = config, stage, clips.validation, run_dir
         self.world, self.dtype, self.lpips_network = world, dtype, lpips_network
+        self.validation_lpips = validation_lpips
         freeze_for(stage.name, model)
         model.encoder.checkpoint_blocks = model.decoder.checkpoint_blocks = config.checkpoint_blocks
         if config.compile:
@@ -193,7 +195,10 @@ class StageTraining:
                     _, batch = next(batches)
                 values, stop = self._update(batch["video"], batch["rows"])
                 if is_due(self.step, config.validate_every, stage.stop):
-                    values |= self._validate()
+                    found = self._validate()
+                    values |= found.values
+                    if self.world.is_main:
+                        log.write_pictures(self.step, found.pictures)
                 if self.world.is_main:
                     log.write(self.step, values)
                     shown = {name: values[name] for name in ("loss", "mse", "val_psnr") if name in values}
@@ -290,10 +295,12 @@ class StageTraining:
             final_ratio=0.1,
         )
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self) -> Validation:
         """Every process measures the same few clips: cheap, and sharded weights need everyone."""
         with self.trainer.ema.applied(self.trainer.model):
-            return validate(self.trainer.model, self.validation, self.world.device, self.dtype)
+            return validate(
+                self.trainer.model, self.validation, self.world.device, self.dtype, self.validation_lpips
+            )
 
     def _save(self) -> None:
         """The end of the video stage is kept for good, since decoder fine-tuning unlearns prediction."""

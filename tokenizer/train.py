@@ -100,6 +100,7 @@ def train(config: TrainConfig) -> Path:
     from runtime.run import Run, default_name
     from tokenizer.presets import PRESETS
     from tokenizer.stages import StageTraining, stage_plan
+    from tokenizer.validation import find_lpips_networks
 
     plan = stage_plan(config.stage, config.steps, PRESETS[config.preset].stage_steps)
     world = processes.start_processes(config.device)
@@ -107,6 +108,7 @@ def train(config: TrainConfig) -> Path:
     model_config = network_size(config)
     clips = open_clips(config)
     lpips_network = build_lpips(config, world.device)
+    validation_lpips = find_lpips_networks(world.device, lpips_network)
     identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
     identity |= {
         "steps": plan[-1].stop,
@@ -152,6 +154,7 @@ def train(config: TrainConfig) -> Path:
                     world=world,
                     dtype=dtype,
                     lpips_network=lpips_network,
+                    validation_lpips=validation_lpips,
                 )
                 step = training.run(log, progress)
                 del training  # its weights make room for those of the next stage

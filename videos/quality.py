@@ -60,7 +60,9 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack(values)
 
 
-_BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}
+BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}
+# Sides in pixels below which nothing is left after a network's strides.
+LPIPS_SMALLEST = {"alex": 31, "vgg": 16}
 _networks: dict[str, Callable] = {}
 
 
@@ -74,11 +76,11 @@ def lpips_network(net: str = "alex", backbone: str | None = None):
         net: "alex" or "vgg".
         backbone: Path of the backbone's state dict, instead of looking for it.
     """
-    if net not in _BACKBONES:
-        raise InputError(f"LPIPS network {net!r} is not known; known: {', '.join(_BACKBONES)}")
+    if net not in BACKBONES:
+        raise InputError(f"LPIPS network {net!r} is not known; known: {', '.join(BACKBONES)}")
     from runtime.published_weights import find_weights
 
-    path = find_weights(_BACKBONES[net], backbone)
+    path = find_weights(BACKBONES[net], backbone)
     import warnings
 
     with warnings.catch_warnings():
@@ -107,6 +109,10 @@ def lpips(x: Tensor, y: Tensor, net: str = "alex", network: Callable | None = No
     if network is None:
         if net not in _networks:
             _networks[net] = lpips_network(net)
+        if min(x.shape[-2:]) < LPIPS_SMALLEST[net]:
+            raise InputError(
+                f"LPIPS ({net}) needs frames of at least {LPIPS_SMALLEST[net]} pixels, got {x.shape[-2]}x{x.shape[-1]}"
+            )
         network = _networks[net].to(x.device)  # type: ignore[attr-defined]
     values = [
         network(a.float().transpose(0, 1) * 2 - 1, b.float().transpose(0, 1) * 2 - 1).double().mean()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.reconstruction import ReconstructionConfig, blank_like, make_rows, measure, reconstruction
+from eval.reconstruction import ReconstructionConfig, make_rows, measure, reconstruction
 from eval.results import read_results
 from runtime.errors import InputError
 from runtime.processes import start_processes
@@ -93,13 +93,6 @@ def test_rounding_to_uint8_costs_little_and_is_printed_as_a_ceiling(judge):
     rows = rows_of(Known(shift=0.1234))
     # the error of rounding lies within half a step: at least 54 dB
     assert rows["PSNR", "rounding"].value > 54 > rows["PSNR", "reconstructed"].value > rows["PSNR", "frozen"].value
-
-
-def test_blank_is_the_most_common_colour_of_the_first_frame():
-    video = torch.zeros(1, 3, 5, 4, 4)
-    video[:, 0] = 0.5
-    video[:, :, :, 0, 0] = 1.0
-    assert blank_like(video)[0, :, 4, 2, 2].tolist() == [0.5, 0.0, 0.0]
 
 
 def test_the_command_measures_a_run_and_writes_its_facts(chain, judge, capsys):

@@ -1,5 +1,6 @@
 """EMA, schedules, seeds, processes, logging: small functions, each with its law."""
 
+import io
 import json
 import math
 import random
@@ -188,6 +189,25 @@ def test_the_log_is_cut_back_to_the_checkpoint_on_resume(tmp_path):
     MetricsLog(tmp_path, resume_step=3).close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3] and lines[1]["loss"] is None
+
+
+def test_pictures_go_to_tensorboard_as_stills_or_playing_and_not_into_the_numbers(tmp_path):
+    pytest.importorskip("tensorboard")
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    frames = np.random.default_rng(0).integers(0, 255, (3, 8, 12, 3)).astype(np.uint8)
+    log = MetricsLog(tmp_path)
+    log.write(1, {"loss": 0.5})
+    log.write_pictures(2, {"still": frames[:1], "playing": frames})
+    log.close()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = {name: events.Images(name) for name in events.Tags()["images"]}
+    assert found.keys() == {"still", "playing"} and all(each[0].step == 2 for each in found.values())
+    still, playing = (Image.open(io.BytesIO(found[name][0].encoded_image_string)) for name in ("still", "playing"))
+    assert np.array_equal(np.asarray(still), frames[0]) and still.format == "PNG"
+    assert (playing.format, playing.n_frames, playing.size) == ("GIF", 3, (12, 8))
 
 
 def test_progress_prints_step_values_waiting_and_time_left(capsys):

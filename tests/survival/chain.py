@@ -29,6 +29,7 @@ CHAIN = {
     "tokenizer": "tokenizer.train --name vae --steps 6 --batch-size 4 --images-per-clip 1 --save-every 2 "
     "--validate-every 3 --validation-clips 2 --warmup 1",
     "encode": "tokenizer.encode --tokenizer runs/vae --max-clips 26 --batch-size 4 --out latents.h5",
+    "export": "tokenizer.export --run runs/vae --out exported",
     "generator": "generator.train --latents latents.h5 --preset demo --name gen --steps 6 --batch-size 4 "
     "--save-every 1 --keep-every 3",
     "sample": "generator.sample --run runs/gen --samples 4 --steps 2 --batch-size 4",
@@ -53,6 +54,7 @@ VISITS = {
                   "checkpoint.renamed", "checkpoint.begin:3", "checkpoint.renamed:3"],
     "encode": ["latents.draft", "latents.created", "latents.row", "latents.row:9", "latents.synced", "latents.marked",
                "latents.statistics", "latents.finished", *points("statistics")],
+    "export": [*points("weights"), "weights.begin:2"],
     "generator": [*points("manifest"), "log.append:3", "checkpoint.written:2", "checkpoint.renamed:3",
                   "checkpoint.prune"],
     "sample": ["latents.draft", "latents.row:3", "latents.synced", "latents.marked", "latents.finished"],

@@ -108,6 +108,20 @@ def test_the_video_stage_drops_groups_and_the_others_do_not(tmp_path):
     assert dropped[0] == dropped[2] == {0} and len(dropped[1]) > 1 and max(dropped[1]) <= 4
 
 
+def test_the_averaged_weights_are_validated_and_the_log_holds_numbers_alone(tmp_path):
+    from tokenizer.train import open_clips
+    from tokenizer.validation import validate
+
+    config = config_for(tmp_path, "--steps", "12", "--name", "run", "--validation-clips", "3")
+    config = dataclasses.replace(config, validate_every=4)
+    run = train(config)
+    lines = [line for line in log_of(run) if "val_psnr" in line]
+    assert [line["step"] for line in lines if line["step"] % 4 == 0] == [4, 8, 12]
+    assert all(isinstance(value, (int, float)) for line in lines for value in line.values())
+    expected = validate(load(run), open_clips(config).validation, torch.device("cpu"), torch.float32).values
+    assert {name: value for name, value in lines[-1].items() if name.startswith("val_")} == pytest.approx(expected)
+
+
 def test_stages_chain_through_init_from(tmp_path):
     first = train(config_for(tmp_path, "--stage", "images", "--steps", "3", "--name", "images"))
     second = train(

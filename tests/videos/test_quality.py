@@ -55,6 +55,13 @@ def random_alexnet(tmp_path, monkeypatch):
     return SimpleNamespace(weights=weights, path=path)
 
 
+def test_lpips_says_below_which_size_nothing_is_left_of_a_frame(random_alexnet):
+    x, y = noisy_pair(quality.LPIPS_SMALLEST["alex"])
+    assert torch.isfinite(lpips(x, y)).all()
+    with pytest.raises(InputError, match="at least 31 pixels, got 30x31"):
+        lpips(x[..., 1:, :], y[..., 1:, :])
+
+
 def test_lpips_takes_every_layer_of_the_file_and_the_published_heads(random_alexnet):
     network = quality.lpips_network("alex")
     convolutions = {name: layer for name, layer in network.net.named_modules() if isinstance(layer, torch.nn.Conv2d)}
