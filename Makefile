@@ -12,6 +12,9 @@ ROOT ?=
 DEVICE ?= auto
 # The judge's network: shapes comes with the repository; i3d, for FVD proper, needs published weights.
 FEATURES ?= shapes
+# The soak.
+MINUTES ?= 20
+SEED ?= 0
 
 #                     optimizer updates     | clips   | generated clips to judge, Euler steps, checkpoints on the curve
 SCALE_smoke := TOKENIZER_STEPS=12    GENERATOR_STEPS=12    CLIPS=48    SAMPLES=24   CURVE_SAMPLES=24  EULER=4   CURVE=2
@@ -40,7 +43,7 @@ RUN := $(VENV)/bin/python
 COMMON := --runs-dir $(RUNS) --device $(DEVICE)
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint bench soak clean
 .DELETE_ON_ERROR:
 
 help:
@@ -48,6 +51,7 @@ help:
 	@echo "make test    run every test"
 	@echo "make lint    style, and which package may import which"
 	@echo "make bench   speed of every stage on this machine"
+	@echo "make soak MINUTES=20   kill every stage at random moments, and compare what it ends with"
 	@echo "make clean   remove $(VENV), caches and build folders; $(RUNS)/ stays"
 	@echo "PYTHON=python3.12 chooses the interpreter, which must be 3.11 or newer."
 
@@ -80,6 +84,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(RUN) -m benchmarks.stages $(COMMON)
+
+# Kills, full disks and mutated files for as long as told; everything must end as if nothing had happened.
+soak: $(STAMP)
+	$(RUN) tests/survival/soak.py --minutes $(MINUTES) --seed $(SEED) --out benchmarks/results/soak.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -11,7 +11,7 @@ from runtime.errors import InputError
 def test_the_line_leaves_the_warm_up_out_and_counts_by_the_thousand():
     warm, flat = [float(i) for i in range(0, 100, 4)], [100.0] * 75
     found = slope_of(warm + flat, 2000)
-    assert found["per_1000"] == pytest.approx(0) and found["start"] == found["end"] == pytest.approx(100)
+    assert [found[name] for name in ("per_1000", "start", "end")] == pytest.approx([0, 100, 100], abs=1e-6)
     growing = slope_of([100.0 + i for i in range(101)], 4000)
     assert growing["per_1000"] == pytest.approx(25, rel=0.02) and growing["peak"] == 200
 
