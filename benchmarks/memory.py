@@ -44,7 +44,8 @@ def memory(config: MemoryConfig) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         common = ["--runs-dir", folder, "--device", config.device, "--dtype", config.dtype, "--seed", str(config.seed)]
         latents = str(Path(folder) / "latents.h5")
-        encode = ["tokenizer.encode", "--tokenizer", "moving-shapes", "--max-clips", "2000", "--out", latents]
+        clips = ["--data", "moving_shapes", "--size", "32", "--num-frames", "17", "--max-clips", "2000"]
+        encode = ["tokenizer.encode", "--tokenizer", "moving-shapes", *clips, "--out", latents]
         train = ["--preset", "demo", "--steps", str(config.steps)]
         commands = {
             "tokenizer": ["tokenizer.train", *train],
@@ -55,7 +56,7 @@ def memory(config: MemoryConfig) -> dict:
             ],
         }
         if "generator" in config.parts:
-            subprocess.run(_line([*encode, *common]), check=True)
+            watch(_line([*encode, *common]))
         for part in config.parts:
             count, unit = (config.clips, "clips") if part == "evaluation" else (config.steps, "steps")
             results[part] = {"unit": unit, "count": count, **slope_of(watch(_line([*commands[part], *common])), count)}
