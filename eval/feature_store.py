@@ -27,7 +27,7 @@ from latents_cache.heap import check_heaps, lies_within
 from latents_cache.layout import DAMAGE, partial_path
 from runtime.errors import InputError
 from runtime.faults import reach
-from runtime.files import sync
+from runtime.files import disk_errors, sync
 
 FORMAT_VERSION = 1
 # Type and number of axes of each dataset.
@@ -171,24 +171,32 @@ class FeatureStore:
         self.close()
 
     def _lay_out(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Write the file with zeros in it under a name that nobody looks for, then rename it to `.partial`."""
+        """Write the file with zeros in it under a name that nobody looks for, then rename it to `.partial`.
+
+        Raises:
+            OSError: When the disk is full or broken.
+        """
         count = len(self._clips)
         draft = self.path.with_name(f".{self.path.name}.new")
+        # In memory: of a full disk HDF5 complains at length, also long after it was told.
+        with h5py.File(draft, "w", libver="earliest", driver="core", backing_store=False) as file:
+            file.attrs["format_version"], file.attrs["key"] = FORMAT_VERSION, self._key
+            for name, shape in shapes.items():
+                file.create_dataset(name, data=np.zeros((count, *shape), _KINDS[name][0]))
+            file.create_dataset("clip", data=self._clips)
+            file.create_dataset("crc32", data=np.zeros(count, "<u4"))
+            file.create_dataset("done", data=np.zeros(count, "u1"))
+            file.flush()
+            image = file.id.get_file_image()
         try:
-            reach("features.begin")
-            with h5py.File(draft, "w", libver="earliest") as file:
-                file.attrs["format_version"], file.attrs["key"] = FORMAT_VERSION, self._key
-                for name, shape in shapes.items():
-                    file.create_dataset(name, data=np.zeros((count, *shape), _KINDS[name][0]))
-                file.create_dataset("clip", data=self._clips)
-                file.create_dataset("crc32", data=np.zeros(count, "<u4"))
-                file.create_dataset("done", data=np.zeros(count, "u1"))
-            with open(draft, "rb") as written:
-                os.fsync(written.fileno())
-            os.replace(draft, self.partial)
-        except OSError as error:
+            with disk_errors(self.path):
+                reach("features.begin")
+                draft.write_bytes(image)
+                sync(draft)
+                os.replace(draft, self.partial)
+        except OSError:
             draft.unlink(missing_ok=True)
-            raise InputError(f"{self.path}: cannot be written ({error})") from error
+            raise
 
     def _map_rows(self) -> None:
         """Map the datasets of the partial file; refuse one of other settings."""

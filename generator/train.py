@@ -104,6 +104,7 @@ def train(config: TrainConfig) -> Path:
     from generator.latte import Latte
     from generator.loading import restore
     from runtime import processes
+    from runtime.log import MetricsLog
     from runtime.resources import require_training
     from runtime.run import Run, default_name
     from runtime.trainer import Trainer
@@ -155,6 +156,7 @@ def train(config: TrainConfig) -> Path:
             if world.is_main:
                 print(f"generator.train: {run_dir} is complete ({step} steps)")
             return run_dir
+        log = MetricsLog(run_dir, resume_step=step) if world.is_main else None
         if world.is_main:
             print(f"generator.train: {estimate}", file=sys.stderr)
         batches = LatentBatches(
@@ -167,12 +169,12 @@ def train(config: TrainConfig) -> Path:
             pin=world.device.type == "cuda",
         )
         with closing(batches.stream(step, config.steps)) as stream, orderly():
-            train_loop(config, trainer, stream, step=step, run_dir=run_dir, facts=facts, dtype=dtype)
+            train_loop(config, trainer, stream, log=log, step=step, run_dir=run_dir, facts=facts, dtype=dtype)
     return run_dir
 
 
 def train_loop(
-    config: TrainConfig, trainer, batches: Iterator, *, step: int, run_dir: Path, facts: dict, dtype
+    config: TrainConfig, trainer, batches: Iterator, *, log, step: int, run_dir: Path, facts: dict, dtype
 ) -> None:
     """Train from `step` to `config.steps`; the main process logs and saves.
 
@@ -183,12 +185,11 @@ def train_loop(
 
     from generator.loading import save
     from generator.rectified_flow import flow_loss
-    from runtime.log import MetricsLog, Progress
+    from runtime.log import Progress
     from runtime.processes import autocast
     from runtime.schedule import is_due, learning_rate
 
     world, parts = trainer.world, config.accumulate
-    log = MetricsLog(run_dir, resume_step=step) if world.is_main else None
     progress = Progress(config.steps, start=step, label=run_dir.name)
     keep_every = config.keep_every or max(1, config.steps // 10)
     while step < config.steps:

@@ -139,9 +139,9 @@ def train(config: TrainConfig) -> Path:
             if world.is_main:
                 print(f"tokenizer.train: {run_dir} is complete ({step} steps)")
             return run_dir
+        log = MetricsLog(run_dir, resume_step=step) if world.is_main else None
         if world.is_main:
             print(f"tokenizer.train: {estimate}", file=sys.stderr)
-        log = MetricsLog(run_dir, resume_step=step) if world.is_main else None
         progress = Progress(plan[-1].stop, start=step, label=name)
         for stage in plan:
             if step < stage.stop:

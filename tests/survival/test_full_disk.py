@@ -84,7 +84,8 @@ def test_a_disk_that_fills_up_under_a_training_costs_no_checkpoint(name, left, d
     place, log = disk(16), tmp_path / "log.txt"
     folder, run = place / "work", place / "work" / RUNS[name]
     settle(folder, snapshots[chain.before(name)], log)
-    line = chain.CHAIN[name].replace("--steps 6", "--steps 60").replace("--keep-every 3", "--keep-every 60")
+    line = chain.CHAIN[name].replace("--steps 6", "--steps 60")
+    line = line.replace("--keep-every 3", "--keep-every 60").replace("--validate-every 3", "--validate-every 60")
     started = launcher.start(line, folder)
     chain.wait_for(lambda: len(list_checkpoints(run)) >= 2)
     ballast = leave(place, left * KIB)
