@@ -330,7 +330,7 @@ TABLE = [
     ("tokenizer.encode --tokenizer {stage}/vae-large --data moving_shapes", "do not fit the config"),
     ("tokenizer.encode --tokenizer {stage}/vae-endless --data moving_shapes", "blocks must be a whole number"),
     ("tokenizer.encode --tokenizer {stage}/vae-patch --data moving_shapes", "power of two"),
-    ("tokenizer.encode --tokenizer {stage}/vae-negative --data moving_shapes", "latent_channels must be a whole number"),
+    ("tokenizer.encode --tokenizer {stage}/vae-negative --data moving_shapes", "latent_channels must be a whole"),
     ("tokenizer.encode --tokenizer {stage}/vae-cut --data moving_shapes", "not a whole safetensors file"),
     ("tokenizer.encode --tokenizer {stage}/vae-empty --data moving_shapes", "not a whole safetensors file"),
     ("tokenizer.encode --tokenizer {stage}/vae-header --data moving_shapes", "not a whole safetensors file"),
