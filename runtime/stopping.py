@@ -7,10 +7,12 @@ that either, only repeated.
 
 from __future__ import annotations
 
+import functools
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # sysexits.h EX_TEMPFAIL, "try again later": batch systems requeue on it.
@@ -46,6 +48,7 @@ class _State:
     max_hours: float | None = None
     depth: int = 0
     reason: str | None = None
+    number: int = 0  # of the signal that came last
 
 
 _state = _State()
@@ -68,6 +71,10 @@ def listening(max_hours: float | None = None) -> Iterator[None]:
     # Python delivers signals to the main thread only, and lets no other one set handlers.
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, _on_signal) for number in SIGNALS} if main else {}
+    if main:
+        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, lambda _, frame: _on_signal(_state.number, frame))
+    hook = sys.unraisablehook
+    sys.unraisablehook = functools.partial(_on_unraisable, hook)
     try:
         yield
     except RuntimeError as error:
@@ -77,6 +84,7 @@ def listening(max_hours: float | None = None) -> Iterator[None]:
             raise Stopped(_state.reason) from error
         raise ProcessLost from error
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
         _state.deadline = _state.max_hours = _state.reason = None
@@ -86,9 +94,19 @@ def _on_signal(number: int, frame) -> None:
     if _state.depth and _state.reason is None:
         _state.reason = _words(number)
         return
+    _state.number = number
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise Stopped(_words(number))
+
+
+def _on_unraisable(before: Callable, found) -> None:
+    """A signal that came while Python freed an object, where exceptions end without effect, comes again a little
+    later."""
+    if isinstance(found.exc_value, Stopped | KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        before(found)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import time
 
 import chain
 import pytest
@@ -112,6 +113,23 @@ def test_outside_of_loops_a_signal_ends_the_command_at_once():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)], ids=["SIGTERM", "Ctrl-C"]
+)
+def test_a_signal_where_python_swallows_exceptions_comes_again(number, error, capsys):
+    class Freed:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    with pytest.raises(error), listening():
+        freed = Freed()
+        del freed
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            pass
+    assert capsys.readouterr().err == ""
 
 
 def test_a_process_that_lost_another_of_its_launch_says_so():
