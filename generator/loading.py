@@ -92,16 +92,17 @@ def read_state(folder: Path, config: LatteConfig) -> dict:
     return state
 
 
-def save(run_dir: Path, step: int, trainer: Trainer, *, latents: dict, keep: bool) -> None:
+def save(run_dir: Path, step: int, trainer: Trainer, *, latents: dict, keep: bool, passing: bool = False) -> None:
     """Write one checkpoint of training; every process must call it.
 
     Args:
         latents: Facts of the latents file; they travel in the checkpoint, so that samples are read back with the right
             statistics and decoder.
         keep: Never prune it.
+        passing: It is there only because the command was stopped.
     """
     config = asdict(trainer.model.config)
-    trainer.save(run_dir, step, state={"latents": latents}, files={"config.json": config}, keep=keep)
+    trainer.save(run_dir, step, state={"latents": latents}, files={"config.json": config}, keep=keep, passing=passing)
 
 
 def restore(run_dir: Path, trainer: Trainer) -> int:

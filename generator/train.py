@@ -212,8 +212,9 @@ def train_loop(
             log.write(step, {**values, "learning_rate": rate, "skipped": trainer.skipped})
             progress.update(step, {"loss": values["loss"]})
         keep = is_due(step, keep_every, config.steps)
-        if keep or stop or is_due(step, config.save_every, config.steps):
-            save(run_dir, step, trainer, latents=facts, keep=keep)
+        due = keep or is_due(step, config.save_every, config.steps)
+        if due or stop:
+            save(run_dir, step, trainer, latents=facts, keep=keep, passing=not due)
         if stop and step < config.steps:
             raise Stopped(stop_asked() or "another process")
     if world.is_main:

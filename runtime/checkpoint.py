@@ -50,6 +50,7 @@ def save_checkpoint(
     files: Mapping[str, dict] | None = None,
     keep_last: int = 2,
     keep: bool = False,
+    passing: bool = False,
 ) -> Path:
     """Write one checkpoint and prune older ones.
 
@@ -60,6 +61,7 @@ def save_checkpoint(
         files: More JSON files, by name.
         keep_last: How many of the newest unkept checkpoints stay.
         keep: Never prune this one.
+        passing: It is there only because the command was stopped, and goes as soon as there is a newer one.
 
     Raises:
         OSError: When the disk is full or broken; nothing of the new checkpoint stays, the ones before are untouched.
@@ -81,7 +83,8 @@ def save_checkpoint(
             # Given a path, torch would write the file itself and tell nobody why it could not.
             with disk_errors(partial / "optimizer.pt"), open(partial / "optimizer.pt", "wb") as file:
                 torch.save(optimizer, file)
-        for name, value in {**(files or {}), "state.json": {**(state or {}), "step": step, "keep": keep}}.items():
+        facts = {**(state or {}), "step": step, "keep": keep} | ({"passing": True} if passing else {})
+        for name, value in {**(files or {}), "state.json": facts}.items():
             (partial / name).write_text(json.dumps(value, indent=2) + "\n")
         reach("checkpoint.written")
         for file in partial.iterdir():
@@ -113,8 +116,10 @@ def _remove(checkpoint: Path) -> None:
 def _prune(run_dir: str | Path, keep_last: int) -> None:
     for leftover in (Path(run_dir) / "checkpoints").glob(".step_*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
-    passing = [path for _, path in list_checkpoints(run_dir) if not read_json(path / "state.json").get("keep")]
-    for path in passing[: max(0, len(passing) - keep_last)]:
+    found = [(path, read_json(path / "state.json")) for _, path in list_checkpoints(run_dir)]
+    old = [path for path, state in found[:-1] if state.get("passing")]
+    unkept = [path for path, state in found if not state.get("keep") and path not in old]
+    for path in (*old, *unkept[: max(0, len(unkept) - keep_last)]):
         _remove(path)
 
 

@@ -97,7 +97,15 @@ class Trainer:
         return step
 
     def save(
-        self, run_dir: Path, step: int, *, state: dict, files: dict, keep: bool, others: dict[str, dict] | None = None
+        self,
+        run_dir: Path,
+        step: int,
+        *,
+        state: dict,
+        files: dict,
+        keep: bool,
+        passing: bool = False,
+        others: dict[str, dict] | None = None,
     ) -> None:
         """Write a checkpoint; every process must call it, the main one writes.
 
@@ -105,6 +113,7 @@ class Trainer:
             state: Small JSON values to go on from.
             files: More JSON files by name.
             keep: Never prune it.
+            passing: It is there only because the command was stopped; see `save_checkpoint`.
             others: Other networks by name: {"tensors": state dict, "optimizer": state of theirs}.
         """
         tensors = {
@@ -125,6 +134,7 @@ class Trainer:
                 state={**state, "skipped": self.skipped},
                 files=files,
                 keep=keep,
+                passing=passing,
             )
 
     def load(self, checkpoint: Checkpoint, *, optimizer: bool = True) -> None:

@@ -203,8 +203,9 @@ class StageTraining:
                     log.write(self.step, values)
                     shown = {name: values[name] for name in ("loss", "mse", "val_psnr") if name in values}
                     progress.update(self.step, {"stage": stage.name, **shown})
-                if stop or is_due(self.step, config.save_every, stage.stop):
-                    self._save()
+                due = is_due(self.step, config.save_every, stage.stop)
+                if stop or due:
+                    self._save(passing=not due)
                 if stop:
                     raise Stopped(stop_asked() or "another process")
         finally:
@@ -302,7 +303,7 @@ class StageTraining:
                 self.trainer.model, self.validation, self.world.device, self.dtype, self.validation_lpips
             )
 
-    def _save(self) -> None:
+    def _save(self, passing: bool) -> None:
         """The end of the video stage is kept for good, since decoder fine-tuning unlearns prediction."""
         ended = self.stage.name if self.step == self.stage.stop else None
         self.trainer.save(
@@ -311,6 +312,7 @@ class StageTraining:
             state={"stage_end": ended},
             files={"config.json": self.trainer.model.config.to_dict()},
             keep=ended == "video",
+            passing=passing,
             others={"discriminator": self.adversary.state_dict()} if self.adversary else None,
         )
 

@@ -102,6 +102,15 @@ def test_a_truncated_file_is_named(tmp_path, file):
         load_checkpoint(path, names=("model",), optimizer=True)
 
 
+def test_a_checkpoint_of_a_stop_goes_when_there_is_a_newer_one_and_costs_no_other(tmp_path):
+    for step in (2, 4):
+        save(tmp_path, step)
+    save(tmp_path, 5, passing=True)
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [4, 5]
+    save(tmp_path, 6)
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [4, 6]
+
+
 def test_an_optimizer_file_that_runs_code_is_refused(tmp_path):
     path = save(tmp_path, 1, optimizer={"a": 1})
 

@@ -14,7 +14,7 @@ from runtime.stopping import INTERRUPTED, REQUEUE, ProcessLost, Stopped, listeni
 COMMANDS = ("tokenizer", "generator", "encode", "sample", "fvd")
 # Where a command of the chain gets a signal, half-way.
 MIDDLE = {
-    "tokenizer": "log.append:3",
+    "tokenizer": "log.append:4",
     "generator": "log.append:3",
     "encode": "latents.row:9",
     "sample": "latents.row:3",
