@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -198,6 +198,8 @@ class Upsample(nn.Module):
             x, past = self.time(x, past)
             x = rearrange(x.permute(0, 2, 3, 4, 1), "b t h w (two c) -> b (t two) h w c", two=2).permute(0, 4, 1, 2, 3)
             x = x[:, :, 1:] if first else x
-        # One copy in channels-last memory; F.interpolate would go through float32 under autocast on the CPU.
-        x = repeat(x, "b c t h w -> b t (h p) (w q) c", p=2, q=2).permute(0, 4, 1, 2, 3)
+        frames = x.shape[2]
+        # Nearest-neighbour doubling frame by frame in 2D: the 3D kernel is slower and loses the channels-last layout.
+        x = F.interpolate(rearrange(x, "b c t h w -> (b t) c h w"), scale_factor=2.0, mode="nearest")
+        x = rearrange(x, "(b t) c h w -> b c t h w", t=frames)
         return self.conv(x)[0], past
