@@ -15,11 +15,15 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tokenizer import winograd
+
 Past = Tensor | list | None
 
 # Below this many keys, a materialised softmax beats the fused kernel on the CPU (its backward is slow for short
 # sequences).
 SHORT_SEQUENCE = 64
+# Numbers that are normalised at a time on the CPU without gradients.
+CACHED = 2**16
 
 
 class ChannelNorm(nn.Module):
@@ -35,14 +39,25 @@ class ChannelNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, silu: bool = False) -> Tensor:
+        """Like `x`, in channels-last memory; with `silu`, after that activation."""
         # With channels_last_3d memory the permuted view is contiguous, so no copy is made.
-        rows = x.permute(0, 2, 3, 4, 1).float()
+        rows = x.permute(0, 2, 3, 4, 1)
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            y = self._normalise(rows.float()).to(x.dtype)
+            y = F.silu(y) if silu else y
+        else:  # a few rows at a time, so that they stay in the processor's cache from step to step
+            y = torch.empty(rows.shape, dtype=x.dtype)
+            count = max(1, CACHED // x.shape[1])
+            for part, out in zip(rows.flatten(0, 3).split(count), y.flatten(0, 3).split(count), strict=True):
+                part = self._normalise(part.float())
+                out.copy_(F.silu(part, inplace=True) if silu else part)
+        return y.permute(0, 4, 1, 2, 3)
+
+    def _normalise(self, rows: Tensor) -> Tensor:
         if self.kind == "layer":
-            rows = F.layer_norm(rows, rows.shape[-1:], self.weight, self.bias, self.eps)
-        else:
-            rows = F.rms_norm(rows, rows.shape[-1:], self.weight, self.eps) + self.bias
-        return rows.to(x.dtype).permute(0, 4, 1, 2, 3)
+            return F.layer_norm(rows, rows.shape[-1:], self.weight, self.bias, self.eps)
+        return F.rms_norm(rows, rows.shape[-1:], self.weight, self.eps) + self.bias
 
 
 class CausalConv3d(nn.Conv3d):
@@ -72,6 +87,14 @@ class CausalConv3d(nn.Conv3d):
         taps, stride = self.kernel_size[0], self.stride[0]
         if taps == 1:
             return super().forward(x), None
+        if past is None and x.shape[2] == 1:  # an image: no tap but the last one meets anything
+            y = F.conv3d(x, self.weight[:, :, -1:], self.bias, self.stride, self.padding)
+            return y, F.pad(x, (0, 0, 0, 0, taps - stride - 1, 0))
+        if (taps, stride) == (3, 1) and winograd.pays(x, self.weight, past):
+            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+            x, past = x.to(dtype), None if past is None else past.to(dtype)
+            y = winograd.convolve_in_pairs(x, past, self.weight, self.bias)
+            return y, x[:, :, -2:].clone(memory_format=torch.preserve_format)
         x = F.pad(x, (0, 0, 0, 0, taps - 1, 0)) if past is None else torch.cat([past, x], dim=2)
         keep = taps - stride
         kept = x[:, :, x.shape[2] - keep :]
@@ -110,9 +133,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, past: Past = None) -> tuple[Tensor, Past]:
         past1, past2 = past or (None, None)
-        y, past1 = self.conv1(F.silu(self.norm1(x)), past1)
-        y, past2 = self.conv2(F.silu(self.norm2(y)), past2)
-        return x + y, [past1, past2]
+        y, past1 = self.conv1(self.norm1(x, silu=True), past1)
+        y, past2 = self.conv2(self.norm2(y, silu=True), past2)
+        return y.add_(x), [past1, past2]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

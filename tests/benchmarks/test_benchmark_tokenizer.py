@@ -1,0 +1,56 @@
+"""The benchmark of the tokenizers: every network does every work, and the ratios are those of the seconds."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import tokenizer as benchmark
+from benchmarks.measuring import extra_memory_gib
+from benchmarks.tokenizer import TokenizerSpeedConfig, multiply_adds, tokenizer_speed
+from runtime.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def small_peer():
+    diffusers = pytest.importorskip("diffusers")
+    config = {"base_dim": 8, "decoder_base_dim": 8, "z_dim": 4, "is_residual": True, "patch_size": 2}
+    original = diffusers.AutoencoderKLWan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diffusers, "AutoencoderKLWan", lambda **given: original(**{**given, **config}))
+        yield
+
+
+def test_networks_take_turns_at_the_same_works(small_peer, tmp_path, capsys):
+    out = tmp_path / "tokenizer.json"
+    config = TokenizerSpeedConfig(models=("demo", "wan2.2"), size=32, frames=5, turns=2, out=str(out))
+    results = tokenizer_speed(config)
+    assert len(results) == 2 * 3 * 2 and len(capsys.readouterr().out.splitlines()) == len(results)
+    assert all(found["turns"] == 2 and found["slowest"] >= found["seconds"] > 0 for found in results.values())
+    for name in ("float32", "bfloat16"):
+        mine, peer = results[f"demo, encode, {name}"], results[f"wan2.2, encode, {name}"]
+        assert mine["faster"] == pytest.approx(peer["seconds"] / mine["seconds"])
+        less = peer["multiply_adds"] / mine["multiply_adds"]
+        assert mine["faster_per_multiply_add"] == pytest.approx(mine["faster"] / less)
+        assert "faster" not in peer
+    assert json.loads(out.read_text())["results"] == results
+
+
+def test_multiply_adds_are_those_of_the_plain_formulas():
+    counts = multiply_adds("paper", 17, 256)
+    assert counts["encode"] + counts["decode"] == pytest.approx(8.11e12, rel=0.01)
+    assert counts["train"] == 3 * (counts["encode"] + counts["decode"])
+
+
+def test_extra_memory_counts_what_a_call_holds_at_once():
+    def work() -> None:
+        torch.ones(64, 2**20)
+
+    found = extra_memory_gib(work, torch.device("cpu"))
+    assert found is None or 0.2 < found < 0.4
+
+
+def test_without_diffusers_the_peer_is_refused(monkeypatch):
+    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="needs diffusers"):
+        tokenizer_speed(TokenizerSpeedConfig())
