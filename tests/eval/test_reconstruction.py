@@ -204,7 +204,7 @@ def test_lpips_of_both_networks_is_measured_where_their_weights_are():
     nets["vgg"] = lambda a, b: 2 * nets["alex"](a, b)
     rows = rows_of(Known(shift=0.1), lpips_nets=nets)
     alex, vgg = (rows[f"LPIPS ({net})", "reconstructed"].value for net in ("alex", "vgg"))
-    assert 0 < alex and vgg == pytest.approx(2 * alex)
+    assert alex > 0 and vgg == pytest.approx(2 * alex)
 
 
 def test_a_tokenizer_that_does_not_predict_is_judged_without():
