@@ -13,7 +13,6 @@ hand.
 from __future__ import annotations
 
 import fcntl
-import io
 import json
 import os
 import zlib
@@ -178,19 +177,16 @@ class FeatureStore:
         """Write the file with zeros in it under a name that nobody looks for, then rename it to `.partial`."""
         count = len(self._clips)
         draft = self.path.with_name(f".{self.path.name}.new")
-        whole = io.BytesIO()  # HDF5 itself is not quiet about a full disk
-        with h5py.File(whole, "w", libver="earliest") as file:
-            file.attrs["format_version"], file.attrs["key"] = FORMAT_VERSION, self._key
-            for name, shape in shapes.items():
-                file.create_dataset(name, data=np.zeros((count, *shape), _KINDS[name][0]))
-            file.create_dataset("clip", data=self._clips)
-            file.create_dataset("crc32", data=np.zeros(count, "<u4"))
-            file.create_dataset("done", data=np.zeros(count, "u1"))
         try:
             reach("features.begin")
-            with open(draft, "wb") as written:
-                written.write(whole.getbuffer())
-                written.flush()
+            with h5py.File(draft, "w", libver="earliest") as file:
+                file.attrs["format_version"], file.attrs["key"] = FORMAT_VERSION, self._key
+                for name, shape in shapes.items():
+                    file.create_dataset(name, data=np.zeros((count, *shape), _KINDS[name][0]))
+                file.create_dataset("clip", data=self._clips)
+                file.create_dataset("crc32", data=np.zeros(count, "<u4"))
+                file.create_dataset("done", data=np.zeros(count, "u1"))
+            with open(draft, "rb") as written:
                 os.fsync(written.fileno())
             os.replace(draft, self.partial)
         except OSError as error:
