@@ -1,7 +1,8 @@
 """Recheck results: `python -m eval.verify runs/latte/eval` computes every number again that kept features allow.
 
-Neither a pixel nor a GPU is needed. Numbers and intervals must come out as written to within `TOLERANCE`; kept features,
-samples and tokenizers must still be the ones that the results name. What is not here any more is listed as such.
+Neither a pixel nor a GPU is needed. Numbers and intervals must come out as written to within `TOLERANCE`; kept
+features, samples and tokenizers must still be the ones that the results name. What is not here any more is listed as
+such.
 """
 
 from __future__ import annotations
