@@ -79,8 +79,8 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     observed = observed_frames(config, predictor, clip)
     root = config.root or (trained.get("root") if data == trained.get("data") else None)
     dataset = open_dataset(data, root=root, split=config.split, clip=clip)
-    items, stratified = drawn(dataset, data, config)
     network, no_network = _features(config, data, str(world.device))
+    items, stratified = drawn(dataset, data, config)
     nets, no_nets = lpips_networks(clip, world.device)
     measurer = Measurer(
         vae=vae,
