@@ -23,6 +23,7 @@ from eval.results import Row, row_from
 from eval.sets import real_batches
 from runtime.errors import InputError
 from runtime.processes import autocast
+from runtime.records import check_fields
 from tokenizer.validation import blank_like, prediction_errors
 from videos import ClipSpec, lpips, psnr, ssim, to_float, to_uint8
 from videos.quality import LPIPS_SMALLEST, lpips_network
@@ -31,6 +32,9 @@ from videos.quality import LPIPS_SMALLEST, lpips_network
 PSNR_CAP = 100.0
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips_alex": "LPIPS (alex)", "lpips_vgg": "LPIPS (vgg)"}
 ROUNDING = "what rounding the output to uint8 costs by itself: no tokenizer can be told from a better one beyond it"
+
+# What rows are read by.
+_KEY = {"layout": dict, "num_frames": int, "observed": int | None, "features": str, "weights": str, "stratified": bool}
 
 
 def layout_of(num_frames: int, observed: int | None, lpips_nets: Sequence[str], features: int) -> dict[str, int]:
@@ -56,12 +60,18 @@ def layout_of(num_frames: int, observed: int | None, lpips_nets: Sequence[str], 
 
 def columns_of(kept: FeatureSet) -> dict[str, np.ndarray]:
     """The columns of kept rows by name, float64 `[N]` or `[N, width]`; InputError when they are of something else."""
-    layout = (kept.key or {}).get("layout")
-    width = kept.features.shape[1]
-    if not isinstance(layout, dict) or not all(isinstance(n, int) and n > 0 for n in layout.values()):
+    key, width = kept.key or {}, kept.features.shape[1]
+    if "layout" not in key:
         raise InputError(f"{kept.path}: holds no measurements of a tokenizer")
-    if sum(layout.values()) != width:
-        raise InputError(f"{kept.path}: rows of {width} numbers do not fit their layout of {sum(layout.values())}")
+    check_fields(key, _KEY, kept.path)
+    check_fields(key["layout"], dict.fromkeys(key["layout"], int), f"{kept.path}: layout")
+    layout, features = key["layout"], key["layout"].get("features", 0)
+    nets = [net for net in LPIPS_SMALLEST if f"lpips_{net}" in layout]
+    fits = layout == layout_of(key["num_frames"], key["observed"], nets, features) and min(layout.values()) > 0
+    if not fits or sum(layout.values()) != width:
+        raise InputError(f"{kept.path}: rows of {width} numbers are not laid out as their key says")
+    if features and key["features"] not in FRECHET_NAMES:
+        raise InputError(f"{kept.path}: features {key['features']!r} are not known")
     edges = np.cumsum([0, *layout.values()])
     rows = kept.features.astype(np.float64)
     found = {name: rows[:, a:b] for name, a, b in zip(layout, edges[:-1], edges[1:], strict=True)}
@@ -127,7 +137,8 @@ class Measurer:
             "decoder": self.vae.decoder_hash,
             "predictor": self.predictor.decoder_hash if self.observed else "",
             "observed": self.observed,
-            "clip": [clip.num_frames, clip.height, clip.width, clip.frame_stride, clip.window],
+            "num_frames": clip.num_frames,
+            "clip": [clip.height, clip.width, clip.frame_stride, clip.window],
             "stratified": self.stratified,
             "seed": self.seed,
             "dtype": str(self.dtype),

@@ -74,8 +74,10 @@ def checks_of(path: Path, *, weights: bool = True) -> Iterator[Check]:
     """Checks of one results file."""
     from eval.feature_store import load_feature_set
     from eval.results import read_results
+    from runtime.records import check_fields
 
     facts, rows = read_results(path)
+    check_fields(facts, dict.fromkeys(("tokenizer", "encoder_hash", "decoder_hash"), str), path, needed=False)
     sets: dict[str, object] = {}
     for source in sorted({source for row in rows for source in row.sources}):
         file = path.parent / source
@@ -110,7 +112,7 @@ def made_by(source: str, kept, facts: dict) -> Iterator[Check]:
         written = facts.get(f"{name}_hash")
         if written and key.get(name) and key[name] != written:
             yield Check(f"{source}, {name}", DIFFERS, f"of {key[name]}, the results name {written}")
-    if isinstance(key.get("file"), str) and isinstance(key.get("latents"), int):
+    if all(isinstance(key.get(name), kind) for name, kind in (("file", str), ("latents", int), ("samples", int))):
         yield check_samples(kept.path.parents[2] / "samples" / Path(key["file"]).name, key)
 
 
@@ -123,7 +125,7 @@ def check_samples(path: Path, key: dict) -> Check:
     if not path.is_file():
         return Check(path.name, UNCHECKED, "the samples are not here")
     with open_latents(path) as reader:
-        count = int(key["samples"])
+        count = key["samples"]
         if len(reader) < count:
             return Check(path.name, DIFFERS, f"{len(reader)} samples, {count} were measured")
         same = zlib.crc32(reader.batch(range(count))["mean"].tobytes()) == key["latents"]
@@ -175,7 +177,7 @@ def check_row(what: str, row, sets: list) -> Check:
         written, found = getattr(row, field), getattr(again, field)
         if written == found:
             continue
-        if written is None or found is None or not abs(written - found) <= TOLERANCE * scale:
+        if written is None or found is None or not abs(written - found) <= TOLERANCE * scale < math.inf:
             return Check(what, DIFFERS, f"{field} {written} is written, {found} follows from what is kept")
         worst = max(worst, abs(written - found) / scale)
     return Check(what, VERIFIED, f"{row.value:.6g}" + (f", to within {worst:.0e}" if worst else ""))

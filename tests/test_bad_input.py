@@ -506,7 +506,10 @@ TABLE = [
     ("videos.check --data kinetics400 --root {empty}", "nothing of data set"),
     ("videos.check --data kinetics400 --root {stage}/k400", "line 2: a row without label"),
     ("videos.check --data kinetics --root {good}", "did you mean kinetics400"),
-    ("eval.reconstruction --tokenizer {stage}/vae --data kinetics400 --root {good} --split train --size 30", "multiple"),
+    (
+        "eval.reconstruction --tokenizer {stage}/vae --data kinetics400 --root {good} --split train --size 30",
+        "multiple",
+    ),
     ("eval.reconstruction --tokenizer {stage}/vae --data moving_shapes --size 32 --sizes 32", "one of them will do"),
     ("eval.reconstruction --tokenizer {stage}/vae --data moving_shapes --sizes 32,48 --out a.json", "leave --out away"),
     ("eval.verify", "--results is needed"),

@@ -277,3 +277,25 @@ def test_the_papers_protocol_differs_in_nothing():
     assert differences("kinetics400", "test", clip, 2048, Means()) == []
     words = differences("ucf101", "test", ClipSpec(9, 128, 2), 100, None)
     assert len(words) == 4 and "Kinetics-400" in words[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layout": None},
+        {"layout": {}},
+        {"layout": {"psnr": 1}},
+        {"num_frames": 5},
+        {"observed": 30},
+        {"observed": "9"},
+        {"features": "vgg"},
+        {"stratified": 1},
+    ],
+)
+def test_rows_whose_key_does_not_fit_are_refused(change):
+    kept = kept_of(Known(shift=0.1), network=Means())
+    assert rows_from(kept)
+    with pytest.raises(InputError):
+        rows_from(replace(kept, key=kept.key | change))
+    with pytest.raises(InputError, match="no measurements of a tokenizer"):
+        rows_from(replace(kept, key={"seed": 0}))
