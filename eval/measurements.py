@@ -65,10 +65,11 @@ def columns_of(kept: FeatureSet) -> dict[str, np.ndarray]:
         raise InputError(f"{kept.path}: holds no measurements of a tokenizer")
     check_fields(key, _KEY, kept.path)
     check_fields(key["layout"], dict.fromkeys(key["layout"], int), f"{kept.path}: layout")
-    layout, features = key["layout"], key["layout"].get("features", 0)
-    nets = [net for net in LPIPS_SMALLEST if f"lpips_{net}" in layout]
-    fits = layout == layout_of(key["num_frames"], key["observed"], nets, features) and min(layout.values()) > 0
-    if not fits or sum(layout.values()) != width:
+    features = key["layout"].get("features", 0)
+    nets = [net for net in LPIPS_SMALLEST if f"lpips_{net}" in key["layout"]]
+    # The order is that of `layout_of`: a key in a file is sorted by name.
+    layout = layout_of(key["num_frames"], key["observed"], nets, features)
+    if layout != key["layout"] or min(layout.values()) < 1 or sum(layout.values()) != width:
         raise InputError(f"{kept.path}: rows of {width} numbers are not laid out as their key says")
     if features and key["features"] not in FRECHET_NAMES:
         raise InputError(f"{kept.path}: features {key['features']!r} are not known")
@@ -128,9 +129,8 @@ class Measurer:
 
     def key(self, clip: ClipSpec, **more) -> dict:
         """Everything that the rows depend on."""
-        width = self.network.dim if self.network else 0
         return {
-            "layout": layout_of(clip.num_frames, self.observed, list(self.lpips_nets), width),
+            "layout": self.layout(clip.num_frames),
             "features": self.network.name if self.network else "",
             "weights": self.network.version_hash if self.network else "",
             "encoder": self.vae.encoder_hash,
@@ -145,6 +145,11 @@ class Measurer:
             **more,
         }
 
+    def layout(self, num_frames: int) -> dict[str, int]:
+        """`layout_of` what is measured here."""
+        nets = [net for net in LPIPS_SMALLEST if net in self.lpips_nets]
+        return layout_of(num_frames, self.observed, nets, self.network.dim if self.network else 0)
+
     def rows(self, items: Sequence[int]) -> Iterator[FeatureSet]:
         """Rows of the items, in batches of `eval.sets.BATCH`."""
         for video, labels in real_batches(self.dataset, items, self.seed):
@@ -152,7 +157,8 @@ class Measurer:
             for start in range(0, len(video), self.batch_size):
                 part = slice(start, start + self.batch_size)
                 found = self.measure(video[part])
-                table = torch.cat([values.reshape(len(labels[part]), -1) for values in found.values()], dim=1)
+                columns = [found[name].reshape(-1, width) for name, width in self.layout(video.shape[2]).items()]
+                table = torch.cat(columns, dim=1)
                 parts.append(FeatureSet(table.float().cpu().numpy(), None, np.asarray(labels[part])))
             yield join(parts)
 

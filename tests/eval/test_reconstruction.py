@@ -24,8 +24,10 @@ from eval.reconstruction import (
     reconstructions,
 )
 from eval.results import read_results
+from eval.sets import kept_features
 from runtime.command import parse
 from runtime.errors import InputError
+from runtime.processes import start_processes
 from tokenizer.spec import Posterior, TokenizerSpec
 from videos import ClipSpec, psnr, ssim, to_float
 
@@ -277,6 +279,20 @@ def test_the_papers_protocol_differs_in_nothing():
     assert differences("kinetics400", "test", clip, 2048, Means()) == []
     words = differences("ucf101", "test", ClipSpec(9, 128, 2), 100, None)
     assert len(words) == 4 and "Kinetics-400" in words[0]
+
+
+def test_every_column_comes_back_from_the_file_under_its_own_name(tmp_path):
+    nets = {net: lambda a, b: (a - b).abs().mean((1, 2, 3), keepdim=True) for net in ("vgg", "alex")}
+    clips = Clips(4)
+    settings = {"observed": 9, "lpips_nets": nets, "network": Means(), "device": CPU}
+    measurer = Measurer(vae=Known(0.1), predictor=Known(0.2), dataset=clips, **settings)
+    key = measurer.key(ClipSpec(17, (16, 32)))
+    kept = kept_features(tmp_path, "a", key, range(4), lambda rows: measurer.rows(rows), start_processes("cpu"))
+    measured, found = measurer.measure(torch.from_numpy(clips.videos)), columns_of(kept)
+    assert set(found) == set(measured) == set(key["layout"]) and len(found) == 19
+    for name, values in measured.items():
+        assert found[name] == pytest.approx(values.reshape(found[name].shape).numpy(), rel=1e-6), name
+    assert {row.sources for row in rows_from(kept)} == {(str(kept.path),)}
 
 
 @pytest.mark.parametrize(
