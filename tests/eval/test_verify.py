@@ -23,7 +23,7 @@ COMMON = {"device": "cpu", "dtype": "float32", "samples": 12}
 def measured(chain, judge_weights, tmp_path_factory):
     """A folder of runs with results of a tokenizer and of a generator."""
     runs = tmp_path_factory.mktemp("measured") / "runs"
-    shutil.copytree(chain.runs, runs)
+    shutil.copytree(chain.runs, runs, ignore=shutil.ignore_patterns("eval", "samples"))  # of other tests
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("eval.features.shapes.WEIGHTS", judge_weights)
         patch.setenv("PVVAE_WEIGHTS", str(judge_weights.parent))
