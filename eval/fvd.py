@@ -239,6 +239,7 @@ def distance_rows(found, reference, subject: str, network, note: str = "", suffi
             subject=subject,
             features=label,
             note=note,
+            of=(found, reference),
         )
         for names, metric in ((FRECHET_NAMES, frechet_distance), (KERNEL_NAMES, kernel_distance))
     ]
@@ -262,7 +263,8 @@ def inception_rows(found, subject: str, judge: Judge, note: str = "") -> list:
             rows.append(Row(metric=metric, subject=subject, value=None, note=reason))
             continue
         score = estimate(partial(inception_score, splits=splits), found.probabilities)
-        rows.append(row_from(score, metric=metric, subject=subject, features=label, note=note or "first 16 frames"))
+        words = note or "first 16 frames"
+        rows.append(row_from(score, metric=metric, subject=subject, features=label, note=words, of=(found,)))
     return rows
 
 
@@ -284,6 +286,7 @@ def judge_rows(found, subject: str, network, note: str = "") -> list:
             subject=subject,
             features=label,
             note=note,
+            of=(found,),
         )
     ]
     asked, seen, motions = found.labels, found.probabilities.argmax(1), len(MOTIONS)
@@ -301,6 +304,7 @@ def judge_rows(found, subject: str, network, note: str = "") -> list:
             subject=subject,
             features=label,
             note=note,
+            of=(found,),
         )
         # The jackknife knows no bounds; a share has two.
         low, high = (None if edge is None else min(1.0, max(0.0, edge)) for edge in (found_row.low, found_row.high))

@@ -34,19 +34,24 @@ def open_training_clips(facts: dict, root: str | None = None):
     return open_dataset(facts["data"], root=root or facts.get("root") or None, split=facts["split"], clip=spec)
 
 
-def stratified_halves(labels: Sequence[int], count: int, seed: int) -> tuple[list[int], list[int]]:
-    """Two disjoint, seeded, class-stratified sets of up to `count` items each; when items are short, half of them each.
-
-    Classes take turns, so every prefix is as balanced as the data allow, and the order mixes classes.
-    """
+def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
+    """All items in a seeded order in which classes take turns: every prefix is as balanced as the data allow."""
     order = numpy_generator(seed, "reference").permutation(len(labels))
     by_class: dict[int, list[int]] = {}
     for index in order:
         by_class.setdefault(int(labels[index]), []).append(int(index))
     queues = [by_class[label] for label in sorted(by_class)]
-    dealt = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
+    return [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
+
+
+def stratified_halves(labels: Sequence[int], count: int, seed: int) -> tuple[list[int], list[int]]:
+    """Two disjoint, seeded, class-stratified sets of up to `count` items each; when items are short, half of them each.
+
+    Both mix classes as `stratified_order` does.
+    """
+    dealt = stratified_order(labels, seed)
     # Whole rounds of classes go to one half or the other in turn, so that both are stratified.
-    width = len(queues)
+    width = len(set(labels))
     first = [item for position, item in enumerate(dealt) if position // width % 2 == 0]
     second = [item for position, item in enumerate(dealt) if position // width % 2 == 1]
     return first[:count], second[:count]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
@@ -89,7 +89,7 @@ def ship(config: ShipConfig) -> None:
         ),
     ]
     # Prediction is measured with weights of the video stage, and those do not ship.
-    rows = [asdict(row) for path in found for row in read_results(path)[1] if "predict" not in row.subject]
+    rows = [row for path in found for row in read_results(path)[1] if "predict" not in row.subject]
     write_json(
         target / "manifest.json",
         {
@@ -107,7 +107,7 @@ def ship(config: ShipConfig) -> None:
             "machine": generator_run.manifest["machine"],
             "versions": generator_run.manifest["versions"],
             "seeds": {"tokenizer": tokenizer_run.config["seed"], "generator": generator_run.config["seed"]},
-            "rows": rows,
+            "rows": [asdict(replace(row, sources=())) for row in rows],  # nor do kept features
         },
     )
     print(f"eval.ship: wrote {folder} and {target}, {hours:.2f} hours of training")

@@ -23,8 +23,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _GONE = ("closed by peer", "reset by peer", "Broken pipe", "Socket closed", "likely closed", "remote process exited")
 
 
-class Stopped(Exception):
+class Stopped(BaseException):
     """The command ended early, with everything saved; the same command goes on from there.
+
+    No Exception, as KeyboardInterrupt is none: libraries that catch all of those and go on must not catch this.
 
     Attributes:
         code: Exit status: `INTERRUPTED` after Ctrl-C, else `REQUEUE`.

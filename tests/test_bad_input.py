@@ -38,7 +38,23 @@ def stage(tmp_path_factory) -> Path:
     make_latents(folder)
     make_generators(folder)
     make_checkpoints(folder)
+    make_results(folder)
     return folder
+
+
+def make_results(folder: Path) -> None:
+    """Results files that are wrong in one way each, and a list of Kinetics-400 that is."""
+    row = {"metric": "FVD", "subject": "generated", "value": 1.0}
+    about = {"kind": "fvd", "command": "", "created": "", "data": "ucf101", "decoder_hash": "0"}
+    for name, text in {
+        "text": "not json",
+        "row": json.dumps(about | {"rows": [row | {"colour": "red"}]}),
+        "source": json.dumps(about | {"rows": [row | {"sources": ["latents.h5"]}]}),
+        "other": json.dumps(about | {"kind": "convergence", "rows": []}),
+    }.items():
+        (folder / f"results-{name}.json").write_text(text)
+    (folder / "k400").mkdir()
+    (folder / "k400" / "val.csv").write_text("label,youtube_id\n,aaaaaaaaaaa\n")
 
 
 def make_videos(folder: Path) -> None:
@@ -486,6 +502,31 @@ TABLE = [
     ("benchmarks.stages --stages reading --out {good}", "is a folder"),
     ("benchmarks.paper_scale --device cpu", "on a GPU"),
     ("benchmarks.paper_scale --tokenizer-batches 0", "too small"),
+    # tables, rechecking, Kinetics-400
+    ("videos.check --data kinetics400 --root {empty}", "nothing of data set"),
+    ("videos.check --data kinetics400 --root {stage}/k400", "line 2: a row without label"),
+    ("videos.check --data kinetics --root {good}", "did you mean kinetics400"),
+    (
+        "eval.reconstruction --tokenizer {stage}/vae --data kinetics400 --root {good} --split train --size 30",
+        "multiple",
+    ),
+    ("eval.reconstruction --tokenizer {stage}/vae --data moving_shapes --size 32 --sizes 32", "one of them will do"),
+    ("eval.reconstruction --tokenizer {stage}/vae --data moving_shapes --sizes 32,48 --out a.json", "leave --out away"),
+    ("eval.verify", "--results is needed"),
+    ("eval.verify {stage}/nowhere.json", "no such file"),
+    ("eval.verify {empty}", "no results of an evaluation"),
+    ("eval.verify {stage}/results-text.json", "not readable as JSON"),
+    ("eval.verify {stage}/results-row.json", "unknown fields: colour"),
+    ("eval.verify {stage}/results-source.json", "1 of 2 differ, the first is latents.h5"),
+    ("eval.tables --results {stage}/nowhere.json", "no such file"),
+    ("eval.tables --results {stage}/results-row.json", "unknown fields: colour"),
+    ("eval.tables --results {stage}/results-source.json --names a,b", "2 names to 1 files"),
+    ("eval.tables --results {stage}/results-other.json", "results of convergence"),
+    ("eval.tables --tables generatoin", "did you mean generation"),
+    ("eval.tables --out {good}", "is a folder"),
+    ("benchmarks.eval --clips 1", "too small"),
+    ("benchmarks.eval --parts end-to-end --data videos --root {good}", "needs 1024 clips"),
+    ("benchmarks.eval --out {good}", "is a folder"),
 ]
 
 

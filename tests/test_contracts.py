@@ -42,6 +42,8 @@ FLAGS = {
     "eval.report": "run out",
     "eval.decode": "run count out",
     "eval.weights": "download",
+    "eval.verify": "results",
+    "eval.tables": "results format out",
 }
 COMMON = "runs_dir name seed device dtype dry_run"
 

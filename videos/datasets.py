@@ -7,7 +7,7 @@ import difflib
 from runtime.errors import InputError
 from videos.clip import ClipSpec
 
-FILE_DATASETS = ("ucf101", "realestate10k", "videos", "images")
+FILE_DATASETS = ("ucf101", "realestate10k", "kinetics400", "videos", "images")
 DATASETS = ("moving_shapes", "moving_shapes_textured", *FILE_DATASETS)
 
 
@@ -52,8 +52,9 @@ def open_dataset(
 def open_files(name: str, root: str, split: str, clip: ClipSpec, *, strict: bool = True):
     """Open a data set of files; unless `strict`, also one that is mostly unreadable, to see its `skipped`."""
     from videos.folders import ImageFolder, VideoFolder
+    from videos.kinetics400 import Kinetics400
     from videos.realestate10k import RealEstate10K
     from videos.ucf101 import UCF101
 
-    kinds = {"ucf101": UCF101, "realestate10k": RealEstate10K, "videos": VideoFolder, "images": ImageFolder}
+    kinds = {kind.name: kind for kind in (UCF101, RealEstate10K, Kinetics400, VideoFolder, ImageFolder)}
     return kinds[name](root, split, clip, strict=strict)

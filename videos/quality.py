@@ -79,8 +79,9 @@ def lpips_network(net: str = "alex", backbone: str | None = None):
     if net not in BACKBONES:
         raise InputError(f"LPIPS network {net!r} is not known; known: {', '.join(BACKBONES)}")
     from runtime.published_weights import find_weights
+    from runtime.state_dicts import read_state_dict
 
-    path = find_weights(BACKBONES[net], backbone)
+    weights = read_state_dict(find_weights(BACKBONES[net], backbone))
     import warnings
 
     with warnings.catch_warnings():
@@ -88,7 +89,6 @@ def lpips_network(net: str = "alex", backbone: str | None = None):
         import lpips as lpips_package
 
         network = lpips_package.LPIPS(net=net, pnet_rand=True, verbose=False)
-    weights = torch.load(path, map_location="cpu", weights_only=True)
     slices = [getattr(network.net, f"slice{i}") for i in range(1, network.net.N_slices + 1)]
     for part in slices:
         for index, layer in part.named_children():

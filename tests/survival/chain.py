@@ -60,7 +60,7 @@ VISITS = {
     "sample": ["latents.draft", "latents.row:3", "latents.synced", "latents.marked", "latents.finished"],
     "grow": ["latents.created", "samples.copied", "latents.row:5", "latents.marked:2", "latents.finished",
              "samples.grown"],
-    "reconstruction": points("results"),
+    "reconstruction": ["features.begin", "features.batch", "features.renamed", *points("results")],
     "fvd": [*points("features"), "features.batch", "features.batch:5", *points("results"), "latents.row:7"],
     "convergence": ["features.begin", "latents.synced", *points("results")],
     "decode": [*points("video"), "video.written:2"],

@@ -1,5 +1,6 @@
 """SIGTERM, SIGUSR1, Ctrl-C and --max-hours: save, say so, exit with a code that a batch system understands, go on."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -141,6 +142,11 @@ def test_a_process_that_lost_another_of_its_launch_says_so():
         raise gone
     with pytest.raises(RuntimeError, match="shapes"), listening():
         raise RuntimeError("shapes differ")
+
+
+def test_libraries_that_catch_every_exception_do_not_catch_a_signal():
+    with pytest.raises(Stopped), listening(), contextlib.suppress(Exception):
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_the_time_limit_is_known():

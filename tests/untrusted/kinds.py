@@ -283,16 +283,60 @@ def make_results(folder: Path) -> None:
     from eval.results import Row, write_results
 
     rows = [Row(metric="FD-shapes", subject="generated", value=1.5, low=1.0, high=2.0, n=4)]
-    write_results(folder / "a.json", kind="fvd", rows=rows, data="moving_shapes", guidance_scales=[1.0, 2.0])
+    facts = {"data": "moving_shapes", "guidance_scales": [1.0, 2.0], "decoder_hash": "0", "differences": ["few clips"]}
+    write_results(folder / "a.json", kind="fvd", rows=rows, **facts)
 
 
 def read_results_file(folder: Path) -> None:
     from eval.page import results_table
     from eval.results import read_results, table
+    from eval.tables import TablesConfig, tables
+    from eval.verify import checks_of
 
     rows = read_results(folder / "a.json")[1]
     table(rows)
     results_table(rows)
+    list(checks_of(folder / "a.json", weights=False))
+    tables(TablesConfig(results=(str(folder / "a.json"),), out=str(folder / "a.tex")))
+
+
+def make_measurements(folder: Path) -> None:
+    """Rows of three clips through a tokenizer, and the results that follow from them."""
+    from eval.feature_store import FeatureSet, FeatureStore
+    from eval.measurements import layout_of, rows_from
+    from eval.results import write_results
+
+    layout = layout_of(5, 1, ["alex"], 2)
+    key = {"layout": layout, "num_frames": 5, "observed": 1, "stratified": False}
+    rows = np.random.default_rng(0).random((3, sum(layout.values()))).astype(np.float32)
+    with FeatureStore(folder / "a.h5", key | {"features": "shapes", "weights": "w"}, range(3)) as store:
+        store.write(range(3), FeatureSet(rows, None, np.arange(3)))
+        kept = store.finish()
+    write_results(folder / "a.json", kind="reconstruction", rows=rows_from(kept), data="videos", decoder_hash="0")
+
+
+def read_measurements(folder: Path) -> None:
+    from eval.feature_store import load_feature_set
+    from eval.measurements import rows_from
+    from eval.verify import checks_of
+
+    assert all(check.state for check in checks_of(folder / "a.json", weights=False))
+    rows_from(load_feature_set(folder / "a.h5"))
+
+
+def make_labels(folder: Path) -> None:
+    (folder / "val").mkdir()
+    (folder / "val" / "aaaaaaaaaaa_000000_000010.mp4").touch()
+    (folder / "val.csv").write_text("label,youtube_id,time_start,time_end,split\nyoga,aaaaaaaaaaa,0,10,validate\n")
+
+
+def read_labels(folder: Path) -> None:
+    """Whatever a list names, only files below the folder are in the data set."""
+    from videos.kinetics400 import Kinetics400
+
+    dataset = Kinetics400.__new__(Kinetics400)
+    dataset.root, dataset.split = folder, "test"
+    assert all(path.is_relative_to(folder) and dataset.label(path) >= -1 for path in dataset.list_sources())
 
 
 def make_features(folder: Path) -> None:
@@ -341,6 +385,8 @@ KINDS = {
     "split-list": Kind(make_split_lists, ("trainlist01.txt", "testlist01.txt"), mutate_lines, read_split_lists),
     "log": Kind(make_logs, ("metrics.jsonl",), mutate_lines, read_logs),
     "results": Kind(make_results, ("a.json",), mutate_json, read_results_file),
+    "measurements": Kind(make_measurements, ("a.h5",), mutate_hdf5, read_measurements),
+    "labels": Kind(make_labels, ("val.csv",), mutate_lines, read_labels),
     "features": Kind(make_features, ("a.h5",), mutate_hdf5, read_features),
     "features-partial": Kind(make_features, ("half.h5.partial",), mutate_hdf5, read_partial_features),
 }

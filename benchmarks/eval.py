@@ -1,0 +1,182 @@
+"""Speed and memory of evaluation: `python -m benchmarks.eval --clips 2048 --out benchmarks/results/eval-gpu.json`.
+
+Set metrics beside torch-fidelity, SciPy and scikit-learn (`benchmarks.metrics`); clips a second through each feature
+network, with random weights, which are as fast as the published ones; and a whole evaluation, from the data set to FVD,
+KVD and IS with their intervals, at a quarter of the clips and at all of them, which shows what memory grows with.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from runtime.command import CommonFlags, flag, run_command
+from runtime.errors import InputError
+from runtime.output import check_file
+
+PARTS = ("metrics", "features", "end-to-end")
+NETWORKS = ("i3d", "c3d", "shapes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(CommonFlags):
+    """Flags of `python -m benchmarks.eval`."""
+
+    parts: tuple[str, ...] = flag(PARTS, "what to measure", choices=PARTS)
+    networks: tuple[str, ...] = flag(NETWORKS, "feature networks to time", choices=NETWORKS)
+    clips: int = flag(2048, "clips in each of the two sets, from data set to numbers", low=16, high=1_000_000)
+    batch_size: int = flag(32, "clips in one forward pass", low=1, high=65_536)
+    num_frames: int = flag(17, "frames of a clip", low=16, high=4097)
+    size: int = flag(256, "height and width of a clip", low=32, high=8192)
+    data: str = flag("moving_shapes_textured", "data set that the whole evaluation reads")
+    root: str | None = flag(None, "its folder")
+    seconds: float = flag(3.0, "time for each measurement", low=0.0)
+    out: str | None = flag(None, "JSON file to write, e.g. benchmarks/results/eval-gpu.json", check=check_file)
+
+
+def evaluation(config: EvalConfig) -> dict:
+    """Measure, print a line each, and write the JSON when `--out` is given."""
+    from benchmarks.measuring import write_benchmark
+    from benchmarks.metrics import MetricsConfig, metrics
+    from runtime.processes import resolve_device
+
+    device = resolve_device(config.device)
+    results: dict[str, dict] = {}
+    # Memory first: what was used before can only hide growth.
+    if "end-to-end" in config.parts:
+        for count in (config.clips // 4, config.clips):
+            results[f"end-to-end, {count} clips"] = end_to_end(config, count, device)
+        results |= growth(*results.values())
+    if "features" in config.parts:
+        for name in config.networks:
+            results[f"features: {name}"] = extraction(config, name, device)
+    if "metrics" in config.parts:
+        results |= metrics(MetricsConfig(samples=max(20, config.clips), seed=config.seed, seconds=config.seconds))
+    if config.out:
+        facts = {name: getattr(config, name) for name in ("clips", "batch_size", "num_frames", "size", "data", "seed")}
+        write_benchmark(config.out, results, device=str(device), **facts)
+    return results
+
+
+def untrained(name: str, seed: int, device):
+    """A feature network with random weights."""
+    import torch
+
+    from eval.features.c3d import C3D
+    from eval.features.i3d import I3D
+    from eval.features.shapes import ShapesNet
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = {"i3d": I3D, "c3d": C3D, "shapes": ShapesNet}[name]()
+    return network.eval().requires_grad_(False).to(device)
+
+
+def extraction(config: EvalConfig, name: str, device) -> dict:
+    """Clips a second from bytes on the CPU to features there, with the network's own resize."""
+    import torch
+
+    from benchmarks.measuring import peak_memory_gib, timed
+    from videos import to_float
+
+    network = untrained(name, config.seed, device)
+    random = torch.Generator().manual_seed(config.seed)
+    shape = (config.batch_size, 3, config.num_frames, config.size, config.size)
+    clips = torch.randint(256, shape, dtype=torch.uint8, generator=random)
+
+    def extract() -> None:
+        with torch.no_grad():
+            network.features(to_float(clips.to(device))).cpu()
+
+    found = timed(extract, items=config.batch_size, unit="clips", seconds=config.seconds, device=device)
+    label = f"features: {name}, {config.num_frames}x{config.size}x{config.size}"
+    print(f"{label:52} {found['per_second']:10.2f} clips/s  ({found['low']:.2f} … {found['high']:.2f})")
+    return found | {"peak_memory_gib": round(peak_memory_gib(device), 3)}
+
+
+def end_to_end(config: EvalConfig, count: int, device) -> dict:
+    """Two sets of clips from the data set to FVD, KVD and IS with intervals: seconds of each part, and memory."""
+    from benchmarks.measuring import peak_memory_gib
+    from eval.metrics.frechet import frechet_distance
+    from eval.metrics.inception import inception_score
+    from eval.metrics.intervals import estimate
+    from eval.metrics.kernel import kernel_distance
+    from eval.sets import extract
+    from videos import ClipSpec, open_dataset
+
+    clip = ClipSpec(num_frames=config.num_frames, size=config.size)
+    dataset = open_dataset(config.data, root=config.root, clip=clip)
+    if len(dataset) < 2 * count:
+        raise InputError(f"--clips {count} needs {2 * count} clips, data set {config.data!r} has {len(dataset)}")
+    network, classifier = (untrained(name, config.seed, device) for name in ("i3d", "c3d"))
+    reading = Stopwatch()
+    began = time.perf_counter()
+    sets = [
+        extract(network, reading.over(batches(dataset, part, config)), device=str(device), classifier=classifier)
+        for part in (range(count), range(count, 2 * count))
+    ]
+    extracted = time.perf_counter()
+    a, b = (found.features for found in sets)
+    numbers = {
+        "FVD": estimate(frechet_distance, a, b),
+        "KVD": estimate(kernel_distance, a, b),
+        "IS": estimate(inception_score, sets[0].probabilities),
+    }
+    ended = time.perf_counter()
+    found = {
+        "clips": 2 * count,
+        "seconds": ended - began,
+        "seconds_reading": reading.seconds,
+        "seconds_features": extracted - began - reading.seconds,
+        "seconds_numbers": ended - extracted,
+        "clips_per_second": 2 * count / (ended - began),
+        "peak_memory_gib": peak_memory_gib(device),
+        "kept_mib": sum(x.features.nbytes + x.probabilities.nbytes for x in sets) / 2**20,
+        "random_weights": {name: value.value for name, value in numbers.items()},
+    }
+    print(
+        f"{f'end to end: 2 x {count} clips':52} {found['clips_per_second']:10.2f} clips/s  "
+        f"({found['seconds_reading']:.1f} s reading, {found['seconds_features']:.1f} s I3D and C3D, "
+        f"{found['seconds_numbers']:.1f} s numbers with intervals), {found['peak_memory_gib']:.2f} GiB"
+    )
+    return found
+
+
+def growth(few: dict, many: dict) -> dict[str, dict]:
+    """How much more memory the longer of two evaluations needed, for each clip more."""
+    more = 2**20 * (many["peak_memory_gib"] - few["peak_memory_gib"])
+    each = more / (many["clips"] - few["clips"])
+    kept = 1024 * (many["kept_mib"] - few["kept_mib"]) / (many["clips"] - few["clips"])
+    print(f"{'memory for each clip more':52} {each:10.1f} KiB, of which features {kept:.1f} KiB")
+    return {"memory": {"kib_each_clip": each, "kib_each_clip_features": kept}}
+
+
+def batches(dataset, items: range, config: EvalConfig):
+    """uint8 batches with labels."""
+    from eval.sets import real_batches
+
+    return real_batches(dataset, items, config.seed, config.batch_size)
+
+
+class Stopwatch:
+    """Seconds that an iterator takes to make its items, without what is done with them."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def over(self, items):
+        """The same items, timed."""
+        items = iter(items)
+        while True:
+            began = time.perf_counter()
+            item = next(items, None)
+            self.seconds += time.perf_counter() - began
+            if item is None:
+                return
+            yield item
+
+
+if __name__ == "__main__":
+    run_command(
+        evaluation, EvalConfig, example="python -m benchmarks.eval --clips 64 --out benchmarks/results/eval-cpu.json"
+    )

@@ -1,0 +1,275 @@
+"""What one decode of a clip tells of a tokenizer, one row a clip, and the numbers with intervals that follow from the
+rows alone.
+
+A row is float32 and holds, beside each other, what `layout_of` lists: quality in pixels, how well change and
+prediction come out, and features of the clip before and after the tokenizer. The rows of a set are kept by
+`eval.sets.kept_features`, so every number can be computed again without a pixel, and an interrupted evaluation goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eval.feature_store import FeatureSet, join
+from eval.features import FRECHET_NAMES
+from eval.metrics.frechet import frechet_distance
+from eval.metrics.intervals import estimate
+from eval.results import Row, row_from
+from eval.sets import real_batches
+from runtime.errors import InputError
+from runtime.processes import autocast
+from runtime.records import check_fields
+from tokenizer.validation import blank_like, prediction_errors
+from videos import ClipSpec, lpips, psnr, ssim, to_float, to_uint8
+from videos.quality import LPIPS_SMALLEST, lpips_network
+
+# dB of a frame that comes out as it went in, which has no finite PSNR; the field's evaluators count it so, too.
+PSNR_CAP = 100.0
+NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips_alex": "LPIPS (alex)", "lpips_vgg": "LPIPS (vgg)"}
+ROUNDING = "what rounding the output to uint8 costs by itself: no tokenizer can be told from a better one beyond it"
+
+# What rows are read by.
+_KEY = {"layout": dict, "num_frames": int, "observed": int | None, "features": str, "weights": str, "stratified": bool}
+
+
+def layout_of(num_frames: int, observed: int | None, lpips_nets: Sequence[str], features: int) -> dict[str, int]:
+    """Columns of a row: name -> how many numbers, in order.
+
+    Args:
+        num_frames: Frames of a clip.
+        observed: Frames that prediction sees; None where nothing is predicted.
+        lpips_nets: Of "alex" and "vgg".
+        features: Width of the feature network; 0 without one.
+    """
+    quality = ["psnr", "ssim", *(f"lpips_{net}" for net in lpips_nets)]
+    columns = dict.fromkeys([*quality, *(f"rounding_{name}" for name in quality)], 1)
+    if num_frames > 1:
+        columns |= dict.fromkeys(("frozen", "change_error", "change"), 1)
+    if observed is not None:
+        columns |= dict.fromkeys(("predicted_change_error", "predicted_change"), 1)
+        columns |= dict.fromkeys(("predicted", "repeat", "blank"), num_frames - observed)
+    if features:
+        columns |= dict.fromkeys(("real_features", "features", "exact_features"), features)
+    return columns
+
+
+def columns_of(kept: FeatureSet) -> dict[str, np.ndarray]:
+    """The columns of kept rows by name, float64 `[N]` or `[N, width]`; InputError when they are of something else."""
+    key, width = kept.key or {}, kept.features.shape[1]
+    if "layout" not in key:
+        raise InputError(f"{kept.path}: holds no measurements of a tokenizer")
+    check_fields(key, _KEY, kept.path)
+    check_fields(key["layout"], dict.fromkeys(key["layout"], int), f"{kept.path}: layout")
+    features = key["layout"].get("features", 0)
+    nets = [net for net in LPIPS_SMALLEST if f"lpips_{net}" in key["layout"]]
+    # The order is that of `layout_of`: a key in a file is sorted by name.
+    layout = layout_of(key["num_frames"], key["observed"], nets, features)
+    if layout != key["layout"] or min(layout.values()) < 1 or sum(layout.values()) != width:
+        raise InputError(f"{kept.path}: rows of {width} numbers are not laid out as their key says")
+    if features and key["features"] not in FRECHET_NAMES:
+        raise InputError(f"{kept.path}: features {key['features']!r} are not known")
+    edges = np.cumsum([0, *layout.values()])
+    rows = kept.features.astype(np.float64)
+    found = {name: rows[:, a:b] for name, a, b in zip(layout, edges[:-1], edges[1:], strict=True)}
+    return {name: part[:, 0] if part.shape[1] == 1 else part for name, part in found.items()}
+
+
+def lpips_networks(clip: ClipSpec, device: torch.device) -> tuple[dict[str, Callable], dict[str, str]]:
+    """The LPIPS networks that can be had for such clips, and why the others cannot, by "alex" and "vgg"."""
+    found, missing = {}, {}
+    for net, smallest in LPIPS_SMALLEST.items():
+        try:
+            found[net] = lpips_network(net).to(device)
+        except InputError as error:
+            missing[net] = str(error)
+        else:
+            if min(clip.height, clip.width) < smallest:
+                missing[net] = f"it needs frames of at least {smallest} pixels"
+                del found[net]
+    return found, missing
+
+
+def capped_psnr(x: Tensor, y: Tensor) -> Tensor:
+    """`videos.psnr`, with equal frames counted as `PSNR_CAP`."""
+    frames = [video.transpose(1, 2).flatten(0, 1)[:, :, None] for video in (x, y)]
+    return psnr(*frames).clamp(max=PSNR_CAP).unflatten(0, (len(x), -1)).mean(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurer:
+    """Takes clips through a tokenizer and measures what comes out.
+
+    Attributes:
+        vae: The tokenizer, on `device`.
+        predictor: The one to predict with, on `device`: weights of the video stage.
+        dataset: Where items come from.
+        observed: Frames that prediction sees; None: nothing is predicted.
+        lpips_nets: LPIPS networks by "alex" and "vgg".
+        network: For features, or None.
+        stratified: Whether the items were drawn class by class, which intervals then respect.
+        batch_size: Clips in one forward pass.
+    """
+
+    vae: torch.nn.Module
+    predictor: torch.nn.Module
+    dataset: object
+    observed: int | None
+    lpips_nets: Mapping[str, Callable]
+    network: object
+    stratified: bool = False
+    batch_size: int = 16
+    seed: int = 0
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+
+    def key(self, clip: ClipSpec, **more) -> dict:
+        """Everything that the rows depend on."""
+        return {
+            "layout": self.layout(clip.num_frames),
+            "features": self.network.name if self.network else "",
+            "weights": self.network.version_hash if self.network else "",
+            "encoder": self.vae.encoder_hash,
+            "decoder": self.vae.decoder_hash,
+            "predictor": self.predictor.decoder_hash if self.observed else "",
+            "observed": self.observed,
+            "num_frames": clip.num_frames,
+            "clip": [clip.height, clip.width, clip.frame_stride, clip.window],
+            "stratified": self.stratified,
+            "seed": self.seed,
+            "dtype": str(self.dtype),
+            **more,
+        }
+
+    def layout(self, num_frames: int) -> dict[str, int]:
+        """`layout_of` what is measured here."""
+        nets = [net for net in LPIPS_SMALLEST if net in self.lpips_nets]
+        return layout_of(num_frames, self.observed, nets, self.network.dim if self.network else 0)
+
+    def rows(self, items: Sequence[int]) -> Iterator[FeatureSet]:
+        """Rows of the items, in batches of `eval.sets.BATCH`."""
+        for video, labels in real_batches(self.dataset, items, self.seed):
+            parts = []
+            for start in range(0, len(video), self.batch_size):
+                part = slice(start, start + self.batch_size)
+                found = self.measure(video[part])
+                columns = [found[name].reshape(-1, width) for name, width in self.layout(video.shape[2]).items()]
+                table = torch.cat(columns, dim=1)
+                parts.append(FeatureSet(table.float().cpu().numpy(), None, np.asarray(labels[part])))
+            yield join(parts)
+
+    def measure(self, clip: Tensor) -> dict[str, Tensor]:
+        """The columns of `layout_of` for uint8 clips `[B, 3, 1+T, H, W]`."""
+        clip = clip.to(self.device)
+        video, frames = to_float(clip), clip.shape[2]
+        with torch.no_grad(), autocast(self.device, self.dtype):
+            exact = self.vae.decode(self.vae.encode(video).mode()).float().clamp(-1, 1)
+        decoded = to_uint8(exact)
+        real, output = clip.double() / 255, decoded.double() / 255
+        rounding = self._quality(output, (exact.double() + 1) / 2)
+        found = self._quality(output, real) | {f"rounding_{name}": value for name, value in rounding.items()}
+        if frames > 1:
+            # Later frames only: the first one would be perfect.
+            found["frozen"] = capped_psnr(real[:, :, :1].expand_as(real)[:, :, 1:], real[:, :, 1:])
+            found |= _change("", output, real)
+        if self.observed is not None:
+            found |= self._prediction(video, real)
+        if self.network is not None:
+            with torch.no_grad():
+                found["real_features"] = self.network.features(video).float()
+                found["features"] = self.network.features(to_float(decoded)).float()
+                found["exact_features"] = self.network.features(exact).float()
+        return found
+
+    def _quality(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        found = {"psnr": capped_psnr(x, y), "ssim": ssim(x, y)}
+        for net, network in self.lpips_nets.items():
+            found[f"lpips_{net}"] = lpips(x.float(), y.float(), net, network)
+        return found
+
+    def _prediction(self, video: Tensor, real: Tensor) -> dict[str, Tensor]:
+        spec, observed = self.vae.spec, self.observed
+        groups = spec.groups(video.shape[2]) - spec.groups(observed)
+        with torch.no_grad(), autocast(self.device, self.dtype):
+            predicted = self.predictor.predict(video[:, :, :observed], groups)
+        ours, repeat = prediction_errors(video, predicted, observed)
+        blank, _ = prediction_errors(video, blank_like(video), observed)
+        # From the last observed frame on, so that the step into the unknown counts too.
+        later = slice(observed - 1, None)
+        guess = to_uint8(predicted).double() / 255
+        change = _change("predicted_", guess[:, :, later], real[:, :, later])
+        return change | {"predicted": ours, "repeat": repeat, "blank": blank}
+
+
+def _change(prefix: str, output: Tensor, real: Tensor) -> dict[str, Tensor]:
+    """Squared error of frame-to-frame differences, and their power, summed over each clip."""
+    ours, truth = output.diff(dim=2), real.diff(dim=2)
+    axes = (1, 2, 3, 4)
+    return {
+        f"{prefix}change_error": (ours - truth).square().sum(axes),
+        f"{prefix}change": truth.square().sum(axes),
+    }
+
+
+def rows_from(kept: FeatureSet) -> list[Row]:
+    """Every number that kept rows hold, with its interval; the same from a file as from the measurement."""
+    found = columns_of(kept)
+    labels = kept.labels if kept.key["stratified"] else None
+    rows: list[Row] = []
+
+    def add(metric: str, subject: str, function: Callable, *arrays: np.ndarray, note: str = "", features: str = ""):
+        values = estimate(function, *arrays, paired=len(arrays) > 1, labels=labels)
+        rows.append(row_from(values, metric=metric, subject=subject, features=features, note=note, of=(kept,)))
+
+    for name, metric in NAMES.items():
+        if name in found:
+            add(metric, "reconstructed", np.mean, found[name])
+    for name, metric in NAMES.items():
+        if f"rounding_{name}" in found:
+            add(metric, "rounding", np.mean, found[f"rounding_{name}"], note=ROUNDING)
+    if "frozen" in found:
+        add("PSNR", "frozen", np.mean, found["frozen"], note="control: the first frame repeated, later frames")
+    for prefix, subject in (("", "reconstructed"), ("predicted_", "predicted")):
+        change = _pairs(found, f"{prefix}change_error", f"{prefix}change")
+        if change is not None:
+            note = "1 - squared error of frame differences over their power; standing still scores 0"
+            add("change explained", subject, _explained, change, note=note)
+    for subject in ("predicted", "blank"):
+        pairs = _pairs(found, subject, "repeat")
+        if pairs is not None:
+            note = "squared error on moving pixels over that of repeating the last observed frame"
+            add("error / repeat", subject, _ratio, pairs, note=note)
+    if "predicted" in found:
+        ahead = kept.key["layout"]["predicted"]
+        for horizon in range(0, ahead, max(1, ahead // 4)):
+            pairs = _pairs(found, "predicted", "repeat", horizon)
+            if pairs is not None:
+                add(f"error / repeat, frame +{horizon + 1}", "predicted", _ratio, pairs)
+    if "features" in found:
+        network = kept.key["features"]
+        name = "rFVD" if network == "i3d" else f"r{FRECHET_NAMES[network]}"
+        for subject, other, note in (("reconstructed", "real_features", ""), ("rounding", "exact_features", ROUNDING)):
+            features = f"{network}@{kept.key['weights']}"
+            add(name, subject, frechet_distance, found["features"], found[other], features=features, note=note)
+    return rows
+
+
+def _pairs(found: dict, above: str, below: str, horizon: int | None = None) -> np.ndarray | None:
+    """`[N, 2]` of two columns, summed over frames or at one; None where they are absent or the lower one is all 0."""
+    if above not in found:
+        return None
+    columns = [found[name].reshape(len(found[name]), -1) for name in (above, below)]
+    pairs = np.stack([c.sum(1) if horizon is None else c[:, horizon] for c in columns], axis=1)
+    return pairs if pairs[:, 1].sum() > 0 else None
+
+
+def _ratio(pairs: np.ndarray) -> float:
+    return pairs[:, 0].sum() / pairs[:, 1].sum()
+
+
+def _explained(pairs: np.ndarray) -> float:
+    return 1.0 - _ratio(pairs)
