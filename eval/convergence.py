@@ -58,8 +58,9 @@ def convergence(config: ConvergenceConfig) -> list[Path]:
     import time
 
     from eval.features import FRECHET_NAMES
-    from eval.fvd import TO_RECONSTRUCTIONS, Judge, differences, distance_rows
+    from eval.judge import Judge
     from eval.results import table, write_results
+    from eval.set_rows import TO_RECONSTRUCTIONS, differences, distance_rows
     from runtime.run import newest_run, timed_part
 
     written, curves = [], {}

@@ -126,6 +126,11 @@ def extract(
     return found
 
 
+def kept_path(folder: Path, subject: str, key: dict) -> Path:
+    """The file of the features of a subject under `key`."""
+    return folder / f"{subject}-{hashlib.sha256(key_text(key).encode()).hexdigest()[:16]}.h5"
+
+
 def kept_features(
     folder: Path,
     subject: str,
@@ -150,8 +155,7 @@ def kept_features(
     Raises:
         Stopped: When a signal or the time limit asks for it; what is made stays.
     """
-    digest = hashlib.sha256(key_text(key).encode()).hexdigest()[:16]
-    path = folder / f"{subject}-{digest}.h5"
+    path = kept_path(folder, subject, key)
     if world.same(path.is_file()):
         return load_feature_set(path, key)
     store = world.first(lambda: FeatureStore(path, key, clips))

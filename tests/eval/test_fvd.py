@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from eval import features, inception_score
-from eval.fvd import FVDConfig, choose_features, fvd, inception_rows, judge_rows, load_classifier
+from eval.fvd import FVDConfig, fvd
+from eval.judge import Judge, choose_features, load_classifier
 from eval.results import read_results
+from eval.set_rows import distance_rows, inception_rows, infinity_rows, judge_rows, no_infinity
 from eval.sets import FeatureSet, frozen, shuffled, stratified_halves
 from runtime.command import parse
 from runtime.errors import InputError
@@ -58,8 +60,6 @@ def test_another_tokenizer_is_refused_before_anything_is_sampled(chain, judge, t
 
 
 def test_only_clips_that_were_encoded_are_references(chain, judge):
-    from eval.fvd import Judge
-
     found = Judge(str(chain.generator), features="auto", root=None, samples=2048, seed=0, device="cpu")
     assert sorted(found.reference_items + found.other_items) == list(range(40))
 
@@ -96,7 +96,7 @@ class Guesser:
 @pytest.fixture
 def scored(monkeypatch):
     """IS is asked for on the chain's data set, too."""
-    monkeypatch.setattr("eval.fvd.IS_DATA_SETS", ("moving_shapes",))
+    monkeypatch.setattr("eval.judge.IS_DATA_SETS", ("moving_shapes",))
 
 
 def test_c3d_gives_is_of_generated_real_and_reconstructed_clips(chain, judge, scored, tmp_path, monkeypatch):
