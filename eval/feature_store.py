@@ -28,6 +28,7 @@ from latents_cache.layout import DAMAGE, partial_path
 from runtime.errors import InputError
 from runtime.faults import reach
 from runtime.files import sync
+from runtime.records import parse_json
 
 FORMAT_VERSION = 1
 # Type and number of axes of each dataset.
@@ -46,13 +47,15 @@ _NEEDED = _KINDS.keys() - {"probabilities"}
 class FeatureSet:
     """Features float32 `[N, d]`, class probabilities `[N, K]` (or None) and labels `[N]` of one set of clips.
 
-    `clips` bytes `[N]` says which clip each row is of, where that is known.
+    `clips` bytes `[N]` says which clip each row is of, where that is known. A set that was read knows its file and key.
     """
 
     features: np.ndarray
     probabilities: np.ndarray | None
     labels: np.ndarray
     clips: np.ndarray | None = None
+    path: Path | None = None
+    key: dict | None = None
 
 
 def join(parts: Sequence[FeatureSet]) -> FeatureSet:
@@ -256,7 +259,10 @@ def load_feature_set(path: str | Path, key: dict | None = None) -> FeatureSet:
         raise InputError(f"{path}: damaged feature file (values that are not finite); remove it, and it is made again")
     if key is not None and found != key_text(key):
         raise InputError(f"{path}: it holds features of other clips or settings; remove it")
-    return FeatureSet(features, rows.get("probabilities"), labels, clips)
+    about = parse_json(found, path)
+    if not isinstance(about, dict):
+        raise InputError(f"{path}: damaged feature file (key); remove it, and it is made again")
+    return FeatureSet(features, rows.get("probabilities"), labels, clips, Path(path), about)
 
 
 def key_text(key: dict) -> str:

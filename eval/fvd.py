@@ -147,8 +147,6 @@ def judge_generator(judge: Judge, folder: Path, config: FVDConfig) -> Path:
         reference_clips=len(reference.features),
         differences=words,
         notes=notes,
-        kept={subject: path.name for subject, path in judge.kept.items()},
-        kept_in=str((folder / "features").absolute()),
         seconds=round(time.monotonic() - began, 1),
     )
     print(table(rows))

@@ -52,9 +52,6 @@ class Judge:
     """Everything that judging one generator shares: its facts, the real sets, the feature network, and kept features.
 
     Without `features` it has no network: whoever judges by a protocol brings that protocol's own.
-
-    Attributes:
-        kept: The files of features that were used, by subject; what `eval.compare` reads.
     """
 
     def __init__(
@@ -85,7 +82,6 @@ class Judge:
         )
         self.run, self.shipped = run, run in SHIPPED
         check_fields(self.facts, {"data": str, "split": str, "clip": str, "rows": int}, f"{run}: facts of its latents")
-        self.kept: dict[str, Path] = {}
         if features is not None:
             self.network = load_chosen(features, self.facts["data"], self.device)
             self.classifier, self.no_classifier = load_classifier(self.facts, self.device)
@@ -120,7 +116,7 @@ class Judge:
         "reconstructed-reference" is the reference through the tokenizer: what a perfect generator of latents would
         reach.
         """
-        from eval.sets import feature_batches, frozen, kept_features, kept_path, real_batches, reconstructed, shuffled
+        from eval.sets import feature_batches, frozen, kept_features, real_batches, reconstructed, shuffled
 
         items = self.reference_items if subject.endswith("reference") else self.other_items
         through_tokenizer = subject.startswith("reconstructed")
@@ -128,12 +124,10 @@ class Judge:
         if through_tokenizer:
             change = partial(reconstructed, vae=self.vae, device=self.device)
         key = {"decoder": self.vae.decoder_hash, "encoder": self.vae.encoder_hash} if through_tokenizer else {}
-        key = self._key(subject=subject, **key)
-        self.kept[subject] = kept_path(folder / "features", subject, key)
         return kept_features(
             folder / "features",
             subject,
-            key,
+            self._key(subject=subject, **key),
             items,
             lambda rows: feature_batches(
                 self.network,
@@ -171,7 +165,7 @@ class Judge:
     ):
         """Features of generated clips; samples what is missing."""
         from eval.decode import decoded_clips
-        from eval.sets import feature_batches, kept_features, kept_path
+        from eval.sets import feature_batches, kept_features
         from latents_cache import open_latents
 
         path = self.samples(config, guidance_scale=guidance_scale, step=step, untrained=untrained)
@@ -179,9 +173,6 @@ class Judge:
             latents = zlib.crc32(reader.batch(range(self.samples_asked))["mean"].tobytes())
             key = self._key(
                 subject="generated", file=path.name, latents=latents, decoder=self.vae.decoder_hash, dtype=config.dtype
-            )
-            self.kept["untrained" if untrained else f"generated, guidance {guidance_scale:g}"] = kept_path(
-                folder / "features", path.stem, key
             )
             return kept_features(
                 folder / "features",

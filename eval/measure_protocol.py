@@ -153,8 +153,6 @@ def measure_protocols(judge: Judge, folder: Path, config) -> Path:
         **run_facts(judge, config),
         features=feature,
         protocols={name: asdict(PROTOCOLS[name]) | {"differences": said[name]} for name in prepared},
-        kept={subject: path.name for subject, path in judge.kept.items()},
-        kept_in=str((folder / "features").absolute()),
         seconds=round(time.monotonic() - began, 1),
     )
     for name, part in rows.items():
@@ -219,13 +217,13 @@ def measure(prepared: Prepared, judge: Judge, folder: Path, config) -> list[Row]
         subject = f"generated, {protocol.name}"
         subject += "" if scale == config.guidance_scales[0] else f" (guidance {scale:g})"
         note = f"guidance {scale:g}" if scale == config.guidance_scales[0] else ""
-        more = {"subject": subject, "features": label, "note": note}
+        more = {"subject": subject, "features": label, "note": note, "of": (found, reference)}
         distance = mean_distance(protocol, found, reference, (classes_of(found), of_reference), prepared.plan.repeats)
         name = FRECHET_NAMES[network.name]
         if np.isfinite(distance.value):
             rows.append(row_from(distance, metric=name, **more))
         else:
-            rows.append(Row(metric=name, **more | {"value": None, "note": f"not a number: {protocol.root}"}))
+            rows.append(Row(metric=name, subject=subject, value=None, note=f"not a number by {protocol.root}"))
         if protocol.root == words.NUCLEAR and not no_infinity(found, reference):
             rows += infinity_rows(found, reference, subject, network, note)
         if protocol.kvd == words.CUBIC:
@@ -302,7 +300,7 @@ def _key(prepared: Prepared, judge: Judge, **more) -> dict:
 
 def real_features(prepared: Prepared, judge: Judge, folder: Path, config) -> FeatureSet:
     """Features of the protocol's real clips, kept."""
-    from eval.sets import feature_batches, kept_features, kept_path, real_batches
+    from eval.sets import feature_batches, kept_features, real_batches
 
     protocol, plan, real = prepared.protocol, prepared.plan, prepared.real
     key = _key(
@@ -317,7 +315,6 @@ def real_features(prepared: Prepared, judge: Judge, folder: Path, config) -> Fea
         seed=config.seed,
     )
     subject = "protocol-real"
-    judge.kept[f"real, {protocol.name}"] = kept_path(folder / "features", subject, key)
     return kept_features(
         folder / "features",
         subject,
@@ -337,7 +334,7 @@ def real_features(prepared: Prepared, judge: Judge, folder: Path, config) -> Fea
 def generated_features(prepared: Prepared, judge: Judge, folder: Path, config, scale: float) -> FeatureSet:
     """Features of as many generated clips as the protocol takes, kept; samples what is missing."""
     from eval.decode import decoded_clips
-    from eval.sets import feature_batches, kept_features, kept_path
+    from eval.sets import feature_batches, kept_features
     from latents_cache import open_latents
 
     protocol, plan = prepared.protocol, prepared.plan
@@ -356,7 +353,6 @@ def generated_features(prepared: Prepared, judge: Judge, folder: Path, config, s
             to_uint8=protocol.to_uint8,
         )
         subject = f"protocol-{path.stem}"
-        judge.kept[f"generated, {protocol.name}, guidance {scale:g}"] = kept_path(folder / "features", subject, key)
 
         def batches(rows: list[int]):
             decoded = decoded_clips(

@@ -4,7 +4,9 @@ it."""
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from runtime.records import check_fields, from_record
@@ -26,6 +28,7 @@ class Row:
         method: Of the interval.
         features: Name and hash of the feature network, or "".
         note: Words that belong to the number.
+        sources: Files of kept features that it can be computed from again; in a results file, as seen from its folder.
     """
 
     metric: str
@@ -37,10 +40,11 @@ class Row:
     method: str = ""
     features: str = ""
     note: str = ""
+    sources: tuple[str, ...] = ()
 
 
-def row_from(estimate, *, metric: str, subject: str, features: str = "", note: str = "") -> Row:
-    """A row from an `Estimate`."""
+def row_from(estimate, *, metric: str, subject: str, features: str = "", note: str = "", of: Sequence = ()) -> Row:
+    """A row from an `Estimate` of the feature sets `of`, in the metric's order."""
     low, high = (None if not math.isfinite(v) else v for v in (estimate.low, estimate.high))
     return Row(
         metric=metric,
@@ -52,6 +56,7 @@ def row_from(estimate, *, metric: str, subject: str, features: str = "", note: s
         method=estimate.method,
         features=features,
         note=note,
+        sources=tuple(str(found.path) for found in of) if all(found.path for found in of) else (),
     )
 
 
@@ -61,6 +66,7 @@ def write_results(path: str | Path, *, kind: str, rows: list[Row], **facts) -> N
         return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    seen = [tuple(os.path.relpath(source, path.parent) for source in row.sources) for row in rows]
     write_json(
         path,
         {
@@ -70,7 +76,7 @@ def write_results(path: str | Path, *, kind: str, rows: list[Row], **facts) -> N
             "machine": machine(),
             "versions": versions(),
             **facts,
-            "rows": [asdict(row) for row in rows],
+            "rows": [asdict(replace(row, sources=names)) for row, names in zip(rows, seen, strict=True)],
         },
         point="results",
     )

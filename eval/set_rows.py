@@ -39,6 +39,7 @@ def distance_rows(found, reference, subject: str, network, note: str = "", suffi
             subject=subject,
             features=label,
             note=note,
+            of=(found, reference),
         )
         for names, metric in ((FRECHET_NAMES, frechet_distance), (KERNEL_NAMES, kernel_distance))
     ]
@@ -68,6 +69,7 @@ def infinity_rows(found, reference, subject: str, network, note: str = "", suffi
             subject=subject,
             features=f"{network.name}@{network.version_hash}",
             note=note,
+            of=(found, reference),
         )
     ]
 
@@ -102,7 +104,7 @@ def score_rows(
         plain = parts == 1 and shuffle_seed is None
         score = inception_score if plain else partial(inception_score, splits=parts, shuffle_seed=shuffle_seed)
         found_score = stratified(estimate(score, found.probabilities, labels=classes), (classes,))
-        rows.append(row_from(found_score, metric=metric, subject=subject, features=label, note=note))
+        rows.append(row_from(found_score, metric=metric, subject=subject, features=label, note=note, of=(found,)))
     return rows
 
 
@@ -118,6 +120,14 @@ def inception_rows(found, subject: str, judge, note: str = "") -> list:
     return score_rows(found, subject, label, splits=(1, 10), note=note or "first 16 frames")
 
 
+def hits(what: str, seen: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Whether each clip is seen as asked in its "shape", "motion" or "class": bool `[N]` of classes `[N]`."""
+    from videos.moving_shapes import MOTIONS
+
+    parts = {"shape": lambda c: c // len(MOTIONS), "motion": lambda c: c % len(MOTIONS), "class": lambda c: c}
+    return parts[what](seen) == parts[what](asked)
+
+
 def judge_rows(found, subject: str, network, note: str = "") -> list:
     """What the judge of synthetic clips says: IS-shapes, and how often it sees the shape, motion and class that were
     asked for."""
@@ -129,21 +139,17 @@ def judge_rows(found, subject: str, network, note: str = "") -> list:
         return []
     label, classes = f"{network.name}@{network.version_hash}", classes_of(found)
     rows = score_rows(found, subject, label, name="IS-shapes", note=note)
-    asked, seen, motions = found.labels, found.probabilities.argmax(1), len(MOTIONS)
-    if asked.min() < 0 or asked.max() >= len(SHAPES) * motions:
+    if classes is None or found.labels.max() >= len(SHAPES) * len(MOTIONS):
         return rows
-    right = {
-        "shape": seen // motions == asked // motions,
-        "motion": seen % motions == asked % motions,
-        "class": seen == asked,
-    }
-    for what, hits in right.items():
+    for what in ("shape", "motion", "class"):
+        right = hits(what, found.probabilities.argmax(1), found.labels).astype(float)
         found_row = row_from(
-            stratified(estimate(lambda x: x.mean(), hits.astype(float), labels=classes), (classes,)),
+            stratified(estimate(lambda x: x.mean(), right, labels=classes), (classes,)),
             metric=f"accuracy-{what}",
             subject=subject,
             features=label,
             note=note,
+            of=(found,),
         )
         # The jackknife knows no bounds; a share has two.
         low, high = (None if edge is None else min(1.0, max(0.0, edge)) for edge in (found_row.low, found_row.high))

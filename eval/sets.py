@@ -34,19 +34,24 @@ def open_training_clips(facts: dict, root: str | None = None):
     return open_dataset(facts["data"], root=root or facts.get("root") or None, split=facts["split"], clip=spec)
 
 
-def stratified_halves(labels: Sequence[int], count: int, seed: int) -> tuple[list[int], list[int]]:
-    """Two disjoint, seeded, class-stratified sets of up to `count` items each; when items are short, half of them each.
-
-    Classes take turns, so every prefix is as balanced as the data allow, and the order mixes classes.
-    """
+def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
+    """All items in a seeded order in which classes take turns: every prefix is as balanced as the data allow."""
     order = numpy_generator(seed, "reference").permutation(len(labels))
     by_class: dict[int, list[int]] = {}
     for index in order:
         by_class.setdefault(int(labels[index]), []).append(int(index))
     queues = [by_class[label] for label in sorted(by_class)]
-    dealt = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
+    return [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
+
+
+def stratified_halves(labels: Sequence[int], count: int, seed: int) -> tuple[list[int], list[int]]:
+    """Two disjoint, seeded, class-stratified sets of up to `count` items each; when items are short, half of them each.
+
+    Both mix classes as `stratified_order` does.
+    """
+    dealt = stratified_order(labels, seed)
     # Whole rounds of classes go to one half or the other in turn, so that both are stratified.
-    width = len(queues)
+    width = len(set(labels))
     first = [item for position, item in enumerate(dealt) if position // width % 2 == 0]
     second = [item for position, item in enumerate(dealt) if position // width % 2 == 1]
     return first[:count], second[:count]
@@ -126,11 +131,6 @@ def extract(
     return found
 
 
-def kept_path(folder: Path, subject: str, key: dict) -> Path:
-    """The file of the features of a subject under `key`."""
-    return folder / f"{subject}-{hashlib.sha256(key_text(key).encode()).hexdigest()[:16]}.h5"
-
-
 def kept_features(
     folder: Path,
     subject: str,
@@ -155,7 +155,8 @@ def kept_features(
     Raises:
         Stopped: When a signal or the time limit asks for it; what is made stays.
     """
-    path = kept_path(folder, subject, key)
+    digest = hashlib.sha256(key_text(key).encode()).hexdigest()[:16]
+    path = folder / f"{subject}-{digest}.h5"
     if world.same(path.is_file()):
         return load_feature_set(path, key)
     store = world.first(lambda: FeatureStore(path, key, clips))

@@ -41,6 +41,33 @@ def test_every_number_has_interval_count_features_and_controls(chain, judge, tmp
     assert "FD-shapes" in capsys.readouterr().out
 
 
+def test_too_few_clips_for_infinity_are_a_note_and_enough_are_a_row(chain, judge, tmp_path, capsys):
+    facts, rows = run_fvd(chain, tmp_path, controls=False)
+    assert facts["notes"] == [
+        "not extrapolated to infinitely many clips: 128 features need 256 clips in each set, here 12"
+    ]
+    assert facts["notes"][0] in capsys.readouterr().out and not any("infinity" in row.metric for row in rows)
+    rng = np.random.default_rng(0)
+    sets = [FeatureSet(rng.normal(size=(400, 6)), None, np.arange(400) % 4) for _ in range(2)]
+    (row,) = infinity_rows(*sets, "generated", Named, suffix=" to reconstructions")
+    assert row.metric == "FD-shapes at infinity to reconstructions" and no_infinity(*sets) == ""
+    assert row.low < 0 < row.high and row.method.endswith("class-stratified")  # the truth of equal sets
+    assert row.value < distance_rows(*sets, "generated", Named)[0].value
+
+
+def test_intervals_leave_the_draw_of_classes_out():
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 4
+    apart = 5.0 * labels[:, None] + rng.normal(size=(80, 2))
+    moved = apart + np.array([3.0, 0.0]) + 0.1 * rng.normal(size=(80, 2))
+    with_classes = distance_rows(FeatureSet(apart, None, labels), FeatureSet(moved, None, labels), "x", Named)
+    nowhere = np.full(80, -1)
+    without = distance_rows(FeatureSet(apart, None, nowhere), FeatureSet(moved, None, nowhere), "x", Named)
+    for narrow, wide in zip(with_classes, without, strict=True):
+        assert narrow.value == wide.value and narrow.high - narrow.low < 0.7 * (wide.high - wide.low)
+        assert "class-stratified" in narrow.method and "class-stratified" not in wide.method
+
+
 def test_a_second_call_takes_the_kept_features_and_says_the_same(chain, judge, tmp_path, monkeypatch):
     _, first = run_fvd(chain, tmp_path)
     monkeypatch.setattr("eval.sets.feature_batches", lambda *_, **__: pytest.fail("features were computed again"))

@@ -186,13 +186,17 @@ def test_real_clips_come_from_the_split_window_and_stride_of_the_protocol(tmp_pa
 
     assert chosen("paper").items == [2, 0] and chosen("stylegan-v").items == [0, 1, 2]
     latte = chosen("latte")
-    assert sorted(latte.items) == [0, 1, 2] and latte.dataset.clip.frame_stride == 3 and latte.dataset.strides == [2, 3, 3]
+    assert (
+        sorted(latte.items) == [0, 1, 2] and latte.dataset.clip.frame_stride == 3 and latte.dataset.strides == [2, 3, 3]
+    )
     assert any("1 of 3 real videos are too short for stride 3" in line for line in latte.unmet)
     assert any("drawn with seed 0" in line for line in latte.unmet)
     videogpt, tats = chosen("videogpt"), chosen("tats")
     assert videogpt.split == "test" and len(videogpt.dataset) == 15 + 20 and len(set(videogpt.items)) == 8
     assert tats.split == "train" and len(tats.dataset) == 25 + 45 + 35
-    assert sorted(chosen("cd-fvd", 2048).items) == [0, 1, 2] and not any("real" in u for u in chosen("cd-fvd", 2048).unmet)
+    assert sorted(chosen("cd-fvd", 2048).items) == [0, 1, 2] and not any(
+        "real" in u for u in chosen("cd-fvd", 2048).unmet
+    )
 
 
 @pytest.mark.parametrize("root", [frechet_by_sqrtm, frechet_by_tfgan])
