@@ -16,8 +16,6 @@ import numpy as np
 from eval import protocols as words
 from eval.feature_store import FeatureSet
 from eval.features import FRECHET_NAMES, KERNEL_NAMES
-from eval.features.i3d import I3D, SIZE, resize_for_i3d
-from eval.features.i3d_files import NAMES as I3D_FILES
 from eval.judge import IS_DATA_SETS, Judge, choose_features, load_classifier
 from eval.metrics.frechet import frechet_distance, frechet_left_out
 from eval.metrics.intervals import Estimate, estimate, interval, spread_of
@@ -33,10 +31,10 @@ from eval.protocol_clips import (
     ClipPlan,
     RealClips,
     choose_real,
-    crop_to,
     plan_clips,
     stored,
 )
+from eval.protocol_networks import FOLLOWED_BY_I3D, load_network
 from eval.protocols import PAPER, PROTOCOLS, Protocol
 from eval.results import Row, row_from, table, write_results
 from eval.set_rows import (
@@ -55,7 +53,6 @@ ROOTS: dict[str, Callable] = {
     words.SQRTM: frechet_by_sqrtm,
     words.TFGAN: frechet_by_tfgan,
 }
-RESIZES = {words.SQUASH: resize_for_i3d, words.CROP: lambda video: crop_to(video.float(), SIZE)}
 # What each setting may be, where code here follows it; numbers speak for themselves.
 FOLLOWED = {
     "reference": REFERENCES,
@@ -66,32 +63,6 @@ FOLLOWED = {
     "root": tuple(ROOTS),
     "kvd": (words.CUBIC, words.NONE),
 }
-# The same of the networks; the judge of synthetic clips stands in for any of them.
-FOLLOWED_BY_I3D = {
-    "features": (words.I3D_LOGITS,),
-    "weights": tuple(I3D_FILES),
-    "resize": tuple(RESIZES),
-    "input_range": (words.PLUS_MINUS_ONE,),
-    "is_network": (words.TGAN2_C3D, words.TORCHSCRIPT_C3D, words.NONE),
-    "is_frames": (16,),
-}
-
-
-class Resized:
-    """A feature network behind a protocol's own resize."""
-
-    def __init__(self, network: I3D, resize: Callable):
-        self._network, self._resize = network, resize
-        self.name, self.version_hash = network.name, network.version_hash
-
-    def to(self, device) -> Resized:
-        """As of a module."""
-        self._network = self._network.to(device)
-        return self
-
-    def features(self, video):
-        """Features `[B, d]` of clips in [-1, 1]."""
-        return self._network.features(self._resize(video))
 
 
 @dataclass(frozen=True)
@@ -194,16 +165,6 @@ def prepare(protocol: Protocol, judge: Judge, config) -> Prepared:
     return Prepared(protocol, plan, real, network, classifier, no_score, lines)
 
 
-def load_network(protocol: Protocol, shapes: bool, device: str):
-    """The feature network of a protocol with its weights, eps and resize; or the judge of synthetic clips."""
-    if shapes:
-        from eval.features import load_features
-
-        return load_features("shapes", device=device)
-    network = I3D.from_file(weights=protocol.weights, bn_eps=protocol.bn_eps).to(device)
-    return Resized(network, RESIZES[protocol.resize])
-
-
 def measure(prepared: Prepared, judge: Judge, folder: Path, config) -> list[Row]:
     """The numbers of one protocol, for every guidance scale."""
     protocol, network = prepared.protocol, prepared.network
@@ -217,7 +178,9 @@ def measure(prepared: Prepared, judge: Judge, folder: Path, config) -> list[Row]
         subject = f"generated, {protocol.name}"
         subject += "" if scale == config.guidance_scales[0] else f" (guidance {scale:g})"
         note = f"guidance {scale:g}" if scale == config.guidance_scales[0] else ""
-        more = {"subject": subject, "features": label, "note": note, "of": (found, reference)}
+        # Numbers that follow from kept features by the metrics as they are; the others have settings of their own.
+        kept = (found, reference) if protocol == PAPER else ()
+        more = {"subject": subject, "features": label, "note": note, "of": kept}
         distance = mean_distance(protocol, found, reference, (classes_of(found), of_reference), prepared.plan.repeats)
         name = FRECHET_NAMES[network.name]
         if np.isfinite(distance.value):
@@ -346,6 +309,7 @@ def generated_features(prepared: Prepared, judge: Judge, folder: Path, config, s
             judge,
             subject="generated",
             file=path.name,
+            samples=count,
             latents=zlib.crc32(reader.batch(range(count))["mean"].tobytes()),
             decoder=judge.vae.decoder_hash,
             dtype=config.dtype,

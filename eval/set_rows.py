@@ -104,7 +104,8 @@ def score_rows(
         plain = parts == 1 and shuffle_seed is None
         score = inception_score if plain else partial(inception_score, splits=parts, shuffle_seed=shuffle_seed)
         found_score = stratified(estimate(score, found.probabilities, labels=classes), (classes,))
-        rows.append(row_from(found_score, metric=metric, subject=subject, features=label, note=note, of=(found,)))
+        kept = (found,) if shuffle_seed is None else ()  # the shuffle is not kept
+        rows.append(row_from(found_score, metric=metric, subject=subject, features=label, note=note, of=kept))
     return rows
 
 

@@ -14,7 +14,7 @@ from eval.fvd import FVDConfig, fvd
 from eval.metrics.frechet import frechet_distance
 from eval.metrics.intervals import Estimate, compare_paired, estimate
 from eval.results import read_results, row_from, write_results
-from runtime.command import parse
+from runtime.command import parse, run_command
 from runtime.errors import InputError
 
 COMMON = {"device": "cpu", "dtype": "float32", "steps": 2, "samples": 12, "controls": False}
@@ -171,3 +171,13 @@ def test_the_verdict_knows_which_way_is_better(metric, value, better):
     difference = Estimate(value, value - 1, value + 1, 60, "")
     assert verdict(metric, difference) == f"{metric}: {better} is better, by 3"
     assert "no difference" in verdict(metric, replace(difference, low=-1.0, high=4.0))
+
+
+def test_the_command_refuses_in_one_line_and_explains_itself(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_command(compare, CompareConfig, argv=["--a", str(tmp_path / "x"), "--b", "y"])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    with pytest.raises(SystemExit) as ended:
+        run_command(compare, CompareConfig, argv=["--help"])
+    assert ended.value.code == 0 and "--a TEXT" in capsys.readouterr().out

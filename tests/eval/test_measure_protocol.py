@@ -14,9 +14,10 @@ from eval import protocols as words
 from eval.feature_store import FeatureSet
 from eval.features.i3d import I3D
 from eval.fvd import FVDConfig, fvd
-from eval.measure_protocol import FOLLOWED, FOLLOWED_BY_I3D, load_network, mean_distance
+from eval.measure_protocol import FOLLOWED, mean_distance
 from eval.metrics.published_roots import frechet_by_sqrtm, frechet_by_tfgan
 from eval.protocol_clips import EveryWindow, crop_to, cut, plan_clips, stored, truncate_to_uint8
+from eval.protocol_networks import FOLLOWED_BY_I3D, load_network
 from eval.protocols import PAPER, PROTOCOLS
 from eval.results import read_results
 from runtime.command import parse
@@ -250,3 +251,63 @@ def test_settings_are_written_as_json(chain, judge, tmp_path):
     fvd(FVDConfig(runs_dir=str(chain.runs), out=str(tmp_path / "p.json"), protocol=("tats",), **COMMON))
     record = json.loads((tmp_path / "p.json").read_text())
     assert record["protocols"]["tats"]["bn_eps"] == 1e-5 and record["protocols"]["tats"]["to_uint8"] == "truncating"
+
+
+class Eye:
+    """Stands for I3D: mean colour at the start, middle and end, and what it was shown."""
+
+    name, version_hash, seen = "i3d", "eye", set()
+
+    def to(self, device):
+        return self
+
+    def features(self, video):
+        Eye.seen.add(tuple(video.shape[1:]))
+        return torch.cat([video[:, :, at].mean((2, 3)) for at in (0, video.shape[2] // 2, -1)], dim=1)
+
+
+class Guesser:
+    """Stands for C3D: two classes, told from the mean brightness of a clip."""
+
+    name, version_hash = "c3d", "guesses"
+
+    def to(self, device):
+        return self
+
+    def probabilities(self, video):
+        bright = torch.sigmoid(5 * video.mean((1, 2, 3, 4)))
+        return torch.stack([bright, 1 - bright], dim=1)
+
+
+def test_with_weights_numbers_have_their_published_names(chain, judge, tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.measure_protocol.load_network", lambda protocol, shapes, device: Eye())
+    monkeypatch.setattr("eval.measure_protocol.load_classifier", lambda facts, device: (Guesser(), ""))
+    monkeypatch.setattr("eval.measure_protocol.IS_DATA_SETS", ("moving_shapes",))
+    facts, rows = run_fvd(chain, tmp_path, protocol=("paper", "stylegan-v", "tats"), features="i3d", samples=20)
+    said = {(row.metric, row.subject.removeprefix("generated, ")): row for row in rows}
+    assert set(said) == {
+        ("FVD", "paper"),
+        ("FVD at infinity", "paper"),
+        ("KVD", "paper"),
+        ("IS", "paper"),
+        ("IS (10 splits)", "paper"),
+        ("FVD", "stylegan-v"),
+        ("IS", "stylegan-v"),
+        ("FVD", "tats"),
+        ("KVD", "tats"),
+    }
+    assert said["IS", "paper"].features == "c3d@guesses" and 1 <= said["IS", "paper"].value <= 2
+    assert said["IS (10 splits)", "paper"].note == "not measured: 20 clips are too few for 10 splits"
+    assert said["IS", "stylegan-v"].note.startswith("not measured: StyleGAN-V's port of C3D")
+    assert Eye.seen == {(3, 17, 32, 32), (3, 16, 32, 32)}
+    # What is kept is enough to have the paper's numbers again; others have settings of their own.
+    assert said["FVD", "paper"].sources and said["KVD", "paper"].sources and not said["FVD", "tats"].sources
+    assert not any("no FVD" in line for line in facts["protocols"]["paper"]["differences"])
+
+
+def test_a_protocol_of_an_unknown_setting_is_refused_before_anything(chain, judge, tmp_path, monkeypatch):
+    odd = dataclasses.replace(PROTOCOLS["tats"], storage="GIF files")
+    monkeypatch.setitem(PROTOCOLS, "tats", odd)
+    monkeypatch.setattr("generator.sample.sample", lambda config: pytest.fail("sampled all the same"))
+    with pytest.raises(InputError, match="protocol tats: GIF files .*not built here"):
+        run_fvd(chain, tmp_path, protocol=("tats",))
