@@ -159,8 +159,8 @@ def prepare(protocol: Protocol, judge: Judge, config) -> Prepared:
         no_score = "StyleGAN-V's port of C3D, c3d_ucf101.pt, is not built here"
     elif not shapes and protocol.is_network == words.TGAN2_C3D:
         classifier, no_score = load_classifier(judge.facts, judge.device)
-    stand_in = [f"{JUDGES_FEATURES}; weights, resize, range and classifier of the protocol do not apply"]
-    lines = [*protocol.differs_from(PAPER), *plan.unmet, *real.unmet, *(stand_in if shapes else [])]
+    stand_in = f"{JUDGES_FEATURES}; weights, eps, resize, range and classifier that stand below do not apply"
+    lines = [*([stand_in] if shapes else []), *protocol.differs_from(PAPER), *plan.unmet, *real.unmet]
     lines += sampling_differences(config.steps, judge.facts)
     return Prepared(protocol, plan, real, network, classifier, no_score, lines)
 
