@@ -171,14 +171,13 @@ def check_same_clips(a, b) -> None:
 
 
 def _columns(found, names: tuple[str, str]) -> list:
-    """Columns of measurements by name, float64 `[N, width]`, by the layout in the file's key."""
-    import numpy as np
+    """Columns of measurements by name, float64 `[N]` or `[N, width]`."""
+    from eval.measurements import columns_of
 
-    layout = dict(found.key["layout"])
-    if not set(names) <= layout.keys() or sum(layout.values()) != found.features.shape[1]:
+    columns = columns_of(found)
+    if not set(names) <= columns.keys():
         raise InputError(f"{found.path}: it does not hold {' and '.join(names)}; measure it again")
-    edges = dict(zip(layout, np.cumsum([0, *layout.values()]), strict=False))
-    return [found.features[:, edges[n] : edges[n] + layout[n]].astype(np.float64) for n in names]
+    return [columns[name] for name in names]
 
 
 def _of_columns(row) -> tuple[tuple[str, str], Callable] | None:

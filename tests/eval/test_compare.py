@@ -18,7 +18,6 @@ from runtime.command import parse, run_command
 from runtime.errors import InputError
 
 COMMON = {"device": "cpu", "dtype": "float32", "steps": 2, "samples": 12, "controls": False}
-LAYOUT = {"change": 1, "change_error": 1, "features": 4, "predicted": 3, "psnr": 1, "real_features": 4, "repeat": 3}
 
 
 @pytest.fixture(scope="module")
@@ -88,20 +87,24 @@ def test_other_seeds_and_the_same_results_are_refused(judged):
         parse(["--a", "x"], CompareConfig)
 
 
-def reconstruction(folder, name, *, error, count=60, seed=0, clips=None, layout=LAYOUT, kept=True):
+def reconstruction(folder, name, *, error, count=60, seed=0, clips=None, num_frames=12, kept=True):
     """Results of a tokenizer that moves features by `error` and loses as many decibels, as eval.reconstruction's."""
-    rng = np.random.default_rng(7)
+    layout_of = pytest.importorskip("eval.measurements").layout_of
+    layout, rng = layout_of(num_frames, 9, [], 4), np.random.default_rng(7)
     clip, own = rng.normal(size=(count, 4)), np.random.default_rng(len(name)).normal(size=(count, 1))
     psnr = 30 + 3 * rng.normal(size=(count, 1)) - error + 0.1 * own
-    change = 1 + rng.random((count, 1))
-    repeat = 1 + rng.random((count, 3))
-    parts = [change, error * change, clip + error + 0.1 * own, repeat * error, psnr, clip, repeat]
-    key = {"layout": layout, "features": "i3d", "weights": "w", "decoder": name, "seed": seed, "stratified": False}
+    change, repeat = 1 + rng.random((count, 1)), 1 + rng.random((count, num_frames - 9))
+    measured = {"psnr": psnr, "change_error": error * change, "change": change}
+    measured |= {"predicted": repeat * error, "repeat": repeat}
+    measured |= {"real_features": clip, "features": clip + error + 0.1 * own}
+    parts = [measured.get(column, np.zeros((count, width))) for column, width in layout.items()]
+    key = {"layout": layout, "num_frames": num_frames, "observed": 9, "features": "i3d", "weights": "w"}
+    key |= {"decoder": name, "seed": seed, "stratified": False}
     path = folder / f"{name}.h5"
     with FeatureStore(path, key, clips or [f"clip-{i}" for i in range(count)]) as store:
         store.write(range(count), FeatureSet(np.concatenate(parts, 1), None, np.full(count, -1)))
-        measured = store.finish()
-    rows = [row_from(estimate(np.mean, psnr[:, 0]), metric="PSNR", subject="reconstructed", of=(measured,))]
+        found = store.finish()
+    rows = [row_from(estimate(np.mean, psnr[:, 0]), metric="PSNR", subject="reconstructed", of=(found,))]
     for metric, subject in (
         ("change explained", "reconstructed"),
         ("error / repeat", "predicted"),
@@ -111,23 +114,26 @@ def reconstruction(folder, name, *, error, count=60, seed=0, clips=None, layout=
         rows.append(replace(rows[0], metric=metric, subject=subject))
     rows = rows if kept else [replace(row, sources=()) for row in rows]
     write_results(folder / f"{name}.json", kind="reconstruction", rows=rows)
-    return load_feature_set(path)
+    return measured
 
 
 def test_two_tokenizers_on_the_same_clips(tmp_path):
-    good = reconstruction(tmp_path, "good", error=0.1).features.astype(np.float64)
-    poor = reconstruction(tmp_path, "poorer", error=0.5).features.astype(np.float64)
+    good = reconstruction(tmp_path, "good", error=0.1)
+    poor = reconstruction(tmp_path, "poorer", error=0.5)
     _, rows = run_compare(tmp_path, "good", "poorer")
     apart = {row.metric: row for row in rows if row.subject.endswith("a - b")}
     assert set(apart) == {"PSNR", "change explained", "error / repeat", "rFVD"}  # and no control
     assert all(row.note.startswith("a is better") for row in apart.values())
-    quality = good[:, 9], poor[:, 9]
+    quality = good["psnr"][:, 0], poor["psnr"][:, 0]
     psnr = compare_paired(lambda x, _: x.mean(), quality[0], quality[0], quality[1], quality[1])
-    assert (apart["PSNR"].value, apart["PSNR"].low) == (pytest.approx(psnr.value), pytest.approx(psnr.low))
+    assert (apart["PSNR"].value, apart["PSNR"].low) == (
+        pytest.approx(psnr.value, abs=1e-5),
+        pytest.approx(psnr.low, abs=1e-5),
+    )
     assert apart["change explained"].value == pytest.approx(0.4, abs=1e-5)
     assert apart["error / repeat"].value == pytest.approx(-0.4, abs=1e-5)
-    distances = [frechet_distance(x[:, 2:6], x[:, 10:14]) for x in (good, poor)]
-    assert apart["rFVD"].value == pytest.approx(distances[0] - distances[1])
+    distances = [frechet_distance(x["features"], x["real_features"]) for x in (good, poor)]
+    assert apart["rFVD"].value == pytest.approx(distances[0] - distances[1], abs=1e-4)
     # Clips differ by 3 dB, and what the two make of a clip by a tenth: pairing sees the difference.
     assert apart["PSNR"].high - apart["PSNR"].low < 0.1 < estimate(np.mean, quality[0]).high - quality[0].mean()
 
@@ -146,7 +152,7 @@ def test_no_difference_is_said_where_there_is_none(tmp_path):
         ({"count": 50}, "of 60 and 50 clips"),
         ({"seed": 3}, "seed is 0 and 3"),
         ({"clips": [f"other-{i}" for i in range(60)]}, "not of the same clips"),
-        ({"layout": {**LAYOUT, "psnr": 2, "repeat": 2}}, "layout is"),
+        ({"num_frames": 13}, "layout is"),
         ({"kept": False}, "no number in common whose clips were kept"),
     ],
 )
