@@ -1,17 +1,21 @@
 """How fast a generator learns: distance against training step over the kept checkpoints (PV-VAE figure 1a).
 
-`python -m eval.convergence --runs runs/a,runs/b --samples 512`: every checkpoint starts from the same noise.
+`python -m eval.convergence --runs runs/a,runs/b --samples 512`: every checkpoint of every run starts from the same
+noise, and all are measured on one device in one command.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
+
+# Of a distance, what the end of its interval counts for where it lies at or below zero.
+SMALLEST_END = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,87 +57,186 @@ def percent_faster(steps: Sequence[int], values: Sequence[float], other_final: f
     return None if reached is None else 100.0 * (1.0 - reached / total)
 
 
+@dataclass(frozen=True)
+class Faster:
+    """ "x % faster" than another run, with the ends that it takes when both curves are at the ends of their intervals.
+
+    Both at their worst ends at once is rarer than 5 %, so the interval is wider than one of 95 %. It covers fresh
+    clips, not other training seeds.
+
+    Attributes:
+        percent: PV-VAE figure 1a: 100 * (1 - S / total); negative when it is slower; None: it never gets there.
+        low: With this curve at its upper and the other's final value at its lower ends; None: then it never gets there.
+        high: The other way round.
+        at_least: Whether the first kept checkpoint is there already, so that S may be smaller still.
+    """
+
+    percent: float | None
+    low: float | None
+    high: float | None
+    at_least: bool
+
+    def words(self, run: str, other: str) -> str:
+        """As a sentence."""
+        if self.percent is None:
+            return f"{run} never reaches the final value of {other}"
+        ends = " … ".join("–" if end is None else f"{end:.1f}" for end in (self.low, self.high))
+        least = "at least " if self.at_least else ""
+        return f"{run} is {least}{self.percent:.1f} % faster to reach the final value of {other} ({ends})"
+
+
+def faster_than(curve: Sequence[dict], rival: Sequence[dict]) -> Faster:
+    """How much faster one curve is at the final value of another.
+
+    Args:
+        curve, rival: Points {"step", "value", "low", "high"} with rising steps; ends None where there is no interval.
+    """
+    steps, final = [point["step"] for point in curve], rival[-1]
+    percent, low, high = (
+        _percent([_end(point, ours) for point in curve], steps, _end(final, theirs), final["step"])
+        for ours, theirs in (("value", "value"), ("high", "low"), ("low", "high"))
+    )
+    return Faster(percent, low, high, percent is not None and curve[0]["value"] < final["value"])
+
+
+def _end(point: dict, end: str) -> float:
+    """An end of a point's interval, kept above zero, where ends of small distances may lie and logarithms may not."""
+    if end == "value" or point[end] is None:
+        return point["value"]
+    return max(point[end], SMALLEST_END * abs(point["value"]))
+
+
+def _percent(values: Sequence[float], steps: Sequence[int], target: float, total: int) -> float | None:
+    if min(*values, target) <= 0:
+        return None
+    return percent_faster(steps, values, target, total)
+
+
 def convergence(config: ConvergenceConfig) -> list[Path]:
-    """Measure every kept checkpoint of every run, print the curve, write one JSON a run."""
-    import time
-
-    from eval.features import FRECHET_NAMES
-    from eval.fvd import TO_RECONSTRUCTIONS, Judge, differences, distance_rows
+    """Measure every kept checkpoint of every run, print the curves, write one JSON a run."""
     from eval.results import table, write_results
-    from runtime.run import newest_run, timed_part
+    from runtime.run import newest_run
 
-    written, curves = [], {}
     runs = config.runs or (str(newest_run(config.runs_dir, "generator")),)
     # All of them before hours go into the first.
     kept_steps = {run: kept_checkpoints(run) for run in runs}
+    found = {}
     for run in runs:
-        began = time.monotonic()
-        judge = Judge(
-            run,
-            features=config.features,
-            root=config.root,
-            samples=config.samples,
-            seed=config.seed,
-            device=config.device,
-        )
-        folder = judge.folder(config.runs_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        with timed_part(folder.parent, "eval.convergence"):
-            reference = judge.real(folder, "reference")
-            through = judge.real(folder, "reconstructed-reference")
-            rows, curve, curve_through = [], [], []
-            for step in kept_steps[run]:
-                found = judge.generated(folder, config, step=step)
-                at_step = distance_rows(found, reference, f"generated, step {step}", judge.network)
-                to_through = distance_rows(
-                    found, through, f"generated, step {step}", judge.network, "", TO_RECONSTRUCTIONS
-                )
-                rows += at_step + to_through
-                for points, row in ((curve, at_step[0]), (curve_through, to_through[0])):
-                    points.append({"step": step, "value": row.value, "low": row.low, "high": row.high})
-            floor = distance_rows(judge.real(folder, "real"), reference, "real", judge.network)
-            untrained = distance_rows(
-                judge.generated(folder, config, untrained=True), reference, "untrained", judge.network
-            )
-            rows += floor + untrained
-            untrained_through = distance_rows(
-                judge.generated(folder, config, untrained=True),
-                through,
-                "untrained",
-                judge.network,
-                "",
-                TO_RECONSTRUCTIONS,
-            )
-            rows += untrained_through
-        metric = FRECHET_NAMES[judge.network.name]
-        curves[run] = curve
-        out = folder / f"convergence-{judge.network.name}-n{config.samples}.json"
-        write_results(
-            out,
-            kind="convergence",
-            rows=rows,
-            run=str(run),
-            metric=metric,
-            curve=curve,
-            curve_to_reconstructions=curve_through,
-            untrained_to_reconstructions=untrained_through[0].value,
-            floor=floor[0].value,
-            untrained=untrained[0].value,
-            samples=config.samples,
-            steps=config.steps,
-            seed=config.seed,
-            data=judge.facts["data"],
-            features=f"{judge.network.name}@{judge.network.version_hash}",
-            differences=differences(
-                judge.network.name, config.samples, len(reference.features), config.steps, judge.facts
-            ),
-            seconds=round(time.monotonic() - began, 1),
-        )
-        print(table([row for row in rows if row.metric.startswith(metric)]))
+        found[run] = measure_run(run, kept_steps[run], config)
+        _, facts, rows = found[run]
+        print(table([row for row in rows if row.metric.startswith(facts["metric"])]))
+    notes = comparability({run: facts for run, (_, facts, _) in found.items()})
+    for run, (out, facts, rows) in found.items():
+        faster = {}
+        for other, (_, rival, _) in found.items():
+            if run != other and same_clips(facts, rival):
+                faster[other] = faster_than(facts["curve"], rival["curve"])
+                print(faster[other].words(run, other))
+        compared = {other: asdict(found) for other, found in faster.items()}
+        write_results(out, kind="convergence", rows=rows, **facts, faster_than=compared, notes=notes)
         print(f"eval.convergence: wrote {out}")
-        written.append(out)
-    _compare(curves)
-    return written
+    for words in notes:
+        print(f"  {words}")
+    return [out for out, _, _ in found.values()]
+
+
+def measure_run(run: str, steps: Sequence[int], config: ConvergenceConfig) -> tuple[Path, dict, list]:
+    """(where it is written, facts, rows) of one run; what was measured before is taken from the kept features."""
+    import time
+
+    from eval.features import FRECHET_NAMES
+    from eval.judge import Judge
+    from eval.set_rows import TO_RECONSTRUCTIONS, differences, distance_rows
+    from runtime.run import timed_part
+
+    began = time.monotonic()
+    judge = Judge(
+        run,
+        features=config.features,
+        root=config.root,
+        samples=config.samples,
+        seed=config.seed,
+        device=config.device,
+    )
+    network = judge.network
+    folder = judge.folder(config.runs_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with timed_part(folder.parent, "eval.convergence"):
+        targets = {
+            "": judge.real(folder, "reference"),
+            TO_RECONSTRUCTIONS: judge.real(folder, "reconstructed-reference"),
+        }
+        rows, curves = [], {suffix: [] for suffix in targets}
+        for step in steps:
+            found = judge.generated(folder, config, step=step)
+            for suffix, target in targets.items():
+                at_step = distance_rows(found, target, f"generated, step {step}", network, "", suffix)
+                rows += at_step
+                first = at_step[0]
+                curves[suffix].append({"step": step, "value": first.value, "low": first.low, "high": first.high})
+        floor = distance_rows(judge.real(folder, "real"), targets[""], "real", network)
+        untrained = {
+            suffix: distance_rows(
+                judge.generated(folder, config, untrained=True), target, "untrained", network, "", suffix
+            )
+            for suffix, target in targets.items()
+        }
+        rows += floor + untrained[""] + untrained[TO_RECONSTRUCTIONS]
+    facts = {
+        "run": str(run),
+        "metric": FRECHET_NAMES[network.name],
+        "curve": curves[""],
+        "curve_to_reconstructions": curves[TO_RECONSTRUCTIONS],
+        "untrained_to_reconstructions": untrained[TO_RECONSTRUCTIONS][0].value,
+        "floor": floor[0].value,
+        "untrained": untrained[""][0].value,
+        "samples": config.samples,
+        "steps": config.steps,
+        "seed": config.seed,
+        "device": str(judge.world.device),
+        "data": judge.facts["data"],
+        "clip": judge.facts["clip"],
+        "fingerprint": judge.dataset.fingerprint(),
+        "features": f"{network.name}@{network.version_hash}",
+        "trained_on": trained_on(run),
+        "differences": differences(network.name, config.samples, len(targets[""].features), config.steps, judge.facts),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    return folder / f"convergence-{network.name}-n{config.samples}.json", facts, rows
+
+
+def trained_on(run: str) -> dict:
+    """The machine that a run was started on and its batch size; empty for shipped weights."""
+    from runtime.run import read_run
+
+    if not (Path(run) / "manifest.json").is_file():
+        return {}
+    info = read_run(run, "generator")
+    return {"machine": info.manifest.get("machine"), "batch_size": info.config.get("batch_size")}
+
+
+def same_clips(facts: dict, rival: dict) -> bool:
+    """Whether two curves are distances to the same real clips, by the same features."""
+    return all(facts[name] == rival[name] for name in ("data", "fingerprint", "clip", "features", "seed", "samples"))
+
+
+def comparability(runs: dict[str, dict]) -> list[str]:
+    """In words, what to know before curves are compared, beside what each of them says of itself."""
+    first, *others = runs.values()
+    if not others:
+        return []
+    devices = sorted({facts["device"] for facts in runs.values()})
+    notes = [f"all curves were measured on {' and '.join(devices)}; a step is an optimizer update, not a time"]
+    for facts in others:
+        pair = f"{first['run']} and {facts['run']}"
+        if not same_clips(first, facts):
+            notes.append(f"{pair}: distances to different clips, which do not compare")
+        for name, words in (("machine", "trained on different machines"), ("batch_size", "trained with batches of")):
+            ours, theirs = first["trained_on"].get(name), facts["trained_on"].get(name)
+            if ours != theirs:
+                detail = f" {ours} and {theirs}" if name == "batch_size" else ": steps compare, hours do not"
+                notes.append(f"{pair}: {words}{detail}")
+    return notes
 
 
 def kept_checkpoints(run: str) -> list[int]:
@@ -147,17 +250,6 @@ def kept_checkpoints(run: str) -> list[int]:
     if not kept:
         raise InputError(f"{run} has no kept checkpoints to draw a curve of")
     return kept
-
-
-def _compare(curves: dict[str, list[dict]]) -> None:
-    """Print "x % faster" of every run against every other."""
-    for run, curve in curves.items():
-        for other, rival in curves.items():
-            if run != other:
-                steps, values = [p["step"] for p in curve], [p["value"] for p in curve]
-                faster = percent_faster(steps, values, rival[-1]["value"], rival[-1]["step"])
-                words = "never reaches" if faster is None else f"is {faster:.1f} % faster to reach"
-                print(f"{run} {words} the final value of {other}")
 
 
 if __name__ == "__main__":

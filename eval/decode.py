@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +46,18 @@ def fitting_tokenizer(facts: dict, source: object, tokenizer: str | None = None,
 
 
 def decoded_clips(
-    reader, vae, rows: int | Sequence[int], batch_size: int = 32, device: str = "cpu", dtype: str = "auto"
+    reader,
+    vae,
+    rows: int | Sequence[int],
+    batch_size: int = 32,
+    device: str = "cpu",
+    dtype: str = "auto",
+    to_bytes: Callable | None = None,
 ) -> Iterator[tuple]:
-    """Decode the first so many rows, or these: yields (uint8 `[b, 3, 1+T, H, W]`, int32 labels `[b]`)."""
+    """Decode the first so many rows, or these: yields (uint8 `[b, 3, 1+T, H, W]`, int32 labels `[b]`).
+
+    Floats in [-1, 1] become bytes by `to_bytes`; default: `videos.to_uint8`, which rounds.
+    """
     import numpy as np
     import torch
 
@@ -64,7 +73,7 @@ def decoded_clips(
         batch = reader.batch(np.asarray(rows[start : start + batch_size]))
         with torch.no_grad(), autocast(place, compute):
             video = vae.decode(torch.from_numpy(batch["mean"].astype(np.float32)).to(place))
-        yield to_uint8(video).cpu(), batch["label"]
+        yield (to_bytes or to_uint8)(video).cpu(), batch["label"]
 
 
 def file_word(name: str) -> str:

@@ -13,6 +13,29 @@ from dataclasses import dataclass
 
 from runtime.errors import InputError
 
+# What settings are called; `eval.protocol_clips` and `eval.measure_protocol` know by these words what to do.
+STRATIFIED = "a seeded, class-stratified draw of the clips that the generator learned from, other than the controls'"
+FIRST_SORTED = "the first 2,048 folders in sorted order (few classes where folders are sorted by class)"
+FOLDERS_DRAWN = "2,048 folders drawn anew in every run, without a seed"
+ONE_BATCH = "one shuffled batch, without a seed; every window of a video is a clip of its own"
+WINDOWS_SHUFFLED = "shuffled without a seed; every window of a video is a clip of its own"
+EVERY_VIDEO = "every video of the folder given, in a shuffle seeded with 42"
+GENERATORS_SPLIT, FOLDER_GIVEN = "the split of the generator's latents", "the folder given"
+ALL_OF_IT = "the folder given (the authors: all of UCF101)"
+TEST_SPLIT, TRAIN_SPLIT = "the test split", "the train split"
+GENERATORS_WINDOW, RANDOM_FRAME, EVERY_FRAME = "where the generator's latents do", "at a random frame", "at every frame"
+DECODED = "decoded video"
+JPEG_75 = "JPEG frames of quality 75 (the code asks for 95 in a way that PIL ignores)"
+ROUNDING, TRUNCATING = "rounding", "truncating"
+I3D_LOGITS = "400 logits of I3D, averaged over time"
+SQUASH, CROP = "straight, bilinear, not antialiased", "by the shorter side, bilinear, then cropped to the centre"
+PLUS_MINUS_ONE = "[-1, 1]"
+NUCLEAR = "the nuclear norm of the cross product, float64"
+SQRTM, TFGAN = "scipy.linalg.sqrtm, real part, float64", "TF-GAN's SVD, float32"
+CUBIC, NONE = "unbiased, (x·y / d + 1)³, all clips, no factor", "none"
+TGAN2_C3D = "TGANv2's C3D and mean clip, on the first 16 frames"
+TORCHSCRIPT_C3D = "c3d_ucf101.pt on bytes, no guard against log 0"
+
 
 def _setting(label: str, default: object = dataclasses.MISSING):
     """A setting of a protocol, with the words that it goes by when protocols are compared."""
@@ -65,13 +88,13 @@ class Protocol:
     window: str = _setting("real clips start")
     resolution: int = _setting("pixels of a clip", 256)
     storage: str = _setting("clips read from")
-    to_uint8: str = _setting("floats become bytes by", "rounding")
-    features: str = _setting("features", "400 logits of I3D, averaged over time")
+    to_uint8: str = _setting("floats become bytes by", ROUNDING)
+    features: str = _setting("features", I3D_LOGITS)
     weights: str = _setting("weights")
     key_layout: str = _setting("parameters named as by")
     bn_eps: float | None = _setting("eps of batch norm")
     resize: str = _setting("resize to 224")
-    input_range: str = _setting("pixels in", "[-1, 1]")
+    input_range: str = _setting("pixels in", PLUS_MINUS_ONE)
     ddof: int = _setting("covariances divided by", 1)
     root: str = _setting("matrix root")
     kvd: str = _setting("kernel distance")
@@ -86,7 +109,7 @@ class Protocol:
         lines = []
         for setting in dataclasses.fields(self):
             ours, theirs = _said(self, setting.name), _said(other, setting.name)
-            no_score = "none" in (self.is_network, other.is_network) and setting.name.startswith("is_")
+            no_score = NONE in (self.is_network, other.is_network) and setting.name.startswith("is_")
             if "label" in setting.metadata and ours != theirs and not (no_score and setting.name != "is_network"):
                 lines.append(f"{setting.metadata['label']}: {ours} ({other.name}: {theirs})")
         return lines
@@ -106,12 +129,8 @@ def _said(protocol: Protocol, name: str) -> str:
 
 _TORCHSCRIPT = {"weights": "i3d_torchscript", "key_layout": "hassony2 (mixed_3b.branch_0)", "bn_eps": 1e-3}
 _PRETRAINED_400 = {"weights": "i3d_pretrained_400", "key_layout": "piergiaj (Mixed_3b.b0)", "bn_eps": 1e-5}
-_SQUASH, _CROP = "straight, bilinear, not antialiased", "by the shorter side, bilinear, then cropped to the centre"
-_SQRTM, _TFGAN = "scipy.linalg.sqrtm, real part, float64", "TF-GAN's SVD, float32"
-_CUBIC = "unbiased, (x·y / d + 1)³, all clips, no factor"
-_JPEG = "JPEG frames of quality 75 (the code asks for 95 in a way that PIL ignores)"
 _STYLEGAN_V_IS = {
-    "is_network": "c3d_ucf101.pt on bytes, no guard against log 0",
+    "is_network": TORCHSCRIPT_C3D,
     "is_splits": (10,),
     "is_shuffle_seed": 42,
 }
@@ -119,16 +138,16 @@ _STYLEGAN_V_IS = {
 PAPER = Protocol(
     name="paper",
     source="PV-VAE section 4.1; what it leaves open is our choice",
-    reference="a seeded, class-stratified draw of the clips that the generator learned from, other than the controls'",
-    split="the split of the generator's latents",
+    reference=STRATIFIED,
+    split=GENERATORS_SPLIT,
     num_frames=17,
     real_stride=None,
-    window="where the generator's latents do",
-    storage="decoded video",
-    resize=_SQUASH,
-    root="the nuclear norm of the cross product, float64",
-    kvd=_CUBIC,
-    is_network="TGANv2's C3D and mean clip, on the first 16 frames",
+    window=GENERATORS_WINDOW,
+    storage=DECODED,
+    resize=SQUASH,
+    root=NUCLEAR,
+    kvd=CUBIC,
+    is_network=TGAN2_C3D,
     is_splits=(1, 10),
     remark="Clips are square, so that squashing and cropping are the same.",
     **_TORCHSCRIPT,
@@ -141,14 +160,14 @@ PROTOCOLS = {
         Protocol(
             name="stylegan-v",
             source="universome/stylegan-v src/metrics (fvd2048_16f, isv2048_ucf)",
-            reference="the first 2,048 folders in sorted order (few classes where folders are sorted by class)",
-            split="the folder given",
-            window="at a random frame",
-            storage=_JPEG,
-            resize=_SQUASH,
+            reference=FIRST_SORTED,
+            split=FOLDER_GIVEN,
+            window=RANDOM_FRAME,
+            storage=JPEG_75,
+            resize=SQUASH,
             ddof=0,
-            root=_SQRTM,
-            kvd="none",
+            root=SQRTM,
+            kvd=NONE,
             remark="Kept statistics do not know how many clips they are of.",
             **_TORCHSCRIPT,
             **_STYLEGAN_V_IS,
@@ -156,15 +175,15 @@ PROTOCOLS = {
         Protocol(
             name="latte",
             source="Vchitect/Latte tools/metrics (fvd2048_16f)",
-            reference="2,048 folders drawn anew in every run, without a seed",
-            split="the folder given (the authors: all of UCF101)",
+            reference=FOLDERS_DRAWN,
+            split=ALL_OF_IT,
             real_stride=3,
-            window="at a random frame",
-            storage=_JPEG,
-            resize=_SQUASH,
+            window=RANDOM_FRAME,
+            storage=JPEG_75,
+            resize=SQUASH,
             ddof=0,
-            root=_SQRTM,
-            kvd="none",
+            root=SQRTM,
+            kvd=NONE,
             remark="One version of the code draws 20,480 clips under the same name, fvd2048_16f.",
             **_TORCHSCRIPT,
             **_STYLEGAN_V_IS,
@@ -175,32 +194,32 @@ PROTOCOLS = {
             generated=256,
             real=256,
             repeats=4,
-            reference="one shuffled batch, without a seed; every window of a video is a clip of its own",
-            split="the test split",
-            window="at every frame",
+            reference=ONE_BATCH,
+            split=TEST_SPLIT,
+            window=EVERY_FRAME,
             resolution=128,
-            storage="decoded video",
-            to_uint8="truncating",
-            resize=_CROP,
-            root=_TFGAN,
-            kvd="none",
-            is_network="none",
+            storage=DECODED,
+            to_uint8=TRUNCATING,
+            resize=CROP,
+            root=TFGAN,
+            kvd=NONE,
+            is_network=NONE,
             remark="256 clips span less than 400 features. Real features are centred in place by the first call.",
             **_PRETRAINED_400,
         ),
         Protocol(
             name="tats",
             source="songweige/TATS scripts/sample_vqgan_transformer_short_videos.py, tats/fvd",
-            reference="shuffled without a seed; every window of a video is a clip of its own",
-            split="the train split",
-            window="at every frame",
+            reference=WINDOWS_SHUFFLED,
+            split=TRAIN_SPLIT,
+            window=EVERY_FRAME,
             resolution=128,
-            storage="decoded video",
-            to_uint8="truncating",
-            resize=_SQUASH,
-            root=_TFGAN,
-            kvd=_CUBIC,
-            is_network="none",
+            storage=DECODED,
+            to_uint8=TRUNCATING,
+            resize=SQUASH,
+            root=TFGAN,
+            kvd=CUBIC,
+            is_network=NONE,
             remark="Generated clips are as many of each class. Sets must be multiples of 16.",
             **_PRETRAINED_400,
         ),
@@ -208,21 +227,21 @@ PROTOCOLS = {
             name="cd-fvd",
             source="songweige/content-debiased-fvd cdfvd/fvd.py (model='videomae')",
             real=None,
-            reference="every video of the folder given, in a shuffle seeded with 42",
-            split="the folder given",
-            window="at a random frame",
-            storage="decoded video",
-            to_uint8="truncating",
+            reference=EVERY_VIDEO,
+            split=FOLDER_GIVEN,
+            window=RANDOM_FRAME,
+            storage=DECODED,
+            to_uint8=TRUNCATING,
             features="1,408 pooled features of VideoMAE-v2 ViT-g, fine-tuned on SSv2",
             weights="vit_g_hybrid_pt_1200e_ssv2_ft",
             key_layout="VideoMAE-v2",
             bn_eps=None,
-            resize=_SQUASH,
+            resize=SQUASH,
             input_range="[0, 1], not normalised by ImageNet's mean",
             ddof=0,
-            root=_SQRTM,
-            kvd="none",
-            is_network="none",
+            root=SQRTM,
+            kvd=NONE,
+            is_network=NONE,
             remark="With fewer videos than asked, they are drawn again until the number is reached.",
         ),
     )

@@ -6,7 +6,15 @@ import math
 
 import pytest
 
-from eval.convergence import ConvergenceConfig, convergence, percent_faster, step_reaching
+from eval.convergence import (
+    ConvergenceConfig,
+    comparability,
+    convergence,
+    faster_than,
+    percent_faster,
+    same_clips,
+    step_reaching,
+)
 from eval.results import read_results
 from runtime.errors import InputError
 
@@ -59,17 +67,81 @@ def test_the_curve_has_every_kept_checkpoint_with_its_interval(chain, judge, cap
     assert read_results(convergence(ConvergenceConfig(**flags))[0])[0]["curve"] == facts["curve"]
 
 
+def points(values, spread=0.0):
+    """A curve with a point every 1,000 steps and ends `spread` (a share) away."""
+    return [
+        {"step": 1000 * (i + 1), "value": v, "low": v * (1 - spread), "high": v * (1 + spread)}
+        for i, v in enumerate(values)
+    ]
+
+
+def test_x_percent_faster_has_the_ends_of_both_curves():
+    ours, rival = points([400.0, 200.0, 100.0, 50.0], 0.1), points([400.0, 300.0, 250.0, 200.0], 0.1)
+    found = faster_than(ours, rival)
+    assert found.percent == pytest.approx(50.0) and not found.at_least
+    # Ours at its upper ends reaches the rival's lower end later, and the other way round.
+    slow = step_reaching([1000, 2000, 3000], [440.0, 220.0, 110.0], 180.0)
+    fast = step_reaching([1000, 2000, 3000], [360.0, 180.0, 90.0], 220.0)
+    assert found.low == pytest.approx(100 * (1 - slow / 4000)) and found.high == pytest.approx(100 * (1 - fast / 4000))
+    assert found.low < found.percent < found.high
+    assert (
+        found.words("a", "b")
+        == f"a is 50.0 % faster to reach the final value of b ({found.low:.1f} … {found.high:.1f})"
+    )
+
+
+def test_x_percent_faster_is_open_where_an_end_never_gets_there():
+    ours, rival = points([400.0, 205.0], 0.1), points([400.0, 210.0], 0.1)
+    found = faster_than(ours, rival)
+    assert found.percent > 0 and found.low is None and found.high > found.percent
+    assert "(– … " in found.words("a", "b")
+    assert faster_than(rival, ours).words("b", "a") == "b never reaches the final value of a"
+
+
+def test_a_first_checkpoint_that_is_there_already_bounds_from_below():
+    found = faster_than(points([100.0, 50.0]), points([400.0, 200.0]))
+    assert found.at_least and found.percent == pytest.approx(50.0)
+    assert "at least 50.0 % faster" in found.words("a", "b")
+
+
+def test_ends_below_zero_and_curves_without_intervals_are_no_trouble():
+    ours = [{"step": 10, "value": 5.0, "low": None, "high": None}, {"step": 20, "value": 1.0, "low": -2.0, "high": 4.0}]
+    found = faster_than(ours, ours)
+    assert found.percent == pytest.approx(0.0) and found.high > 0
+    assert faster_than([{"step": 10, "value": -1.0, "low": None, "high": None}], ours).percent is None
+
+
+def test_what_bears_on_the_comparison_is_said():
+    facts = {
+        **dict.fromkeys(("data", "fingerprint", "clip", "features"), "x"),
+        **{"seed": 0, "samples": 8, "device": "cpu"},
+    }
+    a = {**facts, "run": "a", "trained_on": {"machine": {"cores": 2}, "batch_size": 4}}
+    b = {**facts, "run": "b", "trained_on": {"machine": {"cores": 8}, "batch_size": 8}, "fingerprint": "y"}
+    assert comparability({"a": a}) == []
+    notes = comparability({"a": a, "b": b})
+    assert any("different machines" in line for line in notes) and any("batches of 4 and 8" in line for line in notes)
+    assert any("different clips" in line for line in notes) and not same_clips(a, b)
+    (alike,) = comparability({"a": a, "b": {**a, "run": "b"}})
+    assert alike.startswith("all curves were measured on cpu")
+
+
 def test_a_run_beside_itself_is_not_faster(chain, judge, capsys, tmp_path):
     import shutil
 
     twin = chain.runs / "twin"
     shutil.copytree(chain.generator, twin, ignore=shutil.ignore_patterns("samples", "eval"))
     try:
-        convergence(
+        written = convergence(
             ConvergenceConfig(
                 runs_dir=str(chain.runs), runs=(str(chain.generator), str(twin)), samples=8, steps=2, **COMMON
             )
         )
+        records = [read_results(path)[0] for path in written]
     finally:
         shutil.rmtree(twin)
-    assert capsys.readouterr().out.count("faster to reach") == 2
+    printed = capsys.readouterr().out
+    assert printed.count("faster to reach") == 2 and "all curves were measured on cpu" in printed
+    first, second = (record["faster_than"] for record in records)
+    assert first[str(twin)] == second[str(chain.generator)] and len(first) == len(second) == 1
+    assert records[0]["device"] == "cpu" and records[0]["notes"] == records[1]["notes"]

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from eval import features, inception_score
-from eval.fvd import FVDConfig, choose_features, fvd, inception_rows, judge_rows, load_classifier
+from eval.fvd import FVDConfig, fvd
+from eval.judge import Judge, choose_features, load_classifier
 from eval.results import read_results
+from eval.set_rows import distance_rows, inception_rows, infinity_rows, judge_rows, no_infinity
 from eval.sets import FeatureSet, frozen, shuffled, stratified_halves
 from runtime.command import parse
 from runtime.errors import InputError
@@ -39,6 +41,33 @@ def test_every_number_has_interval_count_features_and_controls(chain, judge, tmp
     assert "FD-shapes" in capsys.readouterr().out
 
 
+def test_too_few_clips_for_infinity_are_a_note_and_enough_are_a_row(chain, judge, tmp_path, capsys):
+    facts, rows = run_fvd(chain, tmp_path, controls=False)
+    assert facts["notes"] == [
+        "not extrapolated to infinitely many clips: 128 features need 256 clips in each set, here 12"
+    ]
+    assert facts["notes"][0] in capsys.readouterr().out and not any("infinity" in row.metric for row in rows)
+    rng = np.random.default_rng(0)
+    sets = [FeatureSet(rng.normal(size=(400, 6)), None, np.arange(400) % 4) for _ in range(2)]
+    (row,) = infinity_rows(*sets, "generated", Named, suffix=" to reconstructions")
+    assert row.metric == "FD-shapes at infinity to reconstructions" and no_infinity(*sets) == ""
+    assert row.low < 0 < row.high and row.method.endswith("class-stratified")  # the truth of equal sets
+    assert row.value < distance_rows(*sets, "generated", Named)[0].value
+
+
+def test_intervals_leave_the_draw_of_classes_out():
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 4
+    apart = 5.0 * labels[:, None] + rng.normal(size=(80, 2))
+    moved = apart + np.array([3.0, 0.0]) + 0.1 * rng.normal(size=(80, 2))
+    with_classes = distance_rows(FeatureSet(apart, None, labels), FeatureSet(moved, None, labels), "x", Named)
+    nowhere = np.full(80, -1)
+    without = distance_rows(FeatureSet(apart, None, nowhere), FeatureSet(moved, None, nowhere), "x", Named)
+    for narrow, wide in zip(with_classes, without, strict=True):
+        assert narrow.value == wide.value and narrow.high - narrow.low < 0.7 * (wide.high - wide.low)
+        assert "class-stratified" in narrow.method and "class-stratified" not in wide.method
+
+
 def test_a_second_call_takes_the_kept_features_and_says_the_same(chain, judge, tmp_path, monkeypatch):
     _, first = run_fvd(chain, tmp_path)
     monkeypatch.setattr("eval.sets.feature_batches", lambda *_, **__: pytest.fail("features were computed again"))
@@ -58,8 +87,6 @@ def test_another_tokenizer_is_refused_before_anything_is_sampled(chain, judge, t
 
 
 def test_only_clips_that_were_encoded_are_references(chain, judge):
-    from eval.fvd import Judge
-
     found = Judge(str(chain.generator), features="auto", root=None, samples=2048, seed=0, device="cpu")
     assert sorted(found.reference_items + found.other_items) == list(range(40))
 
@@ -96,7 +123,7 @@ class Guesser:
 @pytest.fixture
 def scored(monkeypatch):
     """IS is asked for on the chain's data set, too."""
-    monkeypatch.setattr("eval.fvd.IS_DATA_SETS", ("moving_shapes",))
+    monkeypatch.setattr("eval.judge.IS_DATA_SETS", ("moving_shapes",))
 
 
 def test_c3d_gives_is_of_generated_real_and_reconstructed_clips(chain, judge, scored, tmp_path, monkeypatch):

@@ -1,0 +1,189 @@
+"""Two of the same clips are compared from what was kept of them; anything else is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from eval.compare import CompareConfig, compare, find_results, verdict
+from eval.feature_store import FeatureSet, FeatureStore, load_feature_set
+from eval.fvd import FVDConfig, fvd
+from eval.metrics.frechet import frechet_distance
+from eval.metrics.intervals import Estimate, compare_paired, estimate
+from eval.results import read_results, row_from, write_results
+from runtime.command import parse, run_command
+from runtime.errors import InputError
+
+COMMON = {"device": "cpu", "dtype": "float32", "steps": 2, "samples": 12, "controls": False}
+
+
+@pytest.fixture(scope="module")
+def judged(chain, judge_weights, tmp_path_factory):
+    """Results of the same generator after two and after four steps, and with another seed."""
+    folder = tmp_path_factory.mktemp("judged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eval.features.shapes.WEIGHTS", judge_weights)
+        for name, more in (("two", {"step": 2}), ("four", {"step": 4}), ("seeded", {"step": 4, "seed": 1})):
+            out = str(folder / f"{name}.json")
+            fvd(FVDConfig(runs_dir=str(chain.runs), run=str(chain.generator), out=out, **COMMON, **more))
+    return folder
+
+
+def run_compare(folder, a, b, **more):
+    paths = {"a": str(folder / f"{a}.json"), "b": str(folder / f"{b}.json")}
+    return read_results(compare(CompareConfig(**paths, out=str(folder / "out.json"), **more)))
+
+
+def test_two_generators_by_the_same_seeds(judged, capsys):
+    facts, rows = run_compare(judged, "two", "four")
+    assert facts["kind"] == "comparison" and facts["of"] == "fvd"
+    found = {(row.metric, row.subject): row for row in rows}
+    metrics = {metric for metric, _ in found}
+    assert {"FD-shapes", "KD-shapes", "FD-shapes to reconstructions", "IS-shapes", "accuracy-motion"} <= metrics
+    for metric in metrics:
+        a, b, apart = (found[metric, f"generated, {side}"] for side in ("a", "b", "a - b"))
+        assert apart.value == pytest.approx(a.value - b.value, abs=1e-9) and apart.n == 12
+        assert apart.low <= apart.value <= apart.high and "better" in apart.note or "no difference" in apart.note
+    printed = capsys.readouterr().out
+    assert "FD-shapes: " in printed and "not other training seeds" in printed
+
+
+def test_the_difference_is_that_of_the_kept_features(judged):
+    _, rows = run_compare(judged, "two", "four")
+    sides = []
+    for name in ("two", "four"):
+        row = next(row for row in read_results(judged / f"{name}.json")[1] if row.metric == "FD-shapes")
+        sides.append([load_feature_set(judged / source) for source in row.sources])
+    arrays = [found.features for side in sides for found in side]
+    labels = {"labels": sides[0][0].labels, "labels_b": sides[0][1].labels}
+    expected = compare_paired(frechet_distance, *arrays, paired=False, **labels)
+    found = next(row for row in rows if (row.metric, row.subject) == ("FD-shapes", "generated, a - b"))
+    assert (found.value, found.low, found.high) == (expected.value, expected.low, expected.high)
+
+
+def test_a_run_stands_for_its_newest_results(chain, judged, tmp_path):
+    run = tmp_path / "run"
+    (run / "eval").mkdir(parents=True)
+    record = json.loads((judged / "two.json").read_text())
+    for name, created, kind in (("old", "2020", "fvd"), ("new", "2030", "fvd"), ("other", "2040", "convergence")):
+        (run / "eval" / f"{name}.json").write_text(json.dumps(record | {"created": created, "kind": kind}))
+    assert find_results(str(run), "runs") == {"fvd": run / "eval" / "new.json"}
+    with pytest.raises(InputError, match="eval.fvd and eval.reconstruction can be compared"):
+        find_results(str(run / "eval" / "other.json"), "runs")
+    with pytest.raises(InputError, match="no results there; measure it with"):
+        find_results(str(tmp_path / "nothing"), "runs")
+
+
+def test_other_seeds_and_the_same_results_are_refused(judged):
+    with pytest.raises(InputError, match="not of the same clips and features: .*seed is 0 and 1") as error:
+        run_compare(judged, "four", "seeded")
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="the same results"):
+        run_compare(judged, "four", "four")
+    with pytest.raises(InputError, match="--b is needed"):
+        parse(["--a", "x"], CompareConfig)
+
+
+def reconstruction(folder, name, *, error, count=60, seed=0, clips=None, num_frames=12, kept=True):
+    """Results of a tokenizer that moves features by `error` and loses as many decibels, as eval.reconstruction's."""
+    layout_of = pytest.importorskip("eval.measurements").layout_of
+    layout, rng = layout_of(num_frames, 9, [], 4), np.random.default_rng(7)
+    clip, own = rng.normal(size=(count, 4)), np.random.default_rng(len(name)).normal(size=(count, 1))
+    psnr = 30 + 3 * rng.normal(size=(count, 1)) - error + 0.1 * own
+    change, repeat = 1 + rng.random((count, 1)), 1 + rng.random((count, num_frames - 9))
+    measured = {"psnr": psnr, "change_error": error * change, "change": change}
+    measured |= {"predicted": repeat * error, "repeat": repeat}
+    measured |= {"real_features": clip, "features": clip + error + 0.1 * own}
+    parts = [measured.get(column, np.zeros((count, width))) for column, width in layout.items()]
+    key = {"layout": layout, "num_frames": num_frames, "observed": 9, "features": "i3d", "weights": "w"}
+    key |= {"decoder": name, "seed": seed, "stratified": False}
+    path = folder / f"{name}.h5"
+    with FeatureStore(path, key, clips or [f"clip-{i}" for i in range(count)]) as store:
+        store.write(range(count), FeatureSet(np.concatenate(parts, 1), None, np.full(count, -1)))
+        found = store.finish()
+    rows = [row_from(estimate(np.mean, psnr[:, 0]), metric="PSNR", subject="reconstructed", of=(found,))]
+    for metric, subject in (
+        ("change explained", "reconstructed"),
+        ("error / repeat", "predicted"),
+        ("rFVD", "reconstructed"),
+        ("PSNR", "frozen"),
+    ):
+        rows.append(replace(rows[0], metric=metric, subject=subject))
+    rows = rows if kept else [replace(row, sources=()) for row in rows]
+    write_results(folder / f"{name}.json", kind="reconstruction", rows=rows)
+    return measured
+
+
+def test_two_tokenizers_on_the_same_clips(tmp_path):
+    good = reconstruction(tmp_path, "good", error=0.1)
+    poor = reconstruction(tmp_path, "poorer", error=0.5)
+    _, rows = run_compare(tmp_path, "good", "poorer")
+    apart = {row.metric: row for row in rows if row.subject.endswith("a - b")}
+    assert set(apart) == {"PSNR", "change explained", "error / repeat", "rFVD"}  # and no control
+    assert all(row.note.startswith("a is better") for row in apart.values())
+    quality = good["psnr"][:, 0], poor["psnr"][:, 0]
+    psnr = compare_paired(lambda x, _: x.mean(), quality[0], quality[0], quality[1], quality[1])
+    assert (apart["PSNR"].value, apart["PSNR"].low) == (
+        pytest.approx(psnr.value, abs=1e-5),
+        pytest.approx(psnr.low, abs=1e-5),
+    )
+    assert apart["change explained"].value == pytest.approx(0.4, abs=1e-5)
+    assert apart["error / repeat"].value == pytest.approx(-0.4, abs=1e-5)
+    distances = [frechet_distance(x["features"], x["real_features"]) for x in (good, poor)]
+    assert apart["rFVD"].value == pytest.approx(distances[0] - distances[1], abs=1e-4)
+    # Clips differ by 3 dB, and what the two make of a clip by a tenth: pairing sees the difference.
+    assert apart["PSNR"].high - apart["PSNR"].low < 0.1 < estimate(np.mean, quality[0]).high - quality[0].mean()
+
+
+def test_no_difference_is_said_where_there_is_none(tmp_path):
+    reconstruction(tmp_path, "one", error=0.3)
+    reconstruction(tmp_path, "two four", error=0.3)
+    _, rows = run_compare(tmp_path, "one", "two four")
+    (psnr,) = (row for row in rows if row.metric == "PSNR" and row.subject.endswith("a - b"))
+    assert psnr.low < 0 < psnr.high and psnr.note == "no difference can be told from 60 clips"
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"count": 50}, "of 60 and 50 clips"),
+        ({"seed": 3}, "seed is 0 and 3"),
+        ({"clips": [f"other-{i}" for i in range(60)]}, "not of the same clips"),
+        ({"num_frames": 13}, "layout is"),
+        ({"kept": False}, "no number in common whose clips were kept"),
+    ],
+)
+def test_sets_that_are_not_of_the_same_clips_are_refused(tmp_path, more, words):
+    reconstruction(tmp_path, "one", error=0.1)
+    reconstruction(tmp_path, "other", error=0.2, **more)
+    with pytest.raises(InputError, match=words):
+        run_compare(tmp_path, "one", "other")
+
+
+def test_different_kinds_are_refused(judged, tmp_path):
+    reconstruction(tmp_path, "one", error=0.1)
+    with pytest.raises(InputError, match="nothing of the same kind"):
+        compare(CompareConfig(a=str(tmp_path / "one.json"), b=str(judged / "two.json")))
+
+
+@pytest.mark.parametrize(
+    "metric, value, better",
+    [("FVD", -3.0, "a"), ("FVD", 3.0, "b"), ("PSNR", 3.0, "a"), ("LPIPS (alex)", 3.0, "b"), ("IS", -3.0, "b")],
+)
+def test_the_verdict_knows_which_way_is_better(metric, value, better):
+    difference = Estimate(value, value - 1, value + 1, 60, "")
+    assert verdict(metric, difference) == f"{metric}: {better} is better, by 3"
+    assert "no difference" in verdict(metric, replace(difference, low=-1.0, high=4.0))
+
+
+def test_the_command_refuses_in_one_line_and_explains_itself(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_command(compare, CompareConfig, argv=["--a", str(tmp_path / "x"), "--b", "y"])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    with pytest.raises(SystemExit) as ended:
+        run_command(compare, CompareConfig, argv=["--help"])
+    assert ended.value.code == 0 and "--a TEXT" in capsys.readouterr().out
