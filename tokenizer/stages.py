@@ -321,9 +321,7 @@ class StageTraining:
     def _validate(self) -> Validation:
         """Every process measures the same few clips: cheap, and sharded weights need everyone."""
         with self.trainer.ema.applied(self.trainer.model):
-            return validate(
-                self.trainer.model, self.validation, self.world.device, self.dtype, self.validation_lpips
-            )
+            return validate(self.trainer.model, self.validation, self.world.device, self.dtype, self.validation_lpips)
 
     def _save(self) -> None:
         """The end of the video stage is kept for good, since decoder fine-tuning unlearns prediction."""

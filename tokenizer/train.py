@@ -46,8 +46,8 @@ class TrainConfig(CommonFlags):
     images_per_clip: int = flag(4, "the images stage takes this many times --batch-size", low=1, high=1024)
     init_from: str | None = flag(
         None,
-        "start from this tokenizer: a run, with its discriminator if it has one, as the next stage of one run would; or "
-        "the weights of a folder or a shipped name",
+        "start from this tokenizer: a run, with its discriminator, as the next stage of one run does; or the weights "
+        "of a folder or a shipped name",
     )
     save_every: int = flag(5000, "steps between checkpoints", low=1)
     validate_every: int = flag(5000, "steps between validations on held-out clips", low=1)

@@ -1,4 +1,4 @@
-"""What `tokenizer.train` combines: stages, adversary, resolutions, accumulation, recomputed activations, compilation."""
+"""What `tokenizer.train` combines: stages, adversary, resolutions, accumulation, recomputing, compilation."""
 
 import dataclasses
 import json
@@ -431,9 +431,7 @@ def test_a_stage_begins_from_another_run_as_it_does_within_one(tmp_path, monkeyp
     for name, value in checkpoint.tensors["discriminator"].items():
         assert torch.equal(starts[5][f"/discriminator/tensors/{name}"], value)
     kept = [path for _, path in list_checkpoints(one) if json.loads((path / "state.json").read_text())["keep"]]
-    assert all(
-        torch.equal(starts[2][f"/model/{n}"], v) for n, v in load_file(kept[0] / "ema.safetensors").items()
-    )
+    assert all(torch.equal(starts[2][f"/model/{n}"], v) for n, v in load_file(kept[0] / "ema.safetensors").items())
     assert load(decoder).encoder_hash == load(video).encoder_hash
 
 
