@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from runtime import parallel
-from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from runtime.checkpoint import list_checkpoints, load_checkpoint
 from runtime.errors import InputError
 from runtime.log import MetricsLog, Progress
 from runtime.processes import World, autocast
@@ -182,10 +182,13 @@ class StageTraining:
 
     def _restore(self, predecessor: Path | None) -> int:
         """Go on from this run's newest checkpoint, or begin from another run's; returns the finished steps."""
-        own = bool(list_checkpoints(self.run_dir))
+        found = list_checkpoints(self.run_dir)
+        # The main process answers when it has written the stage before; what another finds meanwhile may be older.
+        newest = self.world.same(str(found[-1][1]) if found else None)
+        own = newest is not None
         if not own and predecessor is None:
             return 0
-        path = find_checkpoint(self.run_dir) if own else predecessor
+        path = Path(newest) if own else predecessor
         others = ("discriminator",) if self.adversary and (own or has_discriminator(path)) else ()
         checkpoint = load_checkpoint(path, names=("model", "ema", *others), optimizer=True, device=self.world.device)
         begun = own and checkpoint.step > self.stage.start

@@ -29,8 +29,11 @@ GAN = ("--gan-weight", "0.1", "--gan-start", "1")
 
 @pytest.fixture(autouse=True)
 def tiny_demo(monkeypatch, request):
+    tiny_networks(monkeypatch, getattr(request, "param", "cnn"))
+
+
+def tiny_networks(monkeypatch, architecture: str = "cnn") -> None:
     """The demo preset with networks that train in milliseconds; three stages of equal length."""
-    architecture = getattr(request, "param", "cnn")
     small = dataclasses.replace(
         presets.PRESETS["demo"], model=TINY[architecture], stage_steps={"images": 1, "video": 1, "decoder": 1}
     )
@@ -140,6 +143,27 @@ def test_the_transformer_resumes_with_the_adversary_too(tmp_path, monkeypatch):
     whole = train(config_for(tmp_path / "whole", *GAN, "--steps", "6"))
     config = config_for(tmp_path / "parts", *GAN, "--steps", "6", "--save-every", "1")
     assert_equal(train_interrupted(monkeypatch, config, (1, 3, 5)), whole)
+
+
+def test_a_process_that_looks_too_early_begins_the_next_stage_from_what_the_main_one_wrote(tmp_path, monkeypatch):
+    """The others reach the next stage while the main process still writes the end of this one."""
+    whole = train(config_for(tmp_path / "whole", *GAN, "--steps", "6", "--save-every", "1"))
+    look, restore, looking = stages.list_checkpoints, StageTraining._restore, []
+
+    def restore_early(self, predecessor):
+        run_dir = self.run_dir
+        monkeypatch.setattr(stages, "list_checkpoints", lambda _: look(run_dir)[:-1])
+        monkeypatch.setattr(World, "same", lambda _, value: str(look(run_dir)[-1][1]) if look(run_dir) else None)
+        looking.append(stages.list_checkpoints(run_dir))
+        step = restore(self, predecessor)
+        monkeypatch.undo()
+        tiny_networks(monkeypatch)
+        monkeypatch.setattr(StageTraining, "_restore", restore_early)
+        return step
+
+    monkeypatch.setattr(StageTraining, "_restore", restore_early)
+    assert_equal(train(config_for(tmp_path / "early", *GAN, "--steps", "6", "--save-every", "1")), whole)
+    assert len(looking) == 3
 
 
 # -- the adversary ----------------------------------------------------------------------------------------------------
