@@ -19,6 +19,7 @@ from runtime.processes import World
 from runtime.weights import check_weights
 
 MODES = ("ddp", "fsdp")
+VARIANTS = 128
 _GO_BACK = "remove that checkpoint to go on from the one before"
 
 
@@ -86,6 +87,9 @@ def average_gradients(parameters: Sequence[nn.Parameter], world: World) -> None:
 
 def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
     """Compile the model block by block: quick to compile, and `encode` and `decode` profit as much as `forward`."""
+    # Blocks of one class share their code, and PyTorch gives up compiling code that it has seen in 8 variants: widths,
+    # resolutions and numbers of frames make more.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     for block in blocks_of(model):
         block.compile(backend=backend)
 

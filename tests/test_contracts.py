@@ -29,10 +29,14 @@ from eval import (
 
 FLAGS = {
     "videos.check": "data root split",
-    "tokenizer.train": "data root images images_root preset stage steps batch_size init_from save_every",
+    "tokenizer.train": "data root images images_root preset stage steps batch_size images_per_clip init_from "
+    "save_every validate_every validation_clips num_frames size frame_stride image_sizes clip_sizes learning_rate "
+    "warmup weight_decay gradient_clip ema_decay kl_weight lpips_weight temporal_weight gan_weight gan_start "
+    "adaptive_gan discriminator_layers max_drop_ratio drop_schedule padding reverse parallel accumulate "
+    "checkpoint_blocks compile",
     "tokenizer.encode": "tokenizer weights data root split num_frames size frame_stride windows flip batch_size out",
     "tokenizer.reconstruct": "tokenizer video out",
-    "tokenizer.predict": "tokenizer video out observed",
+    "tokenizer.predict": "tokenizer video out observed after frames",
     "latents_cache.check": "full",
     "generator.train": "latents preset steps batch_size learning_rate save_every",
     "generator.sample": "run step samples steps guidance_scale batch_size out",
@@ -82,6 +86,11 @@ def test_defaults_are_the_published_ones():
     sample = {f.name: f.default for f in dataclasses.fields(config_of("generator.sample"))}
     assert (sample["samples"], sample["steps"], sample["guidance_scale"]) == (2048, 100, 1.0)
     assert {f.name: f.default for f in dataclasses.fields(config_of("eval.fvd"))}["samples"] == 2048
+    recipe = {f.name: f.default for f in dataclasses.fields(config_of("tokenizer.train"))}
+    assert (recipe["preset"], recipe["num_frames"], recipe["size"], recipe["learning_rate"]) == ("paper", 17, 256, 5e-5)
+    assert (recipe["max_drop_ratio"], recipe["drop_schedule"], recipe["padding"]) == (1.0, "suffix", "learnable")
+    assert (recipe["gan_start"], recipe["gan_weight"], recipe["adaptive_gan"]) == (5000, 0.05, False)
+    assert (recipe["kl_weight"], recipe["lpips_weight"], recipe["temporal_weight"]) == (1e-6, 1.0, 1.0)
     common = {f.name: f.default for f in dataclasses.fields(config_of("eval.fvd"))}
     assert (common["runs_dir"], common["seed"], common["device"], common["dtype"]) == ("runs", 0, "auto", "auto")
 

@@ -100,11 +100,7 @@ class Adversary:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
         self.discriminator.requires_grad_(True)
-        logits = self._judge(torch.cat([video, output.detach()]))
-        (real_frames, fake_frames), (real_clips, fake_clips) = (part.chunk(2) for part in logits)
-        loss = 0.5 * (
-            hinge_discriminator_loss(real_frames, fake_frames) + hinge_discriminator_loss(real_clips, fake_clips)
-        )
+        loss, real, fake = self.discriminator_loss(video, output)
         loss.backward()
         self.discriminator.requires_grad_(False)
         # Averaging hands a loss that is not finite to every process this way, also where relu would have hidden it.
@@ -122,11 +118,22 @@ class Adversary:
         self.optimizer.zero_grad(set_to_none=True)
         return {
             "discriminator_loss": float(loss.detach()),
-            "real_logits": float(0.5 * (real_frames.mean() + real_clips.mean()).detach()),
-            "fake_logits": float(0.5 * (fake_frames.mean() + fake_clips.mean()).detach()),
+            "real_logits": float(real),
+            "fake_logits": float(fake),
             "discriminator_grad_norm": float(norm),
             "discriminator_skipped": self.skipped_in_a_row,
         }
+
+    def discriminator_loss(self, video: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Hinge loss of both networks over `video` and `output`, mean of frames and clips; the mean logits of each,
+        detached. Float32 scalars; no gradient flows to `output`."""
+        logits = self._judge(torch.cat([video, output.detach()]))
+        (real_frames, fake_frames), (real_clips, fake_clips) = (part.chunk(2) for part in logits)
+        loss = 0.5 * (
+            hinge_discriminator_loss(real_frames, fake_frames) + hinge_discriminator_loss(real_clips, fake_clips)
+        )
+        real, fake = 0.5 * (real_frames.mean() + real_clips.mean()), 0.5 * (fake_frames.mean() + fake_clips.mean())
+        return loss, real.detach(), fake.detach()
 
     def _judge(self, video: Tensor) -> tuple[Tensor, Tensor]:
         with autocast(self.device, self.dtype):

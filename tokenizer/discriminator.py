@@ -7,6 +7,7 @@ norm, which breaks at one clip a process and lets the clips of a batch, real and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -125,3 +126,8 @@ class Discriminator(nn.Module):
         for layer in [*self.frames, *self.clips]:
             if parametrize.is_parametrized(layer):
                 layer.parametrizations.weight[0].iterate(layer.parametrizations.weight.original)
+
+
+def layers_of(tensors: Mapping[str, Tensor]) -> int:
+    """`DiscriminatorConfig.layers` of the discriminator that a state dict is of."""
+    return sum(name.startswith("frames.") and name.endswith(".bias") for name in tensors) - 2

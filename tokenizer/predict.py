@@ -1,6 +1,7 @@
-"""Show the beginning of a video to the tokenizer and decode what it expects next (PV-VAE figure 6).
+"""Show a part of a video to the tokenizer and decode what it expects in the rest.
 
-`python -m tokenizer.predict --tokenizer RUN --video clip.mp4 --observed 9 --out predicted.mp4`
+`python -m tokenizer.predict --tokenizer RUN --video clip.mp4 --observed 9` shows the beginning (PV-VAE figure 6);
+`--observed 5 --after 4` shows the last four frames too, and fills the gap between.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ class PredictConfig(CommonFlags):
 
     tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or shipped name; default: the newest run")
     video: str = flag("", "video file to read")
-    observed: int = flag(9, "frames shown to the encoder, 1 + 4k", low=1)
+    observed: int = flag(9, "frames shown to the encoder, from the first on, 1 + 4k", low=1)
+    after: int = flag(
+        0, "frames shown at the end as well, 4k, for weights trained with --drop-schedule infill", low=0, high=4096
+    )
     frames: int = flag(17, "frames in all; the rest is predicted, 1 + 4k", low=1, high=4097)
     size: int | None = flag(
         None, "resize the shorter side and crop the centre to this; default: the tokenizer run's size", low=8, high=8192
@@ -31,9 +35,38 @@ class PredictConfig(CommonFlags):
     )
 
 
+def hidden_groups(config: PredictConfig, spec) -> range:
+    """The latent groups that the encoder does not see.
+
+    Raises:
+        InputError: If the flags do not fit the tokenizer's groups, or leave nothing to predict.
+    """
+    observed, total = spec.groups(config.observed), spec.groups(config.frames)
+    if config.after % spec.temporal:
+        lower = config.after // spec.temporal * spec.temporal
+        raise InputError(
+            f"--after {config.after} does not fit {spec.name}: it must be a multiple of {spec.temporal}; the nearest "
+            f"are {lower} and {lower + spec.temporal}"
+        )
+    hidden = range(observed, total - config.after // spec.temporal)
+    if not hidden:
+        both = f"--observed {config.observed}" + (f" and --after {config.after}" if config.after else "")
+        raise InputError(f"{both} leaves nothing of --frames {config.frames} to predict")
+    return hidden
+
+
+def fade_over(video, start: int, stop: int):
+    """`video` `[B, 3, N, H, W]` up to frame `stop`, with frames `start` to `stop` - 1 mixed of the two around them."""
+    import torch
+
+    share = torch.linspace(0, 1, stop - start + 2, device=video.device)[1:-1].view(-1, 1, 1)
+    mixed = torch.lerp(video[:, :, start - 1 : start], video[:, :, stop : stop + 1], share)
+    return torch.cat([video[:, :, :start], mixed], dim=2)
+
+
 def predict(config: PredictConfig) -> None:
-    """Write the original and the prediction side by side, and print the error over that of repeating the last observed
-    frame."""
+    """Write the original and the prediction side by side, and print the error over that of repeating the last frame
+    before the predicted ones."""
     import torch
 
     from runtime.processes import autocast, resolve_device, resolve_dtype
@@ -46,23 +79,28 @@ def predict(config: PredictConfig) -> None:
     name = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
     device = resolve_device(config.device)
     vae = load(name, stage="video", device=device)
-    observed, total = vae.spec.groups(config.observed), vae.spec.groups(config.frames)
-    if observed >= total:
-        raise InputError(f"--observed {config.observed} leaves nothing of --frames {config.frames} to predict")
+    hidden = hidden_groups(config, vae.spec)
     clip, fps = read_clip(config.video, name, config.size, vae.spec.temporal)
     if clip.shape[2] < config.frames:
         raise InputError(f"--frames {config.frames}: {config.video} has only {clip.shape[2]} usable frames")
     clip = clip[:, :, : config.frames]
+    start, stop = config.observed, config.frames - config.after
     with torch.no_grad(), autocast(device, resolve_dtype(config.dtype, device)):
         video = to_float(clip.to(device))
-        output = vae.predict(video[:, :, : config.observed], total - observed)
+        output = vae.predict(torch.cat([video[:, :, :start], video[:, :, stop:]], dim=2), hidden)
     write_side_by_side(config.out, clip, to_uint8(output).cpu(), fps)
-    ours, repeat = prediction_errors(video, output, config.observed)
-    ratio = f"{float(ours.sum() / repeat.sum()):.3f}" if float(repeat.sum()) > 0 else "undefined (nothing moves)"
+    rivals = {"repeating the last frame": video[:, :, start - 1 : start].expand_as(video)[:, :, :stop]}
+    if config.after:
+        rivals["fading from one side to the other"] = fade_over(video, start, stop)
+    ours, _ = prediction_errors(video[:, :, :stop], output[:, :, :stop], start)
+    words = []
+    for rival, guess in rivals.items():
+        theirs = float(prediction_errors(video[:, :, :stop], guess, start)[0].sum())
+        ratio = f"{float(ours.sum()) / theirs:.3f}" if theirs > 0 else "undefined (nothing moves)"
+        words.append(f"that of {rival}: {ratio}")
     print(
-        f"tokenizer.predict: {config.observed} frames observed, {config.frames - config.observed} predicted; "
-        f"squared error on moving pixels over that of repeating the last frame: {ratio}; "
-        f"original | prediction in {config.out}"
+        f"tokenizer.predict: {start + config.after} frames observed, {stop - start} predicted; squared error on moving "
+        f"pixels over {', over '.join(words)}; original | prediction in {config.out}"
     )
 
 

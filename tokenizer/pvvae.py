@@ -127,12 +127,14 @@ class PVVAE(nn.Module):
         places = dropped_places(num_dropped if dropped is None else dropped, groups)
         observed = observed_places(places, groups)
         parts = [video[:, :, frames] for frames in self._frames_of(observed)]
-        posterior = self.encode(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2))
+        # The class's own methods: FSDP2 wraps those of the instance, to gather the weights when one is called alone,
+        # and in here it would let go of the padding's before their gradient is computed.
+        posterior = PVVAE.encode(self, parts[0] if len(parts) == 1 else torch.cat(parts, dim=2))
         latents = posterior.sample(None if noise is None else noise[:, :, list(observed)])
         padded = pad_dropped(self.padding, latents, places, padding_noise)
         if self.training and not places:
             padded = padded + unused_parameters_term(self.padding)
-        return self.decode(padded), posterior
+        return PVVAE.decode(self, padded), posterior
 
     def predict(self, observed_video: Tensor, groups: int | Sequence[int]) -> Tensor:
         """Decode the observed frames and the latent groups that were not observed.

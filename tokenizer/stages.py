@@ -11,7 +11,7 @@ step: data order, noise, dropped groups and learning rate, so a resumed run repe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from runtime import parallel
-from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from runtime.checkpoint import list_checkpoints, load_checkpoint
 from runtime.errors import InputError
 from runtime.log import MetricsLog, Progress
 from runtime.processes import World, autocast
@@ -83,19 +83,32 @@ def freeze_for(stage: str, vae: PVVAE) -> None:
 _SHARES = 16
 
 
-def bucket_batch(batch_size: int, size: int, base: int) -> int:
-    """Clips of a batch at `size` pixels that cost what `batch_size` do at `base` (PV-VAE: 16:7:4 at 256, 384, 512).
+def bucket_batches(batch_size: int, sizes: Sequence[int], *, per_clip: int = 1, parts: int = 1) -> list[int]:
+    """Items of a batch at each of `sizes` that cost what those at the first cost (PV-VAE: 16:7:4 at 256, 384, 512).
+
+    Args:
+        batch_size: `--batch-size`.
+        sizes: In pixels.
+        per_clip: Items that stand for one of `batch_size` at the first size.
+        parts: What every batch must divide into: processes times parts of each.
 
     Raises:
-        InputError: If that is no whole number of clips.
+        InputError: If a batch is no whole number of items, or does not divide.
     """
-    share = int(_SHARES * (base / size) ** 2)
-    if share < 1 or batch_size * share % _SHARES:
-        raise InputError(
-            f"a batch of {batch_size} at {base} pixels gives {batch_size * share / _SHARES:g} at {size}; --batch-size "
-            f"must be a multiple of {_SHARES // math.gcd(_SHARES, max(1, share))}"
+    shares = [int(_SHARES * (sizes[0] / size) ** 2) for size in sizes]
+    if min(shares) < 1:
+        raise InputError(f"{max(sizes)} pixels are too many beside {sizes[0]}: at most {_SHARES**0.5:g} times as wide")
+    of = _SHARES * parts
+    multiple = math.lcm(*(of // math.gcd(of, per_clip * share) for share in shares))
+    if batch_size % multiple:
+        found = ", ".join(
+            f"{batch_size * per_clip * share / _SHARES:g} at {size}" for share, size in zip(shares, sizes, strict=True)
         )
-    return batch_size * share // _SHARES
+        raise InputError(
+            f"--batch-size {batch_size} makes batches of {found} pixels, which do not all divide over "
+            f"{parts} (processes times --accumulate); give a multiple of {multiple}"
+        )
+    return [batch_size * per_clip * share // _SHARES for share in shares]
 
 
 @dataclass(frozen=True)
@@ -109,12 +122,16 @@ class Clips:
     def loader(self, config, stage: str, world: World, step: int) -> BatchLoader:
         """Batches of a stage from `step` on."""
         by_size = self.images if stage == "images" else self.video
-        base = next(iter(by_size))
-        full = config.batch_size * (config.images_per_clip if stage == "images" else 1)
-        buckets = []
-        for size, dataset in by_size.items():
-            batch_size = bucket_batch(full, size, base)
-            buckets.append(Bucket(dataset, batch_size, list(world.rows(batch_size, config.accumulate))))
+        sizes = bucket_batches(
+            config.batch_size,
+            list(by_size),
+            per_clip=config.images_per_clip if stage == "images" else 1,
+            parts=world.size * config.accumulate,
+        )
+        buckets = [
+            Bucket(dataset, size, list(world.rows(size, config.accumulate)))
+            for dataset, size in zip(by_size.values(), sizes, strict=True)
+        ]
         return BatchLoader.mixed(buckets, seed=config.seed, start_step=step)
 
 
@@ -125,6 +142,7 @@ class StageTraining:
         config: The command's flags; see `tokenizer.train.TrainConfig`.
         model: A PV-VAE with the weights that the run started from, on the world's device.
         run_dir: Where checkpoints are; the newest is loaded.
+        predecessor: A checkpoint of another run to begin from, as from that of the stage before, while there is none.
     """
 
     def __init__(
@@ -139,6 +157,7 @@ class StageTraining:
         dtype: torch.dtype,
         lpips_network: Callable | None,
         validation_lpips: Mapping[str, Callable],
+        predecessor: Path | None = None,
     ):
         self.config, self.stage, self.validation, self.run_dir = config, stage, clips.validation, run_dir
         self.world, self.dtype, self.lpips_network = world, dtype, lpips_network
@@ -157,20 +176,24 @@ class StageTraining:
             ema_decay=config.ema_decay,
         )
         self.adversary = build_adversary(config, stage, world, dtype)
-        self.step = self._restore()
+        self.step = self._restore(predecessor)
         self.drop = SCHEDULES[config.drop_schedule](config.max_drop_ratio if stage.name == "video" else 0.0)
         self.loader = clips.loader(config, stage.name, world, self.step)
 
-    def _restore(self) -> int:
-        if not list_checkpoints(self.run_dir):
+    def _restore(self, predecessor: Path | None) -> int:
+        """Go on from this run's newest checkpoint, or begin from another run's; returns the finished steps."""
+        found = list_checkpoints(self.run_dir)
+        # The main process answers when it has written the stage before; what another finds meanwhile may be older.
+        newest = self.world.same(str(found[-1][1]) if found else None)
+        own = newest is not None
+        if not own and predecessor is None:
             return 0
-        others = ("discriminator",) if self.adversary else ()
-        checkpoint = load_checkpoint(
-            find_checkpoint(self.run_dir), names=("model", "ema", *others), optimizer=True, device=self.world.device
-        )
-        begun = checkpoint.step > self.stage.start
+        path = Path(newest) if own else predecessor
+        others = ("discriminator",) if self.adversary and (own or has_discriminator(path)) else ()
+        checkpoint = load_checkpoint(path, names=("model", "ema", *others), optimizer=True, device=self.world.device)
+        begun = own and checkpoint.step > self.stage.start
         self.trainer.load(checkpoint, optimizer=begun)
-        if self.adversary:
+        if others:
             # It goes on from stage to stage, with its momentum: what it looks at does not change at once.
             check_fields(checkpoint.optimizer, {"discriminator": dict}, checkpoint.path / "optimizer.pt")
             tensors, optimizer = (part["discriminator"] for part in (checkpoint.tensors, checkpoint.optimizer))
@@ -178,7 +201,10 @@ class StageTraining:
         if self.stage.name == "decoder" and not begun:
             # The averaged encoder is the one that will be used: freeze it as it is, and fit the decoder to its latents.
             parallel.load_state(self.trainer.model, checkpoint.tensors["ema"], checkpoint.path / "ema.safetensors")
-        return checkpoint.step
+        if own:
+            return checkpoint.step
+        self.trainer.skipped = 0  # the other run's
+        return 0
 
     def run(self, log: MetricsLog | None, progress: Progress) -> int:
         """Train to the stage's end; returns the step reached.
@@ -299,9 +325,7 @@ class StageTraining:
     def _validate(self) -> Validation:
         """Every process measures the same few clips: cheap, and sharded weights need everyone."""
         with self.trainer.ema.applied(self.trainer.model):
-            return validate(
-                self.trainer.model, self.validation, self.world.device, self.dtype, self.validation_lpips
-            )
+            return validate(self.trainer.model, self.validation, self.world.device, self.dtype, self.validation_lpips)
 
     def _save(self, passing: bool) -> None:
         """The end of the video stage is kept for good, since decoder fine-tuning unlearns prediction."""
@@ -315,6 +339,11 @@ class StageTraining:
             passing=passing,
             others={"discriminator": self.adversary.state_dict()} if self.adversary else None,
         )
+
+
+def has_discriminator(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written by training with an adversarial loss."""
+    return (checkpoint / "discriminator.safetensors").is_file()
 
 
 def build_adversary(config, stage: Stage, world: World, dtype: torch.dtype) -> Adversary | None:

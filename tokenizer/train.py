@@ -44,7 +44,11 @@ class TrainConfig(CommonFlags):
     steps: int | None = flag(None, "optimizer updates in total; default: the preset's", low=1, high=1_000_000_000)
     batch_size: int = flag(8, "clips in a batch, over all processes", low=1, high=65_536)
     images_per_clip: int = flag(4, "the images stage takes this many times --batch-size", low=1, high=1024)
-    init_from: str | None = flag(None, "start from the weights of this tokenizer (a run, a folder, or a shipped name)")
+    init_from: str | None = flag(
+        None,
+        "start from this tokenizer: a run, with its discriminator, as the next stage of one run does; or the weights "
+        "of a folder or a shipped name",
+    )
     save_every: int = flag(5000, "steps between checkpoints", low=1)
     validate_every: int = flag(5000, "steps between validations on held-out clips", low=1)
     validation_clips: int = flag(64, "how many of them", low=1, high=65_536)
@@ -106,6 +110,7 @@ def train(config: TrainConfig) -> Path:
     world = processes.start_processes(config.device)
     dtype = processes.resolve_dtype(config.dtype, world.device)
     model_config = network_size(config)
+    predecessor = find_predecessor(config)
     clips = open_clips(config)
     lpips_network = build_lpips(config, world.device)
     validation_lpips = find_lpips_networks(world.device, lpips_network)
@@ -155,6 +160,7 @@ def train(config: TrainConfig) -> Path:
                     dtype=dtype,
                     lpips_network=lpips_network,
                     validation_lpips=validation_lpips,
+                    predecessor=predecessor,
                 )
                 step = training.run(log, progress)
                 del training  # its weights make room for those of the next stage
@@ -172,21 +178,42 @@ def on_device(vae, device):
 
 
 def network_size(config: TrainConfig):
-    """The preset's config with the flags' padding; InputError unless the clips fit it, and `--init-from` exists."""
+    """The preset's config with the flags' padding; InputError unless the clips fit it."""
     from dataclasses import replace
 
     from tokenizer.discriminator import DiscriminatorConfig
     from tokenizer.presets import PRESETS
-    from tokenizer.zoo import find_folder
 
     model_config = replace(PRESETS[config.preset].model, padding=config.padding)
     for size in {config.size, *config.image_sizes, *config.clip_sizes}:
         model_config.spec.latent_shape(config.num_frames, size, size)
         if config.gan_weight:
             DiscriminatorConfig(layers=config.discriminator_layers).check_size(size, size)
-    if config.init_from is not None:
-        find_folder(config.init_from)
     return model_config
+
+
+def find_predecessor(config: TrainConfig) -> Path | None:
+    """The checkpoint of the run that `--init-from` names; None where there is none, as in a folder of weights alone.
+
+    Raises:
+        InputError: If there is no such tokenizer, or its discriminator is of another size.
+    """
+    from runtime.weights import read_weights
+    from tokenizer.discriminator import layers_of
+    from tokenizer.stages import has_discriminator
+    from tokenizer.zoo import find_folder
+
+    if config.init_from is None:
+        return None
+    folder = find_folder(config.init_from)
+    if config.gan_weight and has_discriminator(folder):
+        layers = layers_of(read_weights(folder / "discriminator.safetensors"))
+        if layers != config.discriminator_layers:
+            raise InputError(
+                f"--init-from {config.init_from}: its discriminator has {layers} layers, not "
+                f"{config.discriminator_layers}; give --discriminator-layers {layers}"
+            )
+    return folder if (folder / "state.json").is_file() else None
 
 
 def build_model(config: TrainConfig, model_config):

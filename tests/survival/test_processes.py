@@ -79,6 +79,35 @@ def test_a_run_may_change_its_processes_in_the_middle(name, begin, launcher):
     assert [session["parallel"] for session in sessions] == ["fsdp", "ddp", "ddp", "ddp"]
 
 
+@pytest.mark.parametrize(
+    "more", ["", "--parallel fsdp --checkpoint-blocks true"], ids=["copies", "sharded, recomputed"]
+)
+def test_the_adversary_and_mixed_resolutions_are_the_same_on_two_processes(more, tmp_path, launcher):
+    line = (
+        f"{TRAIN['tokenizer'][0]} --dtype float32 --gan-weight 0.05 --gan-start 1 --batch-size 8 --image-sizes 32,64 "
+        "--padding conditional --drop-schedule infill"
+    ).replace("--batch-size 4 ", "")
+    found = {}
+    for processes, words in ((1, ""), (2, more)):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        assert launcher.run(f"{line} {words}", folder, processes=processes) == 0, (folder / "log.txt").read_text()[
+            -3000:
+        ]
+        found[processes] = folder / "runs/vae"
+    assert_like(found[2], found[1])
+    ours, theirs = (
+        [json.loads(text) for text in (found[n] / "metrics.jsonl").read_text().splitlines()] for n in (2, 1)
+    )
+    for name in ("gan", "discriminator_loss", "real_logits", "fake_logits", "size"):
+        values = [line[name] for line in theirs if name in line]
+        assert [line[name] for line in ours if name in line] == pytest.approx(values, rel=1e-3, abs=1e-5), name
+        assert len(values) >= 4
+    networks = [load_file(find_checkpoint(run) / "discriminator.safetensors") for run in found.values()]
+    for key, value in networks[0].items():
+        torch.testing.assert_close(networks[1][key], value, rtol=0, atol=6 * 2 * RATE)
+
+
 @pytest.mark.parametrize("processes", [2, 3])
 @pytest.mark.parametrize("name", ["encode", "sample", "grow", "fvd"])
 def test_encoding_sampling_and_evaluation_give_the_same_bytes(name, processes, begin, launcher, snapshots):

@@ -11,9 +11,10 @@ from runtime.command import parse
 from runtime.errors import InputError
 from tokenizer import PVVAE, PVVAEConfig
 from tokenizer.encode import EncodeConfig, encode
-from tokenizer.predict import PredictConfig, predict
+from tokenizer.predict import PredictConfig, fade_over, predict
 from tokenizer.reconstruct import ReconstructConfig, reconstruct
-from videos import ClipSpec, open_dataset, read_video, to_float, write_video
+from tokenizer.zoo import load
+from videos import ClipSpec, open_dataset, read_video, to_float, to_uint8, write_video
 
 TINY = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
 
@@ -135,6 +136,42 @@ def test_predict_writes_observed_and_predicted_frames(folder, clip_file, capsys)
     )
     assert read_video(folder / "out.mp4").shape == (17, 32, 64, 3)
     assert "9 frames observed, 8 predicted" in capsys.readouterr().out
+
+
+def test_predict_fills_a_gap_from_both_sides_of_it(folder, clip_file, monkeypatch, capsys):
+    """What is written is the decoded whole, and nothing of the gap reaches the encoder."""
+    import tokenizer.reconstruct
+
+    written = []
+    monkeypatch.setattr(tokenizer.reconstruct, "write_side_by_side", lambda path, *both: written.append(both))
+    flags = {"tokenizer": str(folder / "vae"), "video": str(clip_file), "size": 32, "device": "cpu", "dtype": "float32"}
+    predict(PredictConfig(**flags, observed=5, after=4))
+    left, right, _ = written.pop()
+    vae, video = load(folder / "vae"), to_float(left)
+    video[:, :, 5:13] = float("nan")
+    seen = torch.cat([video[:, :, :5], video[:, :, 13:]], dim=2)
+    assert torch.equal(right, to_uint8(vae.predict(seen, [2, 3]))) and right.shape == left.shape == (1, 3, 17, 32, 32)
+    said = capsys.readouterr().out
+    assert "9 frames observed, 8 predicted" in said
+    assert "repeating the last frame: " in said and "fading from one side to the other: " in said
+
+
+def test_fading_over_a_gap_mixes_the_frames_around_it():
+    video = torch.tensor([0.0, 1.0, 7.0, -7.0, 7.0, 5.0]).view(1, 1, 6, 1, 1)
+    assert fade_over(video, 2, 5).flatten().tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"observed": 9, "after": 8}, "--observed 9 and --after 8 leaves nothing of --frames 17"),
+        ({"observed": 9, "after": 16}, "leaves nothing of --frames 17"),
+        ({"observed": 5, "after": 3}, "--after 3 does not fit .* the nearest are 0 and 4"),
+    ],
+)
+def test_predict_refuses_a_gap_that_is_none(folder, clip_file, flags, message):
+    with pytest.raises(InputError, match=message):
+        predict(PredictConfig(tokenizer=str(folder / "vae"), video=str(clip_file), size=32, device="cpu", **flags))
 
 
 def test_predict_refuses_to_observe_everything(folder, clip_file):
