@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from runtime import parallel, trainer
+from runtime import checkpoint, parallel, trainer
 from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from runtime.command import parse
 from runtime.errors import InputError
@@ -152,7 +152,8 @@ def test_a_process_that_looks_too_early_begins_the_next_stage_from_what_the_main
 
     def restore_early(self, predecessor):
         run_dir = self.run_dir
-        monkeypatch.setattr(stages, "list_checkpoints", lambda _: look(run_dir)[:-1])
+        for module in (stages, checkpoint):
+            monkeypatch.setattr(module, "list_checkpoints", lambda _: look(run_dir)[:-1])
         monkeypatch.setattr(World, "same", lambda _, value: str(look(run_dir)[-1][1]) if look(run_dir) else None)
         looking.append(stages.list_checkpoints(run_dir))
         step = restore(self, predecessor)
