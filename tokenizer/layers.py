@@ -55,9 +55,10 @@ class ChannelNorm(nn.Module):
         return y.permute(0, 4, 1, 2, 3)
 
     def _normalise(self, rows: Tensor) -> Tensor:
+        weight, bias = self.weight.float(), self.bias.float()
         if self.kind == "layer":
-            return F.layer_norm(rows, rows.shape[-1:], self.weight, self.bias, self.eps)
-        return F.rms_norm(rows, rows.shape[-1:], self.weight, self.eps) + self.bias
+            return F.layer_norm(rows, rows.shape[-1:], weight, bias, self.eps)
+        return F.rms_norm(rows, rows.shape[-1:], weight, self.eps) + bias
 
 
 class CausalConv3d(nn.Conv3d):

@@ -60,6 +60,7 @@ class PVVAE(nn.Module):
         self._check_video(video)
         groups = self.spec.groups(video.shape[2])
         chunk = _check_chunk(chunk_groups, groups)
+        video = video.to(_dtype_of(self.encoder))
         past, parts = None, []
         for start in range(0, groups, chunk):
             stop = min(start + chunk, groups)
@@ -87,6 +88,7 @@ class PVVAE(nn.Module):
             )
         groups = latents.shape[2]
         chunk = _check_chunk(chunk_groups, groups)
+        latents = latents.to(_dtype_of(self.decoder))
         past, parts = None, []
         for start in range(0, groups, chunk):
             frames, past = self.decoder(latents[:, :, start : start + chunk], past)
@@ -290,6 +292,11 @@ class PVVAE(nn.Module):
         if not video.is_floating_point():
             raise InputError(f"a video is float in [-1, 1], got {video.dtype}; videos.to_float converts uint8")
         self.spec.latent_shape(*video.shape[2:])
+
+
+def _dtype_of(network: nn.Module) -> torch.dtype:
+    """What a network computes in outside of autocast; encoder and decoder may differ."""
+    return next(network.parameters()).dtype
 
 
 def _check_chunk(chunk_groups: int | None, groups: int) -> int:

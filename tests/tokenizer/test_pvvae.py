@@ -28,6 +28,19 @@ def clip(frames: int, size: int = 32, batch: int = 1) -> torch.Tensor:
     return torch.rand(batch, 3, frames, size, size, generator=torch.Generator().manual_seed(frames)) * 2 - 1
 
 
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+def test_encoder_and_decoder_may_each_have_a_dtype_of_its_own(norm):
+    vae, video = randomised(dataclasses.replace(SMALL, norm=norm)), clip(9)
+    with torch.no_grad():
+        whole = vae.decode(vae.encode(video).mode())
+        for half, other in ((vae.encoder, vae.decoder), (vae.decoder, vae.encoder)):
+            half.bfloat16(), other.float()
+            posterior = vae.encode(video)
+            output = vae.decode(posterior.mode())
+            assert posterior.mean.dtype == output.dtype == torch.float32
+            assert (output - whole).abs().mean() < 0.1 * whole.abs().mean()
+
+
 def test_paper_preset_counts_661_million_parameters_within_one_percent():
     with torch.device("meta"):
         vae = PVVAE(PRESETS["paper"].model)
