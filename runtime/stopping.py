@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 # sysexits.h EX_TEMPFAIL, "try again later": batch systems requeue on it.
 REQUEUE = 75
@@ -50,7 +51,7 @@ class _State:
     max_hours: float | None = None
     depth: int = 0
     reason: str | None = None
-    number: int = 0  # of the signal that came last
+    number: int = 0  # of the signal that ended the command; 0: none
 
 
 _state = _State()
@@ -69,7 +70,7 @@ def listening(max_hours: float | None = None) -> Iterator[None]:
     """
     began = time.monotonic()
     _state.deadline = None if max_hours is None else began + 3600.0 * max_hours
-    _state.max_hours, _state.depth, _state.reason = max_hours, 0, None
+    _state.max_hours, _state.depth, _state.reason, _state.number = max_hours, 0, None, 0
     # Python delivers signals to the main thread only, and lets no other one set handlers.
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, _on_signal) for number in SIGNALS} if main else {}
@@ -79,14 +80,19 @@ def listening(max_hours: float | None = None) -> Iterator[None]:
     sys.unraisablehook = functools.partial(_on_unraisable, hook)
     try:
         yield
-    except RuntimeError as error:
-        if not any(words in str(error) for words in _GONE):
+    except Exception as error:
+        # C code that a signal's exception comes through may make another one of it.
+        if _state.number:
+            _raise(_state.number, error)
+        if not (isinstance(error, RuntimeError) and any(words in str(error) for words in _GONE)):
             raise
         if _state.reason is not None:
             raise Stopped(_state.reason) from error
         raise ProcessLost from error
     finally:
         sys.unraisablehook = hook
+        if main:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
         _state.deadline = _state.max_hours = _state.reason = None
@@ -97,9 +103,12 @@ def _on_signal(number: int, frame) -> None:
         _state.reason = _words(number)
         return
     _state.number = number
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise Stopped(_words(number))
+    _raise(number)
+
+
+def _raise(number: int, cause: Exception | None = None) -> NoReturn:
+    """End the command because of a signal."""
+    raise (KeyboardInterrupt() if number == signal.SIGINT else Stopped(_words(number))) from cause
 
 
 def _on_unraisable(before: Callable, found) -> None:

@@ -144,6 +144,18 @@ def test_a_process_that_lost_another_of_its_launch_says_so():
         raise RuntimeError("shapes differ")
 
 
+def test_what_c_code_makes_of_a_signal_is_the_signal_still():
+    for number, error in ((signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)):
+        with pytest.raises(error), listening():
+            try:
+                signal.raise_signal(number)
+            except BaseException:
+                raise TypeError("could not determine the shape of object type") from None
+    with pytest.raises(TypeError), listening(), orderly():
+        signal.raise_signal(signal.SIGTERM)
+        raise TypeError("an error while saving is an error")
+
+
 def test_libraries_that_catch_every_exception_do_not_catch_a_signal():
     with pytest.raises(Stopped), listening(), contextlib.suppress(Exception):
         signal.raise_signal(signal.SIGTERM)
