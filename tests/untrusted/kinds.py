@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import random
@@ -297,7 +298,8 @@ def read_results_file(folder: Path) -> None:
     table(rows)
     results_table(rows)
     list(checks_of(folder / "a.json", weights=False))
-    tables(TablesConfig(results=(str(folder / "a.json"),), out=str(folder / "a.tex")))
+    with contextlib.redirect_stdout(io.StringIO()):
+        tables(TablesConfig(results=(str(folder / "a.json"),), out=str(folder / "a.tex")))
 
 
 def make_measurements(folder: Path) -> None:
