@@ -57,6 +57,11 @@ class FeatureSet:
     path: Path | None = None
     key: dict | None = None
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether all clips have the same features, as those of a collapsed generator."""
+        return bool((self.features == self.features[:1]).all())
+
 
 def join(parts: Sequence[FeatureSet]) -> FeatureSet:
     """Batches of one set, in order; InputError without any."""

@@ -30,6 +30,8 @@ def distance_rows(found, reference, subject: str, network, note: str = "", suffi
     from eval.results import row_from
 
     label, classes = f"{network.name}@{network.version_hash}", (classes_of(found), classes_of(reference))
+    if found.is_constant:
+        note = "; ".join(filter(None, (note, "all these clips have the same features")))
     return [
         row_from(
             stratified(

@@ -163,6 +163,20 @@ def test_is_is_asked_for_on_ucf101_alone_and_of_clips_that_are_long_enough():
     assert network is None and "16 frames" in reason
 
 
+def test_a_set_of_equal_clips_is_refused_as_reference_and_noted_as_generated(chain, judge, tmp_path, monkeypatch):
+    still = FeatureSet(np.ones((8, 3), np.float32), None, np.full(8, -1))
+    varied = FeatureSet(np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32), None, np.full(8, -1))
+    network = SimpleNamespace(name="shapes", version_hash="0")
+    rows = distance_rows(still, varied, "generated", network)
+    assert all("the same features" in row.note and row.value > 0 for row in rows)
+    assert not any("same" in row.note for row in distance_rows(varied, varied, "real", network))
+    monkeypatch.setattr("eval.sets.kept_features", lambda *_: still)
+    with pytest.raises(InputError, match="real clips of moving_shapes have the same features"):
+        Judge(str(chain.generator), features="shapes", root=None, samples=8, seed=0, device="cpu").real(
+            tmp_path, "reference"
+        )
+
+
 def test_halves_are_disjoint_seeded_and_stratified():
     labels = [i % 4 for i in range(80)]
     first, second = stratified_halves(labels, 20, seed=3)
