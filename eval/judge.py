@@ -115,6 +115,9 @@ class Judge:
 
         "reconstructed-reference" is the reference through the tokenizer: what a perfect generator of latents would
         reach.
+
+        Raises:
+            InputError: When all clips of the reference have the same features.
         """
         from eval.sets import feature_batches, frozen, kept_features, real_batches, reconstructed, shuffled
 
@@ -124,7 +127,7 @@ class Judge:
         if through_tokenizer:
             change = partial(reconstructed, vae=self.vae, device=self.device)
         key = {"decoder": self.vae.decoder_hash, "encoder": self.vae.encoder_hash} if through_tokenizer else {}
-        return kept_features(
+        found = kept_features(
             folder / "features",
             subject,
             self._key(subject=subject, **key),
@@ -138,6 +141,12 @@ class Judge:
             ),
             self.world,
         )
+        if subject == "reference" and found.is_constant:
+            raise InputError(
+                f"the {len(items)} real clips of {self.facts['data']} have the same features: they all show the same; "
+                "--root names their folder"
+            )
+        return found
 
     def samples(self, config, *, guidance_scale: float = 1.0, step: int | None = None, untrained: bool = False) -> Path:
         """The file of sampled latents; samples what is missing."""
