@@ -14,6 +14,7 @@ from runtime.output import check_file
 
 # What is kept of each step of the log; validation comes with some steps only.
 LOSSES = ("loss", "mse", "gan", "gan_weight", "discriminator_loss", "real_logits", "fake_logits")
+POINTS = 100  # of a curve in the results file
 VALIDATION = ("val_psnr", "val_ssim", "val_lpips_alex")
 
 
@@ -26,7 +27,7 @@ class AdversarialConfig(CommonFlags):
     batch_size: int = flag(8, "clips in a batch", low=1)
     gan_weight: float = flag(0.05, "weight of the adversarial loss", low=1e-9)
     adaptive_gan: bool = flag(False, "scale it so that it pulls at the last layer as hard as the other losses")
-    learning_rate: float = flag(1e-3, "peak rate of both networks; the demo's", low=0.0)
+    learning_rate: float = flag(1e-4, "peak rate of both networks; a tenth of the demo's", low=0.0)
     validations: int = flag(20, "how often the held-out clips are looked at", low=1)
     out: str = flag(
         "benchmarks/results/adversarial.json", "JSON file to write; a figure goes beside it as SVG", check=check_file
@@ -37,15 +38,18 @@ def adversarial(config: AdversarialConfig) -> dict[str, dict]:
     """Train what is missing, print both ends, write JSON and figure."""
     from benchmarks.measuring import write_benchmark
 
-    results = {}
+    results, drawn = {}, {}
     for name, weight in (("gan", config.gan_weight), ("control", 0.0)):
         run = fine_tune(config, name, weight)
-        results[name] = {"run": run.name, "gan_weight": weight, **curves(run)}
-        ends = {key: values[-1] for key, (_, values) in results[name]["curves"].items()}
+        logged = curves(run)
+        drawn[name] = logged["curves"]
+        thin = {key: thinned(*points) for key, points in drawn[name].items()}
+        results[name] = {"run": run.name, "gan_weight": weight, "skipped": logged["skipped"], "curves": thin}
+        ends = {key: values[-1] for key, (_, values) in thin.items()}
         print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in ends.items()))
     facts = {"tokenizer": config.tokenizer, "steps": config.steps, "batch_size": config.batch_size, "seed": config.seed}
     write_benchmark(config.out, results, **facts, data="moving_shapes", learning_rate=config.learning_rate)
-    draw(results, Path(config.out).with_suffix(".svg"))
+    draw(drawn, Path(config.out).with_suffix(".svg"))
     return results
 
 
@@ -91,6 +95,15 @@ def curves(run: Path) -> dict:
     return {"curves": found, "skipped": lines[-1]["skipped"]}
 
 
+def thinned(steps: list[int], values: list[float]) -> list[list]:
+    """A long curve as means over equal spans of steps, for the results file."""
+    import numpy as np
+
+    span = -(-len(values) // POINTS)
+    parts = [slice(start, start + span) for start in range(0, len(values), span)]
+    return [[steps[part][-1] for part in parts], [float(f"{np.mean(values[part]):.5g}") for part in parts]]
+
+
 def smoothed(values: list[float], width: int):
     """Moving average over `width` values, shorter at the beginning."""
     import numpy as np
@@ -101,7 +114,7 @@ def smoothed(values: list[float], width: int):
     return (sums[stops] - sums[starts]) / (stops - starts)
 
 
-def draw(results: dict[str, dict], path: Path) -> None:
+def draw(curves: dict[str, dict], path: Path) -> None:
     """Four panels: the generator's adversarial loss, the logits, the discriminator's loss, and validation PSNR."""
     import matplotlib
 
@@ -111,7 +124,7 @@ def draw(results: dict[str, dict], path: Path) -> None:
     from runtime.files import replacing
 
     figure, ((generator, logits), (discriminator, quality)) = plt.subplots(2, 2, figsize=(9, 6), sharex=True)
-    with_gan = results["gan"]["curves"]
+    with_gan = curves["gan"]
     for axes, name, words in (
         (generator, "gan", "GAN loss of the decoder"),
         (logits, "real_logits", "real clips"),
@@ -123,7 +136,7 @@ def draw(results: dict[str, dict], path: Path) -> None:
         axes.plot(steps, smoothed(values, max(1, len(values) // 50)), color=line.get_color(), label=words)
     discriminator.axhline(1.0, ls="--", color="black", lw=0.8, label="knows nothing")
     for name, words in (("gan", "with the adversary"), ("control", "without")):
-        quality.plot(*results[name]["curves"]["val_psnr"], marker=".", label=words)
+        quality.plot(*curves[name]["val_psnr"], marker=".", label=words)
     generator.set(ylabel="-mean logit")
     logits.set(ylabel="mean logit")
     discriminator.set(xlabel="step", ylabel="hinge loss")
