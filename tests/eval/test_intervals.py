@@ -40,6 +40,13 @@ class TestCoverage:
         bias = np.mean([one.value for one in at_infinity]) - truth
         assert abs(bias) < 0.1 * (expectation - truth)  # nine tenths of the bias are gone
 
+    def test_at_2048_clips_of_400_features_the_truth_is_far_below_and_within_the_interval_at_infinity(self):
+        a, b = gaussians(np.random.default_rng(0), 2048, 400, apart=0.05)
+        truth = 2 * 400 * 0.05**2
+        here, beyond = estimate(frechet_distance, a, b, rounds=1), frechet_at_infinity(a, b, rounds=1)
+        assert here.low > 10 * truth
+        assert beyond.low <= truth <= beyond.high
+
     @pytest.mark.parametrize(("scale", "least", "most"), [(1.0, 0.93, 1.0), (1.5, 0.90, 0.98)])
     def test_of_the_kernel_distance(self, scale, least, most):
         random, clips, dim = np.random.default_rng(4), 60, 6
