@@ -45,6 +45,19 @@ def fitting_tokenizer(facts: dict, source: object, tokenizer: str | None = None,
     return vae
 
 
+def sampled(config: CommonFlags, run: str, samples: int, **more) -> Path:
+    """The file of so many samples of a generator; samples what is missing.
+
+    Args:
+        config: Of a command that needs them: gives the folder of runs, seed, device and dtype.
+        more: Other fields of `SampleConfig`.
+    """
+    from generator.sample import SampleConfig, sample
+
+    common = {name: getattr(config, name) for name in ("runs_dir", "seed", "device", "dtype")}
+    return sample(SampleConfig(**common, run=run, samples=samples, **more))
+
+
 def decoded_clips(
     reader,
     vae,
@@ -98,7 +111,6 @@ class DecodeConfig(CommonFlags):
 def decode(config: DecodeConfig) -> None:
     """Sample what is missing, decode, and write one mp4 a clip, named by index and class."""
     from generator.loading import load_generator
-    from generator.sample import SampleConfig, sample
     from latents_cache import open_latents
     from runtime.run import is_main, newest_run
     from videos import write_video
@@ -106,19 +118,8 @@ def decode(config: DecodeConfig) -> None:
     run = config.run or str(newest_run(config.runs_dir, "generator"))
     # Before anything is sampled: the wrong tokenizer should cost nothing.
     vae = fitting_tokenizer(load_generator(run, config.step).latents, run, config.tokenizer, config.device)
-    path = sample(
-        SampleConfig(
-            runs_dir=config.runs_dir,
-            seed=config.seed,
-            device=config.device,
-            dtype=config.dtype,
-            run=run,
-            step=config.step,
-            samples=config.count,
-            steps=config.steps,
-            guidance_scale=config.guidance_scale,
-        )
-    )
+    flow = {"step": config.step, "steps": config.steps, "guidance_scale": config.guidance_scale}
+    path = sampled(config, run, config.count, **flow)
     if not is_main():
         return  # sampling was shared, decoding a few clips is not worth it
     out = Path(config.out)

@@ -150,23 +150,18 @@ class Judge:
 
     def samples(self, config, *, guidance_scale: float = 1.0, step: int | None = None, untrained: bool = False) -> Path:
         """The file of sampled latents; samples what is missing."""
-        from generator.sample import SampleConfig, sample
+        from eval.decode import sampled
 
-        return sample(
-            SampleConfig(
-                runs_dir=config.runs_dir,
-                seed=config.seed,
-                device=config.device,
-                dtype=config.dtype,
-                run=self.run,
-                step=step,
-                samples=self.samples_asked,
-                # An untrained network's velocity is exactly zero, so one step ends where a hundred would.
-                steps=1 if untrained else config.steps,
-                guidance_scale=guidance_scale,
-                batch_size=config.batch_size,
-                untrained=untrained,
-            )
+        return sampled(
+            config,
+            self.run,
+            self.samples_asked,
+            step=step,
+            # An untrained network's velocity is exactly zero, so one step ends where a hundred would.
+            steps=1 if untrained else config.steps,
+            guidance_scale=guidance_scale,
+            batch_size=config.batch_size,
+            untrained=untrained,
         )
 
     def generated(

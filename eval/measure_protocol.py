@@ -246,7 +246,7 @@ def _parts(rows: np.ndarray | None, count: int, repeats: int) -> Sequence[np.nda
     return [rows[part * (count // repeats) : (part + 1) * (count // repeats)] for part in range(repeats)]
 
 
-def _key(prepared: Prepared, judge: Judge, **more) -> dict:
+def _key(prepared: Prepared, **more) -> dict:
     """Everything that a protocol's features depend on."""
     protocol, plan, classifier = prepared.protocol, prepared.plan, prepared.classifier
     return {
@@ -268,7 +268,6 @@ def real_features(prepared: Prepared, judge: Judge, folder: Path, config) -> Fea
     protocol, plan, real = prepared.protocol, prepared.plan, prepared.real
     key = _key(
         prepared,
-        judge,
         subject="real",
         data=real.fingerprint,
         split=real.split,
@@ -306,7 +305,6 @@ def generated_features(prepared: Prepared, judge: Judge, folder: Path, config, s
     with open_latents(path) as reader:
         key = _key(
             prepared,
-            judge,
             subject="generated",
             file=path.name,
             samples=count,

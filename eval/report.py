@@ -212,24 +212,12 @@ def generated_clips(config: ReportConfig, run: str, names: list[str]):
     """The first samples of a generator, uint8 `[n, 3, 1+T, H, W]`, and their captions with what the judge sees."""
     import torch
 
-    from eval.decode import decoded_clips, tokenizer_for
+    from eval.decode import decoded_clips, sampled, tokenizer_for
     from eval.features import load_features
-    from generator.sample import SampleConfig, sample
     from latents_cache import open_latents
     from videos import to_float
 
-    path = sample(
-        SampleConfig(
-            runs_dir=config.runs_dir,
-            seed=config.seed,
-            device=config.device,
-            dtype=config.dtype,
-            run=run,
-            samples=config.clips,
-            steps=config.steps,
-            guidance_scale=config.guidance_scale,
-        )
-    )
+    path = sampled(config, run, config.clips, steps=config.steps, guidance_scale=config.guidance_scale)
     with open_latents(path) as reader:
         vae = tokenizer_for(reader, device=config.device)
         found = list(decoded_clips(reader, vae, config.clips, device=config.device, dtype=config.dtype))

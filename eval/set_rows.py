@@ -123,12 +123,22 @@ def inception_rows(found, subject: str, judge, note: str = "") -> list:
     return score_rows(found, subject, label, splits=(1, 10), note=note or "first 16 frames")
 
 
+# What the judge of synthetic clips is asked to see.
+ASPECTS = ("shape", "motion", "class")
+
+
 def hits(what: str, seen: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Whether each clip is seen as asked in its "shape", "motion" or "class": bool `[N]` of classes `[N]`."""
+    """Whether each clip is seen as asked in one of `ASPECTS`: bool `[N]` of classes `[N]`."""
     from videos.moving_shapes import MOTIONS
 
     parts = {"shape": lambda c: c // len(MOTIONS), "motion": lambda c: c % len(MOTIONS), "class": lambda c: c}
     return parts[what](seen) == parts[what](asked)
+
+
+def share_row(row):
+    """The row of a share: its interval ends at 0 and 1, which the jackknife does not know."""
+    low, high = (None if edge is None else min(1.0, max(0.0, edge)) for edge in (row.low, row.high))
+    return replace(row, low=low, high=high)
 
 
 def judge_rows(found, subject: str, network, note: str = "") -> list:
@@ -144,19 +154,17 @@ def judge_rows(found, subject: str, network, note: str = "") -> list:
     rows = score_rows(found, subject, label, name="IS-shapes", note=note)
     if classes is None or found.labels.max() >= len(SHAPES) * len(MOTIONS):
         return rows
-    for what in ("shape", "motion", "class"):
+    for what in ASPECTS:
         right = hits(what, found.probabilities.argmax(1), found.labels).astype(float)
         found_row = row_from(
-            stratified(estimate(lambda x: x.mean(), right, labels=classes), (classes,)),
+            stratified(estimate(np.mean, right, labels=classes), (classes,)),
             metric=f"accuracy-{what}",
             subject=subject,
             features=label,
             note=note,
             of=(found,),
         )
-        # The jackknife knows no bounds; a share has two.
-        low, high = (None if edge is None else min(1.0, max(0.0, edge)) for edge in (found_row.low, found_row.high))
-        rows.append(replace(found_row, low=low, high=high))
+        rows.append(share_row(found_row))
     return rows
 
 

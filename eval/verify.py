@@ -190,6 +190,8 @@ def recomputed(row, sets: list, network: str):
     """
     from functools import partial
 
+    import numpy as np
+
     from eval.features import FRECHET_NAMES, KERNEL_NAMES
     from eval.metrics.extrapolation import frechet_at_infinity
     from eval.metrics.frechet import frechet_distance
@@ -197,6 +199,7 @@ def recomputed(row, sets: list, network: str):
     from eval.metrics.intervals import estimate
     from eval.metrics.kernel import kernel_distance
     from eval.results import row_from
+    from eval.set_rows import ASPECTS, hits, share_row
 
     first = sets[0]
     if "layout" in first.key:
@@ -218,36 +221,14 @@ def recomputed(row, sets: list, network: str):
             made[name] = partial(estimate, inception_score, labels=labels[0])
         made["IS (10 splits)"] = partial(estimate, partial(inception_score, splits=10), labels=labels[0])
         arrays = [first.probabilities]
-        if metric.startswith("accuracy-"):
-            made |= {f"accuracy-{what}": partial(estimate, _share, labels=labels[0]) for what in _hits(first)}
-            arrays = [_hits(first).get(metric.removeprefix("accuracy-"))]
+        what = metric.removeprefix("accuracy-")
+        if metric.startswith("accuracy-") and what in ASPECTS:
+            made[metric] = partial(estimate, np.mean, labels=labels[0])
+            arrays = [hits(what, first.probabilities.argmax(1), first.labels).astype(float)]
     if metric not in made or not metric:
         return None
     again = row_from(made[metric](*arrays), metric=row.metric, subject=row.subject)
-    return _within_bounds(again) if metric.startswith("accuracy-") else again
-
-
-def _share(hits) -> float:
-    return hits.mean()
-
-
-def _hits(kept) -> dict:
-    """Whether the judge of synthetic clips saw what was asked for, float64 `[N]` by what."""
-    from videos.moving_shapes import MOTIONS
-
-    asked, seen, motions = kept.labels, kept.probabilities.argmax(1), len(MOTIONS)
-    hits = {"shape": seen // motions == asked // motions, "motion": seen % motions == asked % motions}
-    return {what: right.astype(float) for what, right in (hits | {"class": seen == asked}).items()}
-
-
-def _within_bounds(row):
-    """A share's interval ends at 0 and 1, which the jackknife does not know."""
-    from dataclasses import replace
-
-    low, high = (
-        None if edge is None or not math.isfinite(edge) else min(1.0, max(0.0, edge)) for edge in (row.low, row.high)
-    )
-    return replace(row, low=low, high=high)
+    return share_row(again) if metric.startswith("accuracy-") else again
 
 
 if __name__ == "__main__":

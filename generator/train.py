@@ -14,17 +14,12 @@ from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from runtime.command import CommonFlags, flag, run_command
+from runtime.command import NOT_IDENTITY, CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.stopping import Stopped, orderly, stop_asked
 
 # Fields that do not change what is learnt. `steps` may grow, except under a schedule that depends on it.
-_NOT_IDENTITY = {
-    "runs_dir",
-    "name",
-    "device",
-    "dry_run",
-    "max_hours",
+_NOT_IDENTITY = NOT_IDENTITY | {
     "save_every",
     "keep_every",
     "steps",

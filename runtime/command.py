@@ -78,6 +78,10 @@ class CommonFlags:
     dry_run: bool = flag(False, "print the resolved flags as JSON and stop")
 
 
+# Those of them that change where, when and under what name a run happens, not what it learns.
+NOT_IDENTITY = frozenset({"runs_dir", "name", "device", "dry_run", "max_hours"})
+
+
 def run_command(
     job: Callable,
     config_class: type,

@@ -8,17 +8,12 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from runtime.command import CommonFlags, flag, run_command
+from runtime.command import NOT_IDENTITY, CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.stopping import orderly
 
 # Fields that do not change what is learnt, beyond the rounding of sums.
-_NOT_IDENTITY = {
-    "runs_dir",
-    "name",
-    "device",
-    "dry_run",
-    "max_hours",
+_NOT_IDENTITY = NOT_IDENTITY | {
     "save_every",
     "validate_every",
     "validation_clips",
