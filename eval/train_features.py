@@ -21,9 +21,7 @@ class TrainFeaturesConfig(CommonFlags):
     batch_size: int = flag(48, "clips in a batch", low=2, high=65_536)
     learning_rate: float = flag(2e-3, "peak rate of AdamW; cosine decay to 1 %", low=0.0)
     test_clips: int = flag(2000, "test clips of each level", low=12)
-    out: str = flag(
-        "eval/features/shapes.safetensors", "file to write", check=partial(check_file, folder_exists=True)
-    )
+    out: str = flag("eval/features/shapes.safetensors", "file to write", check=partial(check_file, folder_exists=True))
 
 
 def train_features(config: TrainFeaturesConfig) -> None:
