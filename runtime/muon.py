@@ -23,20 +23,27 @@ OPTIMIZERS = ("adamw", "muon")
 def orthogonalize(matrix: Tensor) -> Tensor:
     """U Vᵀ of a matrix U S Vᵀ, about: singular values become 0.7 … 1.2.
 
+    The iteration x ← (a + b xxᵀ + c (xxᵀ)²) x only ever multiplies x from the left with polynomials of xxᵀ, so it runs
+    on that small square, and x is multiplied once: a fifth of the work where x is wide, as of convolutions.
+
     Args:
         matrix: `[m, n]` float.
 
     Returns:
-        Like `matrix`; multiplied in bfloat16 on GPUs, in float32 elsewhere.
+        Like `matrix`, computed in float32.
     """
-    x = matrix.to(torch.bfloat16 if matrix.device.type == "cuda" else torch.float32)
-    tall = x.shape[0] > x.shape[1]
-    x = x.mT if tall else x
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.mT if tall else matrix).float()
     x = x / x.norm().clamp_min(1e-7)
+    gram = x @ x.mT
+    identity = torch.eye(len(gram), device=x.device)
+    product = identity
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        factor = torch.addmm(a * identity + b * gram, gram, gram, alpha=c)
+        product = factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
     return (x.mT if tall else x).to(matrix.dtype)
 
 
