@@ -38,7 +38,12 @@ class TrainConfig(CommonFlags):
     stage: str = flag("all", "which stage to train", choices=("all", "images", "video", "decoder"))
     steps: int | None = flag(None, "optimizer updates in total; default: the preset's", low=1, high=1_000_000_000)
     batch_size: int = flag(8, "clips in a batch, over all processes", low=1, high=65_536)
-    images_per_clip: int = flag(4, "the images stage takes this many times --batch-size", low=1, high=1024)
+    images_per_clip: int = flag(
+        4,
+        "the images stage takes this many times --batch-size; without --images, of each video so many frames",
+        low=1,
+        high=1024,
+    )
     init_from: str | None = flag(
         None,
         "start from this tokenizer: a run, with its discriminator, as the next stage of one run does; or the weights "
@@ -239,13 +244,18 @@ def open_clips(config: TrainConfig):
 
     from tokenizer.stages import Clips
     from videos import ClipSpec, open_dataset
+    from videos.datasets import FILE_DATASETS
 
     def spec(num_frames: int, size: int, window: str = "random") -> ClipSpec:
         return ClipSpec(num_frames=num_frames, size=size, frame_stride=config.frame_stride, window=window)
 
     image_data, image_root = (config.images, config.images_root) if config.images else (config.data, config.root)
+    # A frame of a video costs the decoding of all before it, so as many are taken as make the images of one clip; not
+    # of several sizes, whose batches would divide less well.
+    of_videos = not config.images and image_data in FILE_DATASETS and image_data != "images"
+    frames = config.images_per_clip if of_videos and len(config.image_sizes) <= 1 else 1
     images = {
-        size: open_dataset(image_data, root=image_root, split="train", clip=spec(1, size))
+        size: open_dataset(image_data, root=image_root, split="train", clip=spec(frames, size, "scattered"))
         for size in config.image_sizes or (config.size,)
     }
     video = {
@@ -256,7 +266,7 @@ def open_clips(config: TrainConfig):
         config.data, root=config.root, split="test", clip=spec(config.num_frames, config.size, "center")
     )
     items = [torch.as_tensor(held_out[i]["video"]) for i in range(min(config.validation_clips, len(held_out)))]
-    return Clips(images, video, [torch.stack(items[i : i + 16]) for i in range(0, len(items), 16)])
+    return Clips(images, video, [torch.stack(items[i : i + 16]) for i in range(0, len(items), 16)], frames)
 
 
 def build_lpips(config: TrainConfig, device) -> Callable | None:
