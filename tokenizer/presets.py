@@ -3,8 +3,8 @@
 `paper`: PV-VAE as published (PV-VAE section 4.1), with documented defaults for what was not. One command a stage on
 GPUs.
 `paper-transformer`: PV-VAE-T (its table 7), 1.2 B parameters, trained alike: no recipe of its own was published.
-`demo`: the same method at 17x32x32, small enough for two CPU cores; `small`: for real clips at 17x64x64. The README says
-what they reach, and how long they take.
+`demo`: the same method at 17x32x32, small enough for two CPU cores; `small`: for real clips at 17x64x64. The README
+says what they reach, and how long they take.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ _PAPER = TokenizerPreset(
         "validate_every": 5000,
     },
 )
-# Two cores without bfloat16 are enough for these. A latent cell is 8 pixels wide: at 16, outlines are lost at this size.
+# Two cores without bfloat16 are enough for these. A latent cell is 8 pixels wide: at 16, outlines of so small a picture
+# are lost.
 _DEMO_MODEL = PVVAEConfig(
     latent_channels=12,
     channels=(24, 48, 80),
