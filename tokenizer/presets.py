@@ -81,7 +81,7 @@ PRESETS: dict[str, TokenizerPreset] = {
         training={**_SMALL_TRAINING, "size": 32, "batch_size": 8},
     ),
     "small": TokenizerPreset(
-        model=replace(_DEMO_MODEL, latent_channels=32, channels=(32, 64, 128), decoder_channels=(48, 96, 160)),
+        model=replace(_DEMO_MODEL, latent_channels=32, channels=(32, 64, 96), decoder_channels=(40, 80, 128)),
         stage_steps={"images": 1000, "video": 2400, "decoder": 600},
         training={**_SMALL_TRAINING, "size": 64, "batch_size": 4},
     ),
