@@ -89,11 +89,14 @@ def shrink_presets() -> None:
     import generator.presets as generator_presets
     import tokenizer.presets as tokenizer_presets
     from generator.latte import LatteConfig
+    from tokenizer import stages
+    from tokenizer.discriminator import DiscriminatorConfig
     from tokenizer.pvvae import PVVAEConfig
 
     tiny = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
     demo = tokenizer_presets.PRESETS["demo"]
     tokenizer_presets.PRESETS["demo"] = replace(demo, model=tiny, stage_steps={"images": 1, "video": 1, "decoder": 1})
+    stages.DiscriminatorConfig = lambda layers: DiscriminatorConfig(channels=4, layers=layers)
     latte = LatteConfig(hidden_size=16, depth=2, num_heads=2)
     generator_presets.PRESETS["demo"] = replace(generator_presets.PRESETS["demo"], model=latte)
 
