@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from runtime import parallel
@@ -113,11 +114,16 @@ def bucket_batches(batch_size: int, sizes: Sequence[int], *, per_clip: int = 1, 
 
 @dataclass(frozen=True)
 class Clips:
-    """Data sets of the stages by size in pixels, and fixed held-out batches, uint8 `[B, 3, 1+T, H, W]`."""
+    """Data sets of the stages by size in pixels, and fixed held-out batches, uint8 `[B, 3, 1+T, H, W]`.
+
+    Attributes:
+        frames: Single frames that an item of `images` holds.
+    """
 
     images: dict[int, object]
     video: dict[int, object]
     validation: list[Tensor]
+    frames: int = 1
 
     def loader(self, config, stage: str, world: World, step: int) -> BatchLoader:
         """Batches of a stage from `step` on."""
@@ -125,7 +131,7 @@ class Clips:
         sizes = bucket_batches(
             config.batch_size,
             list(by_size),
-            per_clip=config.images_per_clip if stage == "images" else 1,
+            per_clip=config.images_per_clip // self.frames if stage == "images" else 1,
             parts=world.size * config.accumulate,
         )
         buckets = [
@@ -170,6 +176,7 @@ class StageTraining:
             model,
             world,
             mode=config.parallel,
+            optimizer=config.optimizer,
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
             gradient_clip=config.gradient_clip,
@@ -219,7 +226,10 @@ class StageTraining:
             while self.step < stage.stop:
                 with progress.wait():
                     _, batch = next(batches)
-                values, stop = self._update(batch["video"], batch["rows"])
+                video, rows = batch["video"], batch["rows"]
+                if stage.name == "images":
+                    video, rows = as_images(video, rows)
+                values, stop = self._update(video, rows)
                 if is_due(self.step, config.validate_every, stage.stop):
                     found = self._validate()
                     values |= found.values
@@ -291,6 +301,7 @@ class StageTraining:
             posterior,
             kl_weight=config.kl_weight,
             temporal_weight=config.temporal_weight,
+            spatial_weight=config.spatial_weight,
             lpips_weight=config.lpips_weight,
             lpips_network=self.lpips_network,
         )
@@ -339,6 +350,12 @@ class StageTraining:
             passing=passing,
             others={"discriminator": self.adversary.state_dict()} if self.adversary else None,
         )
+
+
+def as_images(frames: Tensor, rows: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """Frames that were read from one video `[b, 3, n, H, W]` as images `[b * n, 3, 1, H, W]`, and their global rows."""
+    count = frames.shape[2]
+    return rearrange(frames, "b c n h w -> (b n) c 1 h w"), [row * count + n for row in rows for n in range(count)]
 
 
 def has_discriminator(checkpoint: Path) -> bool:

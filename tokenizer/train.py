@@ -38,7 +38,12 @@ class TrainConfig(CommonFlags):
     stage: str = flag("all", "which stage to train", choices=("all", "images", "video", "decoder"))
     steps: int | None = flag(None, "optimizer updates in total; default: the preset's", low=1, high=1_000_000_000)
     batch_size: int = flag(8, "clips in a batch, over all processes", low=1, high=65_536)
-    images_per_clip: int = flag(4, "the images stage takes this many times --batch-size", low=1, high=1024)
+    images_per_clip: int = flag(
+        4,
+        "the images stage takes this many times --batch-size; without --images, of each video so many frames",
+        low=1,
+        high=1024,
+    )
     init_from: str | None = flag(
         None,
         "start from this tokenizer: a run, with its discriminator, as the next stage of one run does; or the weights "
@@ -54,14 +59,16 @@ class TrainConfig(CommonFlags):
     num_frames: int = flag(17, "frames of a clip, 1 + 4k", low=1, high=4097)
     size: int = flag(256, "height and width in pixels", low=8, high=8192)
     frame_stride: int = flag(1, "source frames between two kept ones", low=1)
-    learning_rate: float = flag(5e-5, "peak rate of AdamW; cosine decay to a tenth", low=0.0)
+    optimizer: str = flag("adamw", "adamw, as published, or muon for the weights of layers", choices=("adamw", "muon"))
+    learning_rate: float = flag(5e-5, "peak rate; cosine decay to a tenth", low=0.0)
     warmup: int = flag(1000, "steps of linear warm-up in every stage", low=0)
-    weight_decay: float = flag(0.01, "of AdamW", low=0.0)
+    weight_decay: float = flag(0.01, "of the optimizer", low=0.0)
     gradient_clip: float = flag(1.0, "largest norm of the gradient", low=0.0)
     ema_decay: float = flag(0.999, "of the averaged weights, which are the ones used", low=0.0, high=1.0)
     kl_weight: float = flag(1e-6, "weight of KL, in nats per latent element", low=0.0)
     lpips_weight: float = flag(1.0, "weight of LPIPS (VGG); 0 switches it off and needs no weight file", low=0.0)
     temporal_weight: float = flag(1.0, "weight of the squared error of frame differences", low=0.0)
+    spatial_weight: float = flag(0.0, "weight of the squared error of differences between neighbouring pixels", low=0.0)
     max_drop_ratio: float = flag(1.0, "maximum dropping ratio of predictive reconstruction; 0: none", low=0.0, high=1.0)
     reverse: float = flag(0.5, "probability of playing a clip backwards in the video stage", low=0.0, high=1.0)
     drop_schedule: str = flag("suffix", "which groups are dropped: the last, or inside", choices=("suffix", "infill"))
@@ -237,13 +244,18 @@ def open_clips(config: TrainConfig):
 
     from tokenizer.stages import Clips
     from videos import ClipSpec, open_dataset
+    from videos.datasets import FILE_DATASETS
 
     def spec(num_frames: int, size: int, window: str = "random") -> ClipSpec:
         return ClipSpec(num_frames=num_frames, size=size, frame_stride=config.frame_stride, window=window)
 
     image_data, image_root = (config.images, config.images_root) if config.images else (config.data, config.root)
+    # A frame of a video costs the decoding of all before it, so as many are taken as make the images of one clip; not
+    # of several sizes, whose batches would divide less well.
+    of_videos = not config.images and image_data in FILE_DATASETS and image_data != "images"
+    frames = config.images_per_clip if of_videos and len(config.image_sizes) <= 1 else 1
     images = {
-        size: open_dataset(image_data, root=image_root, split="train", clip=spec(1, size))
+        size: open_dataset(image_data, root=image_root, split="train", clip=spec(frames, size, "scattered"))
         for size in config.image_sizes or (config.size,)
     }
     video = {
@@ -254,7 +266,7 @@ def open_clips(config: TrainConfig):
         config.data, root=config.root, split="test", clip=spec(config.num_frames, config.size, "center")
     )
     items = [torch.as_tensor(held_out[i]["video"]) for i in range(min(config.validation_clips, len(held_out)))]
-    return Clips(images, video, [torch.stack(items[i : i + 16]) for i in range(0, len(items), 16)])
+    return Clips(images, video, [torch.stack(items[i : i + 16]) for i in range(0, len(items), 16)], frames)
 
 
 def build_lpips(config: TrainConfig, device) -> Callable | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from runtime.errors import InputError
 
-WINDOWS = ("random", "first", "center")
+WINDOWS = ("random", "first", "center", "scattered")
 LARGEST = 16_384  # frames, pixels, stride: beyond it a number is a mistake that would fill the memory
 
 
@@ -20,7 +20,8 @@ class ClipSpec:
         num_frames: Frames kept.
         size: Height and width, or (height, width): the shorter side is resized to fit, then the centre is cropped.
         frame_stride: Source frames between two kept ones; a video that is too short gets the largest stride that fits.
-        window: Where the window starts: "random" (drawn from the item's seed), "first", or "center".
+        window: Where the window starts: "random" (drawn from the item's seed), "first", or "center"; or "scattered":
+            single frames from anywhere in the video (drawn likewise), in order.
     """
 
     num_frames: int = 17
@@ -72,6 +73,8 @@ class ClipSpec:
         stride = self.fitting_stride(available)
         if stride == 0:
             raise InputError(f"{available} frames are fewer than the {self.num_frames} of a clip")
+        if self.window == "scattered":
+            return np.sort(np.random.default_rng(seed).choice(available, self.num_frames, replace=False))
         room = available - ((self.num_frames - 1) * stride + 1)
         start = {"first": 0, "center": room // 2, "random": int(np.random.default_rng(seed).integers(room + 1))}[
             self.window
