@@ -137,6 +137,7 @@ def test_short_and_long_attention_equal_a_plain_reference(axis, length):
     torch.testing.assert_close(attention(x), expected, atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.bf16
 def test_bfloat16_compute_keeps_the_residual_stream_and_velocity_in_float32(model):
     x, t, y = inputs(model.config)
     with torch.autocast("cpu", torch.bfloat16):

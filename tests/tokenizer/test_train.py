@@ -40,8 +40,9 @@ def config_for(tmp_path, *words: str) -> TrainConfig:
         "--warmup",
         "2",
     ]
-    batch = [] if "--batch-size" in words else ["--batch-size", "2"]
-    return parse([*common, *batch, *words], TrainConfig, preset_defaults)
+    defaults = {"--batch-size": "2", "--validation-clips": "2"}
+    more = [word for pair in defaults.items() if pair[0] not in words for word in pair]
+    return parse([*common, *more, *words], TrainConfig, preset_defaults)
 
 
 def log_of(run_dir) -> list[dict]:
