@@ -142,12 +142,12 @@ def tokenizer_step(config: StagesConfig, device, dtype) -> dict:
     from benchmarks.measuring import timed
     from runtime.processes import autocast
     from tokenizer.losses import tokenizer_loss
-    from videos import BatchLoader, ClipSpec, open_dataset, to_float
+    from videos import BatchLoader, Bucket, ClipSpec, open_dataset, to_float
 
     vae, _ = _demo_models(device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-4)
     dataset = open_dataset("moving_shapes", split="train", clip=ClipSpec(num_frames=17, size=32))
-    batches, counter = iter(BatchLoader(dataset, config.batch_size, seed=config.seed)), itertools.count()
+    batches, counter = iter(BatchLoader([Bucket(dataset, config.batch_size)], seed=config.seed)), itertools.count()
     waited, began = 0.0, time.perf_counter()
 
     def step() -> None:

@@ -132,7 +132,7 @@ class Clips:
             Bucket(dataset, size, list(world.rows(size, config.accumulate)))
             for dataset, size in zip(by_size.values(), sizes, strict=True)
         ]
-        return BatchLoader.mixed(buckets, seed=config.seed, start_step=step)
+        return BatchLoader(buckets, seed=config.seed, start_step=step)
 
 
 class StageTraining:

@@ -6,7 +6,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from runtime.errors import InputError
-from videos import BatchLoader, ClipSpec, lpips, open_dataset, psnr, ssim, to_float, to_uint8
+from videos import BatchLoader, Bucket, ClipSpec, lpips, open_dataset, psnr, ssim, to_float, to_uint8
 from videos.batches import batch_indices, window_seed
 from videos.clip import resize_and_crop
 
@@ -56,7 +56,7 @@ def test_processes_share_a_batch_and_a_resumed_loader_goes_on():
     dataset = open_dataset("moving_shapes", clip=ClipSpec(5, 32))
 
     def batches(start, rows=None, count=2):
-        loader = iter(BatchLoader(dataset, 4, seed=1, start_step=start, rows=rows))
+        loader = iter(BatchLoader([Bucket(dataset, 4, rows)], seed=1, start_step=start))
         found = [next(loader) for _ in range(count)]
         loader.close()
         return found
