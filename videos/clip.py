@@ -67,6 +67,10 @@ class ClipSpec:
             else min(self.frame_stride, (available - 1) // (self.num_frames - 1))
         )
 
+    def enlarges(self, height: int, width: int) -> bool:
+        """Whether pictures of this size have to be enlarged to cover the clip's."""
+        return height < self.height or width < self.width
+
     def frame_indices(self, available: int, seed: int) -> np.ndarray:
         """Indices of the kept frames, int64 `[num_frames]`; `seed` decides a random window."""
         stride = self.fitting_stride(available)

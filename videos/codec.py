@@ -30,6 +30,11 @@ def count_frames(path: str | Path) -> int:
     return _open(Path(path))[1]
 
 
+def probe_video(path: str | Path) -> tuple[int, int, int]:
+    """Frames, height and width of a file, without decoding it; errors as of `count_frames`."""
+    return _open(Path(path))[1:]
+
+
 def frame_rate(path: str | Path) -> float:
     """Frames a second, on average; InputError when the file is not a video."""
     path = Path(path)
@@ -68,14 +73,16 @@ def read_video(path: str | Path, frames: Sequence[int] | None = None) -> np.ndar
         InputError: If the file is absent, empty, not a video, or does not hold the frames that it promises.
     """
     path = Path(path)
-    reader, length, pixels = _open(path)
+    reader, length, height, width = _open(path)
     wanted = list(range(length)) if frames is None else [int(i) for i in frames]
     if not wanted:
         raise InputError(f"{path}: no frames asked, it has 0…{length - 1}")
     if not (min(wanted) >= 0 and max(wanted) < length):
         raise InputError(f"{path}: frames {min(wanted)}…{max(wanted)} asked, it has 0…{length - 1}")
-    if 3 * pixels * len(wanted) > MAX_BYTES:
-        raise InputError(f"{path}: {len(wanted)} frames of {pixels} pixels do not fit into memory; cut the video")
+    if 3 * height * width * len(wanted) > MAX_BYTES:
+        raise InputError(
+            f"{path}: {len(wanted)} frames of {width}x{height} pixels do not fit into memory; cut the video"
+        )
     decoded = None if reader is None else _read_with_decord(reader, wanted)
     if decoded is None:
         decoded = _read_with_av(path, wanted)
@@ -84,9 +91,9 @@ def read_video(path: str | Path, frames: Sequence[int] | None = None) -> np.ndar
     return np.ascontiguousarray(decoded)
 
 
-def _open(path: Path) -> tuple[object | None, int, int]:
-    """A decord reader (None where PyAV has to read), the number of frames, which is held against the header, and the
-    pixels of one."""
+def _open(path: Path) -> tuple[object | None, int, int, int]:
+    """A decord reader (None where PyAV has to read), the number of frames, which is held against the header, and their
+    height and width."""
     # PyAV looks first: decord prints to stderr about what is no video, and cannot be told not to.
     with _open_with_av(path) as container:
         stream = container.streams.video[0]
@@ -98,7 +105,7 @@ def _open(path: Path) -> tuple[object | None, int, int]:
         raise InputError(f"{path}: the video has no frames")
     if length < promised:
         raise InputError(f"{path}: truncated, it promises {promised} frames and holds {length}")
-    return reader, length, height * width
+    return reader, length, height, width
 
 
 def check_picture(path: Path, height: int, width: int) -> None:

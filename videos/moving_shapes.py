@@ -11,6 +11,7 @@ signed distances, so edges are anti-aliased and the flow is known in closed form
 from __future__ import annotations
 
 import colorsys
+import copy
 import hashlib
 from dataclasses import dataclass
 
@@ -52,6 +53,7 @@ class MovingShapes:
     num_classes = len(SHAPES) * len(MOTIONS)
     class_names = tuple(f"{shape} {motion}" for shape in SHAPES for motion in MOTIONS)
     skipped: tuple = ()
+    num_enlarged = 0
 
     def __init__(
         self,
@@ -74,6 +76,12 @@ class MovingShapes:
 
     def __len__(self) -> int:
         return self._stop - self._start
+
+    def with_clip(self, clip: ClipSpec, *, enlarge: bool = True) -> MovingShapes:
+        """The same scenes as clips of another kind; they are drawn at any size."""
+        other = copy.copy(self)
+        other.clip = clip
+        return other
 
     def labels(self) -> list[int]:
         """Label of every item, without drawing any."""
