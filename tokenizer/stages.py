@@ -170,6 +170,7 @@ class StageTraining:
             model,
             world,
             mode=config.parallel,
+            optimizer=config.optimizer,
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
             gradient_clip=config.gradient_clip,
@@ -291,6 +292,7 @@ class StageTraining:
             posterior,
             kl_weight=config.kl_weight,
             temporal_weight=config.temporal_weight,
+            spatial_weight=config.spatial_weight,
             lpips_weight=config.lpips_weight,
             lpips_network=self.lpips_network,
         )

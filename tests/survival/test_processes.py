@@ -54,6 +54,22 @@ def test_training_is_the_same(name, processes, more, begin, launcher, snapshots)
 
 
 @pytest.mark.parametrize("name", TRAIN)
+def test_muon_is_the_same_where_weights_are_sharded(name, begin, launcher):
+    line, run = TRAIN[name]
+    line = f"{line} --dtype float32 --optimizer muon"
+    folder = begin(name)
+    alone = folder.parent / "alone"
+    shutil.copytree(folder, alone)
+    # Stopped in the middle, and gone on with alone: the momentum is saved whole.
+    processes = launcher.start(f"{line} --parallel fsdp", folder, processes=2, fault="checkpoint.renamed:1")
+    processes[0].join(120)
+    chain.kill(processes)
+    assert launcher.run(line, folder) == 0, (folder / "log.txt").read_text()[-3000:]
+    assert launcher.run(line, alone) == 0
+    assert_like(folder / run, alone / run)
+
+
+@pytest.mark.parametrize("name", TRAIN)
 def test_a_run_may_change_its_processes_in_the_middle(name, begin, launcher):
     line, run = TRAIN[name]
     line = f"{line} --dtype float32 --save-every 1".replace("--save-every 3 ", "")
