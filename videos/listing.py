@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -148,10 +148,8 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
         yield
         return
     with lock:
-        try:
+        with suppress(OSError):  # of a network disk without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a network disk without locks
         yield
 
 

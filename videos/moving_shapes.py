@@ -13,7 +13,7 @@ from __future__ import annotations
 import colorsys
 import copy
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -108,8 +108,11 @@ class MovingShapes:
         return item
 
     def item(self, index: int, seed: int) -> dict:
-        """As `[index]`: there is no window to choose, the whole clip is made."""
-        return self[index]
+        """As `[index]`, the whole clip: there is no window to choose, but in a range of strides `seed` draws one."""
+        if self.clip.strides[0] == self.clip.strides[1]:
+            return self[index]
+        stride = self.clip.drawn_stride(np.random.default_rng(seed), self.clip.strides[1])
+        return self.with_clip(replace(self.clip, frame_stride=stride))[index]
 
 
 def make_scene(seed: int, number: int, level: str, clip: ClipSpec) -> _Scene:
@@ -120,7 +123,7 @@ def make_scene(seed: int, number: int, level: str, clip: ClipSpec) -> _Scene:
     unit = min(clip.height, clip.width)
     room = np.array([clip.width / unit, clip.height / unit])
     textured = level == "textured"
-    times = np.arange(clip.num_frames, dtype=np.float64) * clip.frame_stride
+    times = np.arange(clip.num_frames, dtype=np.float64) * clip.strides[0]
     radius = rng.uniform(0.17, 0.23)
     warped = times
     if textured:
