@@ -50,6 +50,8 @@ class Kinetics400(ClipDataset):
         if folders:
             return []  # the other split's folder alone is there
         if not any(split for _, split in self._listed.values()):
+            if _SPLITS.get(self.root.name) == self.split == "test":
+                return files
             return sources_of_split(self.root, self.split, lambda _: files)
         return [path for path in files if self._listed.get(video_id(path), ("", ""))[1] == self.split]
 

@@ -107,6 +107,74 @@ def test_an_interrupted_encoding_goes_on_without_repeating_rows(folder, monkeypa
 
 
 @pytest.fixture
+def films(folder, monkeypatch):
+    """120 clips of 8 frames, of which one passes for sound until it is decoded."""
+    root = folder / "films"
+    root.mkdir()
+    for number in range(120):
+        write_video(root / f"{number:03d}.mp4", np.full((8, 32, 32, 3), 2 * number, np.uint8), 8)
+    spoil(root / "007.mp4")
+    return root
+
+
+def spoil(path):
+    """Overwrite the pictures, not the tables: the packets are still counted."""
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + 4
+    length = int.from_bytes(data[start - 8 : start - 4], "big") - 8
+    data[start : start + length] = b"\xff" * length
+    path.write_bytes(data)
+
+
+def encode_films(folder, films, *words: str):
+    more = ["--data", "videos", "--root", str(films), "--split", "all", "--num-frames", "5"]
+    common = f"--tokenizer {folder / 'vae'} --size 32 --device cpu --dtype float32 --out {folder / 'out.h5'}"
+    return encode(parse([*common.split(), *more, *words], EncodeConfig, None))
+
+
+def test_a_row_that_cannot_be_decoded_is_left_out_and_the_others_are_what_they_would_be(folder, films, capsys):
+    path = encode_films(folder, films, "--flip", "--batch-size", "4")
+    with open_latents(path) as reader:
+        assert len(reader) == 238 and reader.attributes["left_out"] == 2 and reader.damaged_rows() == []
+        names = [name for number in range(120) for name in [f"{number:03d}.mp4"] * 2 if number != 7]
+        assert list(reader.names) == names
+        rows = reader.batch([13, 14, 237])
+    record = folder / "out.h5.unreadable.jsonl"
+    (line,) = [json.loads(line) for line in record.read_text().splitlines()]
+    assert line["path"] == str(films / "007.mp4") and "2 left out" in capsys.readouterr().out
+    assert not list(folder.glob("*.partial")) and encode_films(folder, films, "--flip", "--batch-size", "4") == path
+    dataset = open_dataset("videos", root=str(films), clip=ClipSpec(5, 32, window="first"))
+    vae = PVVAE.from_pretrained(folder / "vae")
+    for row, item in ((0, 6), (1, 8), (2, 119)):
+        with torch.no_grad():
+            expected = vae.encode(to_float(torch.as_tensor(dataset[item]["video"])[None])).mean[0].numpy()
+        assert np.allclose(rows["mean"][row], expected, atol=2e-3)  # float16; flat pictures have no side
+
+
+@pytest.mark.parametrize("point", ["latents.row:9", "latents.created:2", "latents.statistics"])
+def test_left_out_rows_stay_out_after_a_kill_with_the_same_bytes(folder, films, monkeypatch, point):
+    from runtime import faults
+
+    whole = encode_films(folder, films, "--batch-size", "4").read_bytes()
+    (folder / "out.h5").unlink()
+    (folder / "out.h5.unreadable.jsonl").unlink()
+    monkeypatch.setenv(faults.VARIABLE, f"{point}:ENOSPC" if ":" in point else f"{point}:1:ENOSPC")
+    monkeypatch.setattr(faults, "_reached", {})
+    with pytest.raises((OSError, InputError)):
+        encode_films(folder, films, "--batch-size", "4")
+    monkeypatch.delenv(faults.VARIABLE)
+    assert (folder / "out.h5.partial").exists()
+    assert encode_films(folder, films, "--batch-size", "4").read_bytes() == whole
+    assert (folder / "out.h5.unreadable.jsonl").read_text().count("007.mp4") == 1
+
+
+def test_too_many_undecodable_files_end_the_encoding_with_the_list(folder, films):
+    spoil(films / "050.mp4")
+    with pytest.raises(InputError, match=r"2 of 120 files cannot be read, more than 1 %.*050\.mp4"):
+        encode_films(folder, films)
+
+
+@pytest.fixture
 def clip_file(folder):
     video = open_dataset("moving_shapes", clip=ClipSpec(19, 32))[0]["video"]
     write_video(folder / "clip.mp4", np.ascontiguousarray(video.transpose(1, 2, 3, 0)), 8)
