@@ -76,9 +76,12 @@ def probe_image(path: Path) -> tuple[int, int]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """uint8 RGB `[H, W, 3]`; InputError when it cannot be decoded."""
+    """uint8 RGB `[H, W, 3]`; 16 bits a channel are rounded to 8. InputError when it cannot be decoded."""
     with open_image(path) as image:
         try:
+            if image.mode.startswith("I"):  # 16-bit grey, which `convert` would cut off at 255
+                grey = np.round(np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8)
+                return np.repeat(grey[:, :, None], 3, axis=2)
             return np.array(image.convert("RGB"))
         except _DAMAGE as error:
             raise InputError(f"{path}: damaged image ({error})") from error
