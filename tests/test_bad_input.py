@@ -558,9 +558,11 @@ def filled(line: str, stage: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("line", "words"), TABLE, ids=[line for line, _ in TABLE])
-def test_bad_input_is_one_line_and_exit_2_and_leaves_nothing(line, words, stage, tmp_path, monkeypatch, capfd):
+def test_bad_input_is_one_line_and_exit_2_and_leaves_nothing(
+    line, words, stage, tmp_path, tmp_path_factory, monkeypatch, capfd
+):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     for name in ("PVVAE_WEIGHTS", "PVVAE_TEST_DATA"):
         monkeypatch.delenv(name, raising=False)
     command, *argv = filled(line, stage)

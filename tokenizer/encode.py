@@ -181,9 +181,9 @@ def fill(config: EncodeConfig, source: Source, out: Path, attributes: dict, *, v
         progress = Progress(rows, start=rows - len(missing), label=f"encode {source.data}")
         blocks = [block for block in world.blocks(rows, config.batch_size) if missing.intersection(block)]
         unreadable = UnreadableFiles(unreadable_record(out), len(dataset))
-        with closing(_read_blocks(dataset, blocks, config, progress, world.device.type == "cuda")) as batches:
+        with closing(read_blocks(dataset, blocks, config, progress, world.device.type == "cuda")) as batches:
             for block, video, found in batches:
-                mean, logvar = _posterior(vae, video, world.device, dtype)
+                mean, logvar = encode_block(vae, video, world.device, dtype)
                 for i, (row, item) in enumerate(zip(block, found, strict=True)):
                     if row not in missing:
                         continue
@@ -235,7 +235,7 @@ def keep_statistics(run_dir: Path, out: Path) -> None:
     write_json(run_dir / "latent_statistics.json", values, point="statistics")
 
 
-def _posterior(vae, video, device, dtype):
+def encode_block(vae, video, device, dtype):
     """float32 numpy mean and logvar (or None) of uint8 clips `[b, 3, 1+T, H, W]`."""
     import torch
 
@@ -249,7 +249,7 @@ def _posterior(vae, video, device, dtype):
     return posterior.mean.float().cpu().numpy(), logvar
 
 
-def _read_blocks(dataset, blocks: Sequence[range], config, progress, pin: bool) -> Iterator[tuple]:
+def read_blocks(dataset, blocks: Sequence[range], config, progress, pin: bool) -> Iterator[tuple]:
     """(rows, uint8 video `[b, 3, 1+T, H, W]`, items) of blocks of rows, read while the blocks before are encoded.
 
     An item is {"label", "name"}, or the UnreadableClip of a row that cannot be decoded, whose video is black.

@@ -141,9 +141,10 @@ def _no_lock() -> Iterator[None]:
 @contextmanager
 def _one_at_a_time(path: Path) -> Iterator[None]:
     """Wait until no other process is looking at the same folder; where no lock can be had, do not wait."""
+    name = path.with_suffix(".lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path.with_suffix(".lock"), "w")  # noqa: SIM115 - held for the with-block
+        lock = open(name, "w")  # noqa: SIM115 - held for the with-block
     except OSError:
         yield
         return
@@ -151,6 +152,7 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
         with suppress(OSError):  # of a network disk without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+        name.unlink(missing_ok=True)  # those who wait have it open, and find everything done
 
 
 # -- the listing of a run ----------------------------------------------------------------------------------------------

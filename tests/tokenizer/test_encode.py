@@ -94,7 +94,7 @@ def test_an_interrupted_encoding_goes_on_without_repeating_rows(folder, monkeypa
     monkeypatch.setattr(writer, "FLUSH_ROWS", 1, raising=False)
     import tokenizer.encode as module
 
-    genuine, calls = module._posterior, []
+    genuine, calls = module.encode_block, []
 
     def count_then_stop(vae, video, *rest):
         calls.append(len(video))
@@ -102,11 +102,11 @@ def test_an_interrupted_encoding_goes_on_without_repeating_rows(folder, monkeypa
             raise KeyboardInterrupt
         return genuine(vae, video, *rest)
 
-    monkeypatch.setattr(module, "_posterior", count_then_stop)
+    monkeypatch.setattr(module, "encode_block", count_then_stop)
     with pytest.raises(KeyboardInterrupt):
         encode_with(folder, "--max-clips", "10")
     assert (folder / "out.h5.partial").exists() and not (folder / "out.h5").exists()
-    monkeypatch.setattr(module, "_posterior", genuine)
+    monkeypatch.setattr(module, "encode_block", genuine)
     with open_latents(encode_with(folder, "--max-clips", "10")) as reader:
         assert len(reader) == 10 and reader.damaged_rows() == []
 
