@@ -26,7 +26,7 @@ class TokenizerPreset:
 
     model: PVVAEConfig
     stage_steps: dict[str, int]
-    training: dict[str, int | float | str | bool]
+    training: dict[str, int | float | str | bool | tuple[int, ...]]
 
 
 _PAPER = TokenizerPreset(
@@ -34,6 +34,7 @@ _PAPER = TokenizerPreset(
     stage_steps={"images": 300_000, "video": 50_000, "decoder": 50_000},
     training={
         "size": 256,
+        "frame_stride": (1, 3),
         "batch_size": 8,
         "images_per_clip": 4,
         "learning_rate": 5e-5,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -36,7 +36,8 @@ from tokenizer.predictive import SCHEDULES, reverse_time
 from tokenizer.pvvae import PVVAE
 from tokenizer.validation import Validation, validate
 from videos import BatchLoader, to_float
-from videos.batches import Bucket
+from videos.batches import Bucket, default_workers
+from videos.unreadable import UnreadableFiles
 
 STAGES = ("images", "video", "decoder")
 
@@ -114,15 +115,21 @@ def bucket_batches(batch_size: int, sizes: Sequence[int], *, per_clip: int = 1, 
 
 @dataclass(frozen=True)
 class Clips:
-    """Data sets of the stages by size in pixels, and fixed held-out batches, uint8 `[B, 3, 1+T, H, W]`.
+    """What a run sees.
 
     Attributes:
+        images, video: Data sets of the stages, by size in pixels.
+        validation: Fixed held-out batches, uint8 `[B, 3, 1+T, H, W]`.
+        listing: All files of the run's data sets, by "video" and "images".
+        unreadable: Where files that cannot be decoded are recorded; None: one of them ends the run.
         frames: Single frames that an item of `images` holds.
     """
 
     images: dict[int, object]
     video: dict[int, object]
     validation: list[Tensor]
+    listing: dict[str, Sequence] = field(default_factory=dict)
+    unreadable: UnreadableFiles | None = None
     frames: int = 1
 
     def loader(self, config, stage: str, world: World, step: int) -> BatchLoader:
@@ -138,7 +145,14 @@ class Clips:
             Bucket(dataset, size, list(world.rows(size, config.accumulate)))
             for dataset, size in zip(by_size.values(), sizes, strict=True)
         ]
-        return BatchLoader.mixed(buckets, seed=config.seed, start_step=step)
+        return BatchLoader(
+            buckets,
+            seed=config.seed,
+            start_step=step,
+            workers=config.workers or default_workers(),
+            pin_memory=world.device.type == "cuda",
+            unreadable=self.unreadable,
+        )
 
 
 class StageTraining:
@@ -229,7 +243,7 @@ class StageTraining:
                 video, rows = batch["video"], batch["rows"]
                 if stage.name == "images":
                     video, rows = as_images(video, rows)
-                values, stop = self._update(video, rows)
+                values, stop = self._update(video, rows, batch["redrawn"])
                 if is_due(self.step, config.validate_every, stage.stop):
                     found = self._validate()
                     values |= found.values
@@ -248,7 +262,7 @@ class StageTraining:
             batches.close()
         return self.step
 
-    def _update(self, clips: Tensor, rows: list[int]) -> tuple[dict[str, float], bool]:
+    def _update(self, clips: Tensor, rows: list[int], redrawn: int) -> tuple[dict[str, float], bool]:
         """One update of all networks from a batch; what it logs, and whether some process was asked to stop."""
         config, stage, parts = self.config, self.stage, self.config.accumulate
         video = to_float(clips.to(self.world.device, non_blocking=True))
@@ -268,6 +282,7 @@ class StageTraining:
             for name, value in {**terms, "loss": loss.detach()}.items():
                 sums[name] = sums.get(name, 0.0) + value.double() / (parts * self.world.size)
         norm = self.trainer.clip()
+        sums["redrawn"] = torch.tensor(float(redrawn), device=norm.device).double()
         asked = torch.tensor(float(bool(stop_asked())))
         # Terms are means over equal parts, so their sum over processes is the mean; the norm is the same on each.
         exchanged = torch.stack([*sums.values(), norm.double() / self.world.size, asked.to(norm.device).double()])
