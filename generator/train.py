@@ -57,11 +57,12 @@ class TrainConfig(CommonFlags):
         250_000, "optimizer updates in total; may grow when a finished run is resumed", low=1, high=1_000_000_000
     )
     batch_size: int = flag(64, "clips in a batch, over all processes", low=1, high=65_536)
-    learning_rate: float = flag(1e-4, "of AdamW, after warm-up", low=0.0)
+    optimizer: str = flag("adamw", "adamw, as published, or muon for the weights of layers", choices=("adamw", "muon"))
+    learning_rate: float = flag(1e-4, "after warm-up", low=0.0)
     schedule: str = flag("constant", "of the learning rate; cosine falls to a tenth", choices=("constant", "cosine"))
     warmup: int = flag(0, "steps of linear warm-up", low=0)
     betas: tuple[float, ...] = flag((0.9, 0.999), "of AdamW", low=0.0)
-    weight_decay: float = flag(0.0, "of AdamW", low=0.0)
+    weight_decay: float = flag(0.0, "of the optimizer", low=0.0)
     gradient_clip: float = flag(1.0, "largest norm of the gradient; 0: no limit", low=0.0)
     ema_decay: float = flag(0.9999, "of the averaged weights, which are the ones sampled from", low=0.0, high=1.0)
     class_dropout: float = flag(0.1, "part of the labels replaced by the null class, for guidance", low=0.0, high=1.0)
@@ -132,6 +133,7 @@ def train(config: TrainConfig) -> Path:
         model,
         world,
         mode=config.parallel,
+        optimizer=config.optimizer,
         learning_rate=config.learning_rate,
         betas=config.betas,
         weight_decay=config.weight_decay,

@@ -14,6 +14,7 @@ from runtime import parallel
 from runtime.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
 from runtime.ema import EMA
 from runtime.errors import InputError
+from runtime.muon import build_optimizers
 from runtime.processes import World
 from runtime.records import check_fields
 from runtime.weights import check_weights
@@ -22,7 +23,7 @@ MAX_SKIPPED_IN_A_ROW = 10
 
 
 class Trainer:
-    """A model, its optimizer (AdamW) and the average of its weights, on one process or several.
+    """A model, its optimizers and the average of its weights, on one process or several.
 
     Attributes:
         model: The model; under FSDP2 its parameters are sharded.
@@ -37,6 +38,7 @@ class Trainer:
         world: World,
         *,
         mode: str = "ddp",
+        optimizer: str = "adamw",
         learning_rate: float,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
@@ -46,14 +48,15 @@ class Trainer:
         """Args:
         model: On the world's device; parameters that do not require gradients stay as they are.
         mode: "ddp" or "fsdp".
+        optimizer: "adamw", or "muon" (which leaves biases, norms and embeddings to AdamW), at the same learning rate.
         gradient_clip: Largest norm of the gradient; 0: no limit.
         """
         self.model, self.world, self.gradient_clip = model, world, gradient_clip
         self.network = parallel.distribute(model, world, mode)
         self.ema = EMA(model, ema_decay)
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.trained, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
+        self.optimizers = build_optimizers(
+            model, optimizer, learning_rate=learning_rate, betas=betas, weight_decay=weight_decay
         )
         self.skipped = self.skipped_in_a_row = 0
 
@@ -81,9 +84,10 @@ class Trainer:
         """
         step += 1
         if finite:
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
             self.skipped_in_a_row = 0
         else:
             self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
@@ -92,7 +96,8 @@ class Trainer:
                     f"{run_dir}: loss or gradient was not finite in {self.skipped_in_a_row} steps in a row, up to step "
                     f"{step}; {last_good(run_dir)}; lower --learning-rate under another --name"
                 )
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.trained:
+            parameter.grad = None
         self.ema.update(step)
         return step
 
@@ -121,8 +126,9 @@ class Trainer:
             "ema": parallel.state_of(self.model, self.world, self.ema.average),
             **{name: other["tensors"] for name, other in (others or {}).items()},
         }
+        states = [parallel.optimizer_state_of(optimizer, self.model, self.world) for optimizer in self.optimizers]
         optimizer = {
-            "model": parallel.optimizer_state_of(self.optimizer, self.model, self.world),
+            "model": {name: values for state in states for name, values in state.items()},
             **{name: other["optimizer"] for name, other in (others or {}).items()},
         }
         if self.world.is_main:
@@ -152,7 +158,8 @@ class Trainer:
         source = checkpoint.path / "optimizer.pt"
         check_fields(checkpoint.optimizer, {"model": dict}, source)
         if optimizer and checkpoint.optimizer["model"]:
-            parallel.load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer["model"], source)
+            for own in self.optimizers:
+                parallel.load_optimizer_state(own, self.model, checkpoint.optimizer["model"], source)
 
 
 def last_good(run_dir: Path) -> str:

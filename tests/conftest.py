@@ -6,6 +6,15 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache_folder(tmp_path_factory):
+    """What is found out about files in a test is not kept for the user's own runs."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("XDG_CACHE_HOME") if before is None else os.environ.update(XDG_CACHE_HOME=before)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run, and say why."""
     real = [item for item in items if item.get_closest_marker("real")]
@@ -16,6 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if gpu and not _has_gpu():
         for item in gpu:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    bf16 = [item for item in items if item.get_closest_marker("bf16")]
+    if bf16 and not _has_bf16():
+        for item in bf16:
+            item.add_marker(pytest.mark.skip(reason="this CPU only emulates bfloat16"))
 
 
 def _real_data() -> Path | None:
@@ -27,6 +40,12 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _has_bf16() -> bool:
+    from runtime.processes import native_bfloat16
+
+    return native_bfloat16()
 
 
 @pytest.fixture(scope="session")

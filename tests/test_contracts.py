@@ -32,13 +32,13 @@ FLAGS = {
     "tokenizer.train": "data root images images_root preset stage steps batch_size images_per_clip init_from "
     "save_every validate_every validation_clips num_frames size frame_stride image_sizes clip_sizes learning_rate "
     "warmup weight_decay gradient_clip ema_decay kl_weight lpips_weight temporal_weight gan_weight gan_start "
-    "adaptive_gan discriminator_layers max_drop_ratio drop_schedule padding reverse parallel accumulate "
-    "checkpoint_blocks compile",
+    "spatial_weight adaptive_gan discriminator_layers max_drop_ratio drop_schedule padding reverse parallel accumulate "
+    "checkpoint_blocks compile optimizer",
     "tokenizer.encode": "tokenizer weights data root split num_frames size frame_stride windows flip batch_size out",
     "tokenizer.reconstruct": "tokenizer video out",
     "tokenizer.predict": "tokenizer video out observed after frames",
     "latents_cache.check": "full",
-    "generator.train": "latents preset steps batch_size learning_rate save_every",
+    "generator.train": "latents preset steps batch_size optimizer learning_rate save_every",
     "generator.sample": "run step samples steps guidance_scale batch_size out",
     "eval.fvd": "run step tokenizer root protocol features out samples",
     "eval.reconstruction": "tokenizer data samples",

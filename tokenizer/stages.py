@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from runtime import parallel
@@ -35,7 +36,8 @@ from tokenizer.predictive import SCHEDULES, reverse_time
 from tokenizer.pvvae import PVVAE
 from tokenizer.validation import Validation, validate
 from videos import BatchLoader, to_float
-from videos.batches import Bucket
+from videos.batches import Bucket, default_workers
+from videos.unreadable import UnreadableFiles
 
 STAGES = ("images", "video", "decoder")
 
@@ -113,11 +115,22 @@ def bucket_batches(batch_size: int, sizes: Sequence[int], *, per_clip: int = 1, 
 
 @dataclass(frozen=True)
 class Clips:
-    """Data sets of the stages by size in pixels, and fixed held-out batches, uint8 `[B, 3, 1+T, H, W]`."""
+    """What a run sees.
+
+    Attributes:
+        images, video: Data sets of the stages, by size in pixels.
+        validation: Fixed held-out batches, uint8 `[B, 3, 1+T, H, W]`.
+        listing: All files of the run's data sets, by "video" and "images".
+        unreadable: Where files that cannot be decoded are recorded; None: one of them ends the run.
+        frames: Single frames that an item of `images` holds.
+    """
 
     images: dict[int, object]
     video: dict[int, object]
     validation: list[Tensor]
+    listing: dict[str, Sequence] = field(default_factory=dict)
+    unreadable: UnreadableFiles | None = None
+    frames: int = 1
 
     def loader(self, config, stage: str, world: World, step: int) -> BatchLoader:
         """Batches of a stage from `step` on."""
@@ -125,14 +138,21 @@ class Clips:
         sizes = bucket_batches(
             config.batch_size,
             list(by_size),
-            per_clip=config.images_per_clip if stage == "images" else 1,
+            per_clip=config.images_per_clip // self.frames if stage == "images" else 1,
             parts=world.size * config.accumulate,
         )
         buckets = [
             Bucket(dataset, size, list(world.rows(size, config.accumulate)))
             for dataset, size in zip(by_size.values(), sizes, strict=True)
         ]
-        return BatchLoader.mixed(buckets, seed=config.seed, start_step=step)
+        return BatchLoader(
+            buckets,
+            seed=config.seed,
+            start_step=step,
+            workers=config.workers or default_workers(),
+            pin_memory=world.device.type == "cuda",
+            unreadable=self.unreadable,
+        )
 
 
 class StageTraining:
@@ -170,6 +190,7 @@ class StageTraining:
             model,
             world,
             mode=config.parallel,
+            optimizer=config.optimizer,
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
             gradient_clip=config.gradient_clip,
@@ -219,7 +240,10 @@ class StageTraining:
             while self.step < stage.stop:
                 with progress.wait():
                     _, batch = next(batches)
-                values, stop = self._update(batch["video"], batch["rows"])
+                video, rows = batch["video"], batch["rows"]
+                if stage.name == "images":
+                    video, rows = as_images(video, rows)
+                values, stop = self._update(video, rows, batch["redrawn"])
                 if is_due(self.step, config.validate_every, stage.stop):
                     found = self._validate()
                     values |= found.values
@@ -238,7 +262,7 @@ class StageTraining:
             batches.close()
         return self.step
 
-    def _update(self, clips: Tensor, rows: list[int]) -> tuple[dict[str, float], bool]:
+    def _update(self, clips: Tensor, rows: list[int], redrawn: int) -> tuple[dict[str, float], bool]:
         """One update of all networks from a batch; what it logs, and whether some process was asked to stop."""
         config, stage, parts = self.config, self.stage, self.config.accumulate
         video = to_float(clips.to(self.world.device, non_blocking=True))
@@ -258,6 +282,7 @@ class StageTraining:
             for name, value in {**terms, "loss": loss.detach()}.items():
                 sums[name] = sums.get(name, 0.0) + value.double() / (parts * self.world.size)
         norm = self.trainer.clip()
+        sums["redrawn"] = torch.tensor(float(redrawn), device=norm.device).double()
         asked = torch.tensor(float(bool(stop_asked())))
         # Terms are means over equal parts, so their sum over processes is the mean; the norm is the same on each.
         exchanged = torch.stack([*sums.values(), norm.double() / self.world.size, asked.to(norm.device).double()])
@@ -291,6 +316,7 @@ class StageTraining:
             posterior,
             kl_weight=config.kl_weight,
             temporal_weight=config.temporal_weight,
+            spatial_weight=config.spatial_weight,
             lpips_weight=config.lpips_weight,
             lpips_network=self.lpips_network,
         )
@@ -339,6 +365,12 @@ class StageTraining:
             passing=passing,
             others={"discriminator": self.adversary.state_dict()} if self.adversary else None,
         )
+
+
+def as_images(frames: Tensor, rows: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """Frames that were read from one video `[b, 3, n, H, W]` as images `[b * n, 3, 1, H, W]`, and their global rows."""
+    count = frames.shape[2]
+    return rearrange(frames, "b c n h w -> (b n) c 1 h w"), [row * count + n for row in rows for n in range(count)]
 
 
 def has_discriminator(checkpoint: Path) -> bool:

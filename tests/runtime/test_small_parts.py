@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime import processes
 from runtime.ema import EMA, decay_at
 from runtime.errors import InputError
 from runtime.log import MetricsLog, Progress
@@ -156,6 +157,23 @@ def test_mixed_precision_is_off_for_float32():
             assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
     assert resolve_dtype("auto", device) in (torch.float32, torch.bfloat16)
     assert resolve_dtype("float32", device) == torch.float32
+
+
+def test_auto_is_bfloat16_only_where_the_cpu_has_its_products_and_nothing_forbids_them(monkeypatch):
+    capability, supported, products = ["AVX512"], [True], [True]
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability[0])
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported[0])
+    monkeypatch.setattr(processes, "_has_bfloat16_products", lambda: products[0])
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    cpu = torch.device("cpu")
+    assert resolve_dtype("auto", cpu) == torch.bfloat16
+    for box, value in ((capability, "AVX2"), (supported, False), (products, False)):
+        before, box[0] = box[0], value
+        assert resolve_dtype("auto", cpu) == torch.float32
+        box[0] = before
+    for isa, native in (("AVX512_CORE", False), ("avx512_core_vnni", False), ("AVX512_CORE_BF16", True), ("ALL", True)):
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+        assert processes.native_bfloat16() == native
 
 
 def test_exact_float32_holds_inside_and_settings_come_back_after_a_failure(monkeypatch):

@@ -16,6 +16,7 @@ from tokenizer.losses import (
     kl_loss,
     perceptual_loss,
     pixel_loss,
+    spatial_loss,
     temporal_loss,
     tokenizer_loss,
 )
@@ -52,6 +53,24 @@ def test_value_and_gradient_of_the_temporal_loss_of_three_frames():
     assert float(loss.detach()) == 6.5
     # d/de0 = -2, d/de1 = 2 - (-3), d/de2 = -3: twice the difference, over two differences.
     assert output.grad.flatten().tolist() == [-2.0, 5.0, -3.0]
+
+
+def test_spatial_loss_ignores_an_even_error_and_sees_an_edge():
+    video = torch.randn(2, 3, 5, 4, 4)
+    assert float(spatial_loss(video + 0.7, video)) == pytest.approx(0.0, abs=1e-10)
+    # Rows of errors 0, 1, 1: differences 1, 0 between rows, none between columns.
+    error = torch.tensor([0.0, 1.0, 1.0]).view(1, 1, 1, 3, 1).expand(1, 3, 2, 3, 5)
+    assert float(spatial_loss(error, torch.zeros_like(error))) == 0.5
+    assert float(spatial_loss(error.mT, torch.zeros_like(error.mT))) == 0.5
+
+
+def test_the_spatial_term_is_off_unless_it_has_a_weight():
+    output, video = pair(1, 3, 5, 4, 4)
+    posterior = Posterior(torch.zeros(1, 2, 2, 1, 1), torch.zeros(1, 2, 2, 1, 1))
+    plain, terms = tokenizer_loss(output, video, posterior, kl_weight=0.0)
+    weighted, more = tokenizer_loss(output, video, posterior, kl_weight=0.0, spatial_weight=0.5)
+    assert "spatial" not in terms
+    assert float((weighted - plain).detach()) == pytest.approx(0.5 * float(more["spatial"]), rel=1e-5)
 
 
 def test_temporal_loss_of_an_image_is_zero_and_differentiable():

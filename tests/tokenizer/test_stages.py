@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,6 +20,8 @@ from tokenizer.pvvae import PVVAE, PVVAEConfig
 from tokenizer.stages import Clips, StageTraining, bucket_batches
 from tokenizer.train import TrainConfig, preset_defaults, train
 from tokenizer.zoo import load
+from videos import write_video
+from videos.folders import VideoFolder
 
 TINY = {
     "cnn": PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer"),
@@ -34,8 +37,12 @@ def tiny_demo(monkeypatch, request):
 
 def tiny_networks(monkeypatch, architecture: str = "cnn") -> None:
     """The demo preset with networks that train in milliseconds; three stages of equal length."""
+    demo = presets.PRESETS["demo"]
     small = dataclasses.replace(
-        presets.PRESETS["demo"], model=TINY[architecture], stage_steps={"images": 1, "video": 1, "decoder": 1}
+        demo,
+        model=TINY[architecture],
+        stage_steps={"images": 1, "video": 1, "decoder": 1},
+        training={**demo.training, "optimizer": "adamw", "learning_rate": 1e-3},  # what the bounds below are of
     )
     monkeypatch.setitem(presets.PRESETS, "demo", small)
     monkeypatch.setattr(stages, "DiscriminatorConfig", lambda layers: DiscriminatorConfig(channels=4, layers=layers))
@@ -382,6 +389,30 @@ def test_every_process_reads_its_rows_of_the_same_bucket_at_each_step(tmp_path):
     assert sizes == {256, 384, 512}
     for each in (*loaders, alone):
         each.close()
+
+
+def test_images_from_videos_are_several_frames_of_each_video_that_is_read(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    for number in range(3):
+        write_video(tmp_path / f"{number}.mp4", generator.integers(0, 255, (30, 32, 32, 3), np.uint8), 10)
+    reads, seen = [], []
+    read, loss = VideoFolder.read, StageTraining._loss
+
+    def counted(self, source, frames):
+        reads.append(frames.tolist())
+        return read(self, source, frames)
+
+    def watched(self, video, rows, *rest):
+        seen.append((tuple(video.shape), rows))
+        return loss(self, video, rows, *rest)
+
+    monkeypatch.setattr(VideoFolder, "read", counted)
+    monkeypatch.setattr(StageTraining, "_loss", watched)
+    words = ("--data", "videos", "--root", str(tmp_path), "--preset", "demo", "--images-per-clip", "4")
+    train(config_for(tmp_path / "runs", *words, "--stage", "images", "--steps", "1"))
+    assert seen == [((8, 3, 1, 32, 32), list(range(8)))]
+    scattered = [frames for frames in reads if len(frames) == 4]
+    assert len(scattered) >= 2 and all(len(set(frames)) == 4 for frames in scattered)
 
 
 def test_a_run_sees_every_size_of_its_stage(tmp_path):

@@ -40,8 +40,9 @@ def config_for(tmp_path, *words: str) -> TrainConfig:
         "--warmup",
         "2",
     ]
-    batch = [] if "--batch-size" in words else ["--batch-size", "2"]
-    return parse([*common, *batch, *words], TrainConfig, preset_defaults)
+    defaults = {"--batch-size": "2", "--validation-clips": "2"}
+    more = [word for pair in defaults.items() if pair[0] not in words for word in pair]
+    return parse([*common, *more, *words], TrainConfig, preset_defaults)
 
 
 def log_of(run_dir) -> list[dict]:
@@ -118,7 +119,7 @@ def test_the_averaged_weights_are_validated_and_the_log_holds_numbers_alone(tmp_
     lines = [line for line in log_of(run) if "val_psnr" in line]
     assert [line["step"] for line in lines if line["step"] % 4 == 0] == [4, 8, 12]
     assert all(isinstance(value, (int, float)) for line in lines for value in line.values())
-    expected = validate(load(run), open_clips(config).validation, torch.device("cpu"), torch.float32).values
+    expected = validate(load(run), open_clips(config, run).validation, torch.device("cpu"), torch.float32).values
     assert {name: value for name, value in lines[-1].items() if name.startswith("val_")} == pytest.approx(expected)
 
 
@@ -141,8 +142,8 @@ def test_gaussian_padding_trains(tmp_path):
 
 def test_other_settings_under_the_same_name_are_refused_and_listed(tmp_path):
     train(config_for(tmp_path, "--steps", "3", "--name", "run"))
-    with pytest.raises(InputError, match="learning_rate: was 0.001, now 0.002"):
-        train(config_for(tmp_path, "--steps", "3", "--name", "run", "--learning-rate", "0.002"))
+    with pytest.raises(InputError, match="learning_rate: was 0.002, now 0.003"):
+        train(config_for(tmp_path, "--steps", "3", "--name", "run", "--learning-rate", "0.003"))
 
 
 def test_a_loss_that_is_not_finite_skips_steps_then_stops_and_names_the_run(tmp_path, monkeypatch):

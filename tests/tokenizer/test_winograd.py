@@ -83,6 +83,7 @@ def test_no_output_of_a_pair_sees_a_later_frame():
         assert torch.equal(after[:, :, :frame], before[:, :, :frame])
 
 
+@pytest.mark.bf16
 def test_in_bfloat16_pairs_are_about_as_close_to_float32_as_the_plain_formula():
     seen, weight, bias = problem(8, (3, 3))
     seen = seen.bfloat16()
@@ -97,7 +98,7 @@ def test_in_bfloat16_pairs_are_about_as_close_to_float32_as_the_plain_formula():
     assert errors[0] < 6e-3 and errors[0] < 2 * errors[1]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.bf16)])
 def test_a_causal_convolution_in_chunks_gives_values_and_gradients_of_the_plain_formula(dtype, monkeypatch):
     used = []
     in_pairs = winograd.convolve_in_pairs
