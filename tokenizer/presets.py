@@ -63,7 +63,7 @@ _SMALL_TRAINING = {
     "learning_rate": 2e-3,
     "warmup": 50,
     "weight_decay": 0.0,
-    "spatial_weight": 1.0,
+    "spatial_weight": 4.0,
     "kl_weight": 1e-5,
     "lpips_weight": 0.0,
     "gan_weight": 0.0,
@@ -78,7 +78,7 @@ PRESETS: dict[str, TokenizerPreset] = {
     "paper-transformer": replace(_PAPER, model=PVVAEConfig(architecture="transformer")),
     "demo": TokenizerPreset(
         model=_DEMO_MODEL,
-        stage_steps={"images": 400, "video": 1000, "decoder": 200},
+        stage_steps={"images": 800, "video": 800, "decoder": 200},
         training={**_SMALL_TRAINING, "size": 32, "batch_size": 8},
     ),
     "small": TokenizerPreset(
