@@ -124,8 +124,8 @@ def test_a_run_may_change_its_processes_in_the_middle(name, begin, launcher):
 )
 def test_the_adversary_and_mixed_resolutions_are_the_same_on_two_processes(more, tmp_path, launcher):
     line = (
-        f"{TRAIN['tokenizer'][0]} --dtype float32 --gan-weight {GAN_WEIGHT} --gan-start 1 --batch-size 8 --image-sizes 32,64 "
-        "--padding conditional --drop-schedule infill"
+        f"{TRAIN['tokenizer'][0]} --dtype float32 --gan-weight {GAN_WEIGHT} --gan-start 1 --batch-size 8 "
+        "--image-sizes 32,64 --padding conditional --drop-schedule infill"
     ).replace("--batch-size 4 ", "")
     found = {}
     for processes, words in ((1, ""), (2, more)):

@@ -3,6 +3,7 @@ run."""
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tokenizer import presets
 from tokenizer.pvvae import PVVAEConfig
 from tokenizer.stages import Stage, stage_plan
 from tokenizer.train import TrainConfig, preset_defaults, train
-from tokenizer.zoo import load
+from tokenizer.zoo import find_folder, load, video_folder
 
 TINY = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
 
@@ -101,6 +102,28 @@ def test_decoder_fine_tuning_leaves_the_encoder_alone_and_the_video_stage_is_kep
     assert "step_00000024" in steps and len(steps) == 3  # the newest two, and the end of the video stage
     kept = json.loads((run / "checkpoints" / steps[0] / "state.json").read_text())
     assert kept["stage_end"] == "video" and kept["keep"]
+
+
+def test_weights_of_a_stage_that_are_not_there_are_refused(tmp_path):
+    images = train(config_for(tmp_path, "--stage", "images", "--steps", "2", "--name", "images"))
+    with pytest.raises(InputError, match="of the video stage, only those in images/checkpoints/step_00000002"):
+        load(images, stage="video")
+    words = ("--stage", "video", "--steps", "2", "--save-every", "1", "--name", "video", "--init-from", str(images))
+    video = train(config_for(tmp_path, *words))
+    assert load(video, stage="video").decoder_hash == load(video).decoder_hash
+    # Also while the stage goes on; checkpoints that do not name their stage name its end.
+    newest = video / "checkpoints" / "step_00000002"
+    shutil.rmtree(newest)
+    assert find_folder(video, "video") == newest.with_name("step_00000001") == find_folder(video)
+    state = newest.with_name("step_00000001") / "state.json"
+    for end, found in ((None, None), ("video", state.parent)):
+        state.write_text(json.dumps({"step": 1, "stage_end": end}))
+        assert video_folder(video) == found
+    load(video).save_pretrained(tmp_path / "plain")
+    with pytest.raises(InputError, match="plain' has no weights of the video stage, only those in plain;"):
+        load(tmp_path / "plain", stage="video")
+    load(video).save_pretrained(tmp_path / "plain" / "video")
+    assert find_folder(tmp_path / "plain", "video") == tmp_path / "plain" / "video"
 
 
 def test_the_video_stage_drops_groups_and_the_others_do_not(tmp_path):
