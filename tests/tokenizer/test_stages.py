@@ -37,8 +37,12 @@ def tiny_demo(monkeypatch, request):
 
 def tiny_networks(monkeypatch, architecture: str = "cnn") -> None:
     """The demo preset with networks that train in milliseconds; three stages of equal length."""
+    demo = presets.PRESETS["demo"]
     small = dataclasses.replace(
-        presets.PRESETS["demo"], model=TINY[architecture], stage_steps={"images": 1, "video": 1, "decoder": 1}
+        demo,
+        model=TINY[architecture],
+        stage_steps={"images": 1, "video": 1, "decoder": 1},
+        training={**demo.training, "optimizer": "adamw", "learning_rate": 1e-3},  # what the bounds below are of
     )
     monkeypatch.setitem(presets.PRESETS, "demo", small)
     monkeypatch.setattr(stages, "DiscriminatorConfig", lambda layers: DiscriminatorConfig(channels=4, layers=layers))

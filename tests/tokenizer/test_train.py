@@ -165,8 +165,8 @@ def test_gaussian_padding_trains(tmp_path):
 
 def test_other_settings_under_the_same_name_are_refused_and_listed(tmp_path):
     train(config_for(tmp_path, "--steps", "3", "--name", "run"))
-    with pytest.raises(InputError, match="learning_rate: was 0.001, now 0.002"):
-        train(config_for(tmp_path, "--steps", "3", "--name", "run", "--learning-rate", "0.002"))
+    with pytest.raises(InputError, match="learning_rate: was 0.002, now 0.003"):
+        train(config_for(tmp_path, "--steps", "3", "--name", "run", "--learning-rate", "0.003"))
 
 
 def test_a_loss_that_is_not_finite_skips_steps_then_stops_and_names_the_run(tmp_path, monkeypatch):
