@@ -26,7 +26,7 @@ class TokenizerPreset:
 
     model: PVVAEConfig
     stage_steps: dict[str, int]
-    training: dict[str, int | float | str | bool]
+    training: dict[str, int | float | str | bool | tuple[int, ...]]
 
 
 _PAPER = TokenizerPreset(
@@ -34,7 +34,9 @@ _PAPER = TokenizerPreset(
     stage_steps={"images": 300_000, "video": 50_000, "decoder": 50_000},
     training={
         "size": 256,
-        "batch_size": 8,
+        "image_sizes": (256, 384, 512),
+        "clip_sizes": (256, 512),
+        "batch_size": 32,  # 128, 56 and 32 images, 32 and 8 clips: they divide over 2, 4 or 8 processes
         "images_per_clip": 4,
         "learning_rate": 5e-5,
         "warmup": 1000,

@@ -77,7 +77,9 @@ class TrainConfig(CommonFlags):
     gan_start: int = flag(5000, "steps of the stages images and video before it begins", low=0)
     adaptive_gan: bool = flag(False, "scale it so that it pulls at the last layer as hard as the other losses")
     discriminator_layers: int = flag(3, "halvings of the discriminators: 3 for 256 pixels, 2 for 32", low=1)
-    image_sizes: tuple[int, ...] = flag((), "sizes of the images stage, one at each step; default: --size", low=8)
+    image_sizes: tuple[int, ...] = flag(
+        (), "sizes of the images stage, one at each step; default: the preset's, or --size alone", low=8
+    )
     clip_sizes: tuple[int, ...] = flag((), "sizes of the other stages, likewise; batches shrink as pixels grow", low=8)
     checkpoint_blocks: bool = flag(False, "recompute activations in the backward pass, to save memory")
     compile: bool = flag(False, "compile every block (torch.compile); for GPUs")
@@ -94,7 +96,10 @@ def preset_defaults(given: dict) -> dict:
     name = given.get("preset") or ("paper" if given.get("data") else "demo")
     if name not in PRESETS:
         raise InputError(f"--preset {name!r} is not known; known: {', '.join(PRESETS)}")
-    return {"data": "moving_shapes", "preset": name, **PRESETS[name].training}
+    training = dict(PRESETS[name].training)
+    if "size" in given:  # for all stages; several are asked for by name
+        training |= {"image_sizes": (), "clip_sizes": ()}
+    return {"data": "moving_shapes", "preset": name, **training}
 
 
 def train(config: TrainConfig) -> Path:

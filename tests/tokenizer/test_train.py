@@ -13,7 +13,7 @@ from runtime.command import parse
 from runtime.errors import InputError
 from tokenizer import presets
 from tokenizer.pvvae import PVVAEConfig
-from tokenizer.stages import Stage, stage_plan
+from tokenizer.stages import Stage, bucket_batches, stage_plan
 from tokenizer.train import TrainConfig, preset_defaults, train
 from tokenizer.zoo import find_folder, load, video_folder
 
@@ -65,6 +65,21 @@ def test_without_data_the_demo_preset_trains_on_synthetic_clips_and_with_data_th
     assert preset_defaults({"data": "ucf101"})["preset"] == "paper"
     paper = parse(["--data", "ucf101", "--root", "x"], TrainConfig, preset_defaults)
     assert (paper.learning_rate, paper.max_drop_ratio, paper.reverse, paper.lpips_weight) == (5e-5, 1.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize("preset", ["paper", "paper-transformer"])
+def test_the_papers_presets_train_at_its_sizes_in_batches_that_divide_over_eight(preset):
+    line = ["--data", "ucf101", "--root", "x", "--preset", preset]
+    paper = parse(line, TrainConfig, preset_defaults)
+    assert paper.image_sizes == (256, 384, 512) and paper.clip_sizes == (256, 512)
+    for parts in (1, 2, 4, 8):
+        images = bucket_batches(paper.batch_size, paper.image_sizes, per_clip=paper.images_per_clip, parts=parts)
+        assert (images, bucket_batches(paper.batch_size, paper.clip_sizes, parts=parts)) == ([128, 56, 32], [32, 8])
+    # A size that is asked for is the size of all stages.
+    small = parse([*line, "--size", "64"], TrainConfig, preset_defaults)
+    assert small.image_sizes == small.clip_sizes == ()
+    both = parse([*line, "--size", "64", "--clip-sizes", "64,128"], TrainConfig, preset_defaults)
+    assert both.image_sizes == () and both.clip_sizes == (64, 128)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
