@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ STAGES = (
     "reading-files",
     "tokenizer-step",
     "encoding",
+    "encoding-files",
     "generator-step",
     "sampling",
     "features",
@@ -32,6 +34,9 @@ class StagesConfig(CommonFlags):
     batch_size: int = flag(
         16, "clips in a batch of the tokenizer; the generator takes four times as many", low=1, high=65_536
     )
+    preset: str = flag("demo", "size of the tokenizer that encodes files", choices=("demo", "paper"))
+    size: int = flag(128, "pixels of the clips that it encodes", low=8, high=8192)
+    workers: int | None = flag(None, "threads that decode them; default: one a core, at most 8", low=1, high=1024)
     root: str | None = flag(None, "folder of real videos to read; default: $PVVAE_TEST_DATA/ucf101 where it exists")
     out: str | None = flag(None, "JSON file to write, e.g. benchmarks/results/stages-cpu.json", check=check_file)
 
@@ -48,6 +53,7 @@ def stages(config: StagesConfig) -> dict:
         "reading-files": reading_files,
         "tokenizer-step": tokenizer_step,
         "encoding": encoding,
+        "encoding-files": encoding_files,
         "generator-step": generator_step,
         "sampling": sampling,
         "features": features,
@@ -61,6 +67,8 @@ def stages(config: StagesConfig) -> dict:
             continue
         results[name] = found | {"peak_memory_gib": round(peak_memory_gib(device), 3)}
         more = f"  data wait {100 * found['data_wait']:.1f} %" if "data_wait" in found else ""
+        if "in_model" in found:
+            more = f"  in the model {100 * found['in_model']:.1f} % of the time"
         print(
             f"{name:16} {found['per_second']:10.2f} {found['unit']}  ({found['low']:.2f} … {found['high']:.2f}, "
             f"{found['repeats']} repeats){more}"
@@ -115,12 +123,10 @@ def reading(config: StagesConfig, device, dtype) -> dict:
 def reading_files(config: StagesConfig, device, dtype) -> dict | None:
     """Real videos: 17 frames, resized and cropped to 256, one thread."""
     from benchmarks.measuring import timed
-    from videos import ClipSpec, open_dataset
 
-    root = config.root or (f"{os.environ['PVVAE_TEST_DATA']}/ucf101" if os.environ.get("PVVAE_TEST_DATA") else None)
-    if root is None or not Path(root).is_dir():
+    dataset = _films(config, 256)
+    if dataset is None:
         return None
-    dataset = open_dataset("videos", root=root, clip=ClipSpec(num_frames=17, size=256))
     count = min(8, len(dataset))
     return timed(
         lambda: [dataset.item(i, i) for i in range(count)],
@@ -129,6 +135,63 @@ def reading_files(config: StagesConfig, device, dtype) -> dict | None:
         seconds=config.seconds,
         device=device,
     )
+
+
+def _films(config: StagesConfig, size: int):
+    """Real videos as clips of 17 frames; None where there are none."""
+    from videos import ClipSpec, open_dataset
+
+    root = config.root or (f"{os.environ['PVVAE_TEST_DATA']}/ucf101" if os.environ.get("PVVAE_TEST_DATA") else None)
+    if root is None or not Path(root).is_dir():
+        return None
+    return open_dataset("videos", root=root, clip=ClipSpec(num_frames=17, size=size))
+
+
+def encoding_files(config: StagesConfig, device, dtype) -> dict | None:
+    """Real videos to latents as `tokenizer.encode` makes them, reading and decoding included, without writing; also the
+    share of the time that the model has work."""
+    import statistics
+    import time
+    from contextlib import closing
+
+    import torch
+
+    from runtime.log import Progress
+    from tokenizer import PVVAE
+    from tokenizer.encode import EncodeConfig, encode_block, read_blocks
+    from tokenizer.presets import PRESETS
+
+    dataset = _films(config, config.size)
+    if dataset is None:
+        return None
+    torch.manual_seed(0)
+    vae = PVVAE(PRESETS[config.preset].model).to(device, memory_format=torch.channels_last_3d).eval()
+    flags = EncodeConfig(batch_size=config.batch_size, windows=10_000, workers=config.workers)
+    rows = len(dataset) * flags.windows
+    blocks = [
+        range(start, start + config.batch_size) for start in range(0, rows - config.batch_size, config.batch_size)
+    ]
+    each, inside = [], 0.0
+    with closing(read_blocks(dataset, blocks, flags, Progress(rows), device.type == "cuda")) as batches:
+        encode_block(vae, next(batches)[1], device, dtype)  # warm-up
+        began = last = time.perf_counter()
+        while len(each) < 3 or last - began < config.seconds:
+            _, video, _ = next(batches)
+            start = time.perf_counter()
+            encode_block(vae, video, device, dtype)  # ends with a copy to the CPU
+            now = time.perf_counter()
+            inside += now - start
+            each.append(now - last)
+            last = now
+    return {
+        "unit": "clips/s",
+        "per_second": config.batch_size * len(each) / (last - began),
+        "low": config.batch_size / max(each),
+        "high": config.batch_size / min(each),
+        "repeats": len(each),
+        "seconds_each": statistics.median(each),
+        "in_model": inside / (last - began),
+    }
 
 
 def tokenizer_step(config: StagesConfig, device, dtype) -> dict:
@@ -142,12 +205,12 @@ def tokenizer_step(config: StagesConfig, device, dtype) -> dict:
     from benchmarks.measuring import timed
     from runtime.processes import autocast
     from tokenizer.losses import tokenizer_loss
-    from videos import BatchLoader, ClipSpec, open_dataset, to_float
+    from videos import BatchLoader, Bucket, ClipSpec, open_dataset, to_float
 
     vae, _ = _demo_models(device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-4)
     dataset = open_dataset("moving_shapes", split="train", clip=ClipSpec(num_frames=17, size=32))
-    batches, counter = iter(BatchLoader(dataset, config.batch_size, seed=config.seed)), itertools.count()
+    batches, counter = iter(BatchLoader([Bucket(dataset, config.batch_size)], seed=config.seed)), itertools.count()
     waited, began = 0.0, time.perf_counter()
 
     def step() -> None:
@@ -191,10 +254,9 @@ def generator_step(config: StagesConfig, device, dtype) -> dict:
 
     from benchmarks.measuring import timed
     from generator import flow_loss
-    from generator.train import LatentBatches
+    from generator.batches import LatentBatches
     from latents_cache import create_latents, open_latents
     from runtime.processes import autocast
-    from runtime.seeds import normal_rows, uniform_rows
 
     _, model = _demo_models(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -211,19 +273,13 @@ def generator_step(config: StagesConfig, device, dtype) -> dict:
                 label=row % 12,
             )
         writer.finish()
-        batches = LatentBatches(open_latents(path), len(rows), config.seed, rows).stream(0)
+        reader = open_latents(path)
+        batches = LatentBatches(reader, len(rows), rows=rows, seed=config.seed, num_classes=12).stream(0, sys.maxsize)
 
         def step() -> None:
-            latents, labels = next(batches)
-            noise = normal_rows(config.seed, "noise", 0, rows, latents.shape[1:]).to(device)
+            latents, noise, t, labels = (value.to(device) for value in next(batches))
             with autocast(device, dtype):
-                loss = flow_loss(
-                    model,
-                    latents.to(device),
-                    labels.to(device),
-                    noise=noise,
-                    t=uniform_rows(config.seed, "time", 0, rows).to(device),
-                )
+                loss = flow_loss(model, latents, labels, noise=noise, t=t)
             loss.mean().backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

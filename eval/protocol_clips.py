@@ -20,7 +20,7 @@ from runtime.errors import InputError
 from runtime.seeds import numpy_generator
 from videos import ClipSpec, open_dataset, to_uint8
 from videos.clip import resize_and_crop
-from videos.folders import split_folder
+from videos.splits import split_folder
 
 # What the draws and windows below know.
 REFERENCES = (words.STRATIFIED, words.FIRST_SORTED, words.FOLDERS_DRAWN, words.ONE_BATCH, words.WINDOWS_SHUFFLED)
@@ -145,7 +145,7 @@ def choose_real(protocol: Protocol, plan: ClipPlan, judge, root: str | None, see
     dataset = open_dataset(facts["data"], root=root, split=split, clip=spec)
     unmet = []
     if split != facts["split"] and facts["data"] == "videos" and split_folder(Path(root), split) == Path(root):
-        unmet.append(f"real clips of the whole folder, which has no part {split!r} ({protocol.name}: {protocol.split})")
+        unmet.append(f"real clips of part {split!r}, which file names decide here ({protocol.name}: {protocol.split})")
     short = sum(found < stride for found in getattr(dataset, "strides", ()))
     if short:
         unmet.append(f"{short} of {len(dataset)} real videos are too short for stride {stride}: the largest that fits")

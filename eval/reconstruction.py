@@ -147,11 +147,12 @@ def clip_of(config: ReconstructionConfig, trained: dict, data: str, size: int):
     """The first frames of a video; what no flag says is as the tokenizer was trained, on its own data set also the
     frame stride."""
     from videos import ClipSpec
+    from videos.clip import lowest_stride
 
     return ClipSpec(
         num_frames=config.num_frames or trained.get("num_frames", 17),
         size=config.size or trained.get("size", size),
-        frame_stride=trained.get("frame_stride", 1) if data == trained.get("data") else 1,
+        frame_stride=lowest_stride(trained.get("frame_stride")) if data == trained.get("data") else 1,
         window="first",
     )
 
@@ -176,8 +177,8 @@ def drawn(dataset, data: str, config: ReconstructionConfig) -> tuple[list[int], 
     Files are sorted by class, so the first ones would be of a few classes; items of a synthetic data set are
     independent draws already.
     """
-    from eval.sets import stratified_order
     from videos.datasets import FILE_DATASETS
+    from videos.splits import stratified_order
 
     count = min(config.samples, len(dataset))
     if count < 2:

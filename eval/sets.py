@@ -23,6 +23,7 @@ from runtime.seeds import numpy_generator
 from runtime.stopping import orderly
 from videos import ClipSpec, open_dataset, to_float, to_uint8
 from videos.batches import window_seed
+from videos.splits import stratified_order
 
 # Clips that go through a network at once.
 BATCH = 32
@@ -32,16 +33,6 @@ def open_training_clips(facts: dict, root: str | None = None):
     """The data set that a generator's latents were encoded from, with the same split and clip."""
     spec = from_record(ClipSpec, json.loads(facts["clip"]), "the clip of the latents")
     return open_dataset(facts["data"], root=root or facts.get("root") or None, split=facts["split"], clip=spec)
-
-
-def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
-    """All items in a seeded order in which classes take turns: every prefix is as balanced as the data allow."""
-    order = numpy_generator(seed, "reference").permutation(len(labels))
-    by_class: dict[int, list[int]] = {}
-    for index in order:
-        by_class.setdefault(int(labels[index]), []).append(int(index))
-    queues = [by_class[label] for label in sorted(by_class)]
-    return [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
 
 
 def stratified_halves(labels: Sequence[int], count: int, seed: int) -> tuple[list[int], list[int]]:

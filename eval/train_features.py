@@ -21,9 +21,7 @@ class TrainFeaturesConfig(CommonFlags):
     batch_size: int = flag(48, "clips in a batch", low=2, high=65_536)
     learning_rate: float = flag(2e-3, "peak rate of AdamW; cosine decay to 1 %", low=0.0)
     test_clips: int = flag(2000, "test clips of each level", low=12)
-    out: str = flag(
-        "eval/features/shapes.safetensors", "file to write", check=partial(check_file, folder_exists=True)
-    )
+    out: str = flag("eval/features/shapes.safetensors", "file to write", check=partial(check_file, folder_exists=True))
 
 
 def train_features(config: TrainFeaturesConfig) -> None:
@@ -39,7 +37,7 @@ def train_features(config: TrainFeaturesConfig) -> None:
     from runtime.run import command_line, machine, versions
     from runtime.schedule import learning_rate
     from runtime.seeds import seed_everything, torch_generator
-    from videos import BatchLoader, ClipSpec, open_dataset, to_float
+    from videos import BatchLoader, Bucket, ClipSpec, open_dataset, to_float
 
     seed_everything(config.seed)
     device = resolve_device(config.device)
@@ -48,8 +46,9 @@ def train_features(config: TrainFeaturesConfig) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.01)
     levels = ("moving_shapes", "moving_shapes_textured")
     clip = ClipSpec(num_frames=17, size=32)
+    share = config.batch_size // 2
     loaders = [
-        iter(BatchLoader(open_dataset(level, split="train", clip=clip), config.batch_size // 2, seed=config.seed))
+        iter(BatchLoader([Bucket(open_dataset(level, split="train", clip=clip), share)], seed=config.seed))
         for level in levels
     ]
     progress, began = Progress(config.steps, label="train_features"), time.monotonic()

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -35,6 +37,7 @@ from runtime.faults import reach
 from runtime.files import disk_errors, sync
 
 FLUSH_ROWS = 64
+DONE, LEFT_OUT = b"\1", b"\2"  # what `done` holds of a row; 0 until then
 
 
 def create_latents(
@@ -147,8 +150,12 @@ class LatentsWriter:
             pass  # others of the launch still hold it
         self._lock.close()
 
-    def _lay_out(self) -> None:
-        """Write the empty file under a name that no reader or writer looks for, then rename it to `.partial`."""
+    def _lay_out(self, fill: Callable[[int], None] | None = None) -> None:
+        """Write the empty file under a name that no reader or writer looks for, then rename it to `.partial`.
+
+        Args:
+            fill: Writes rows into the draft, of which it gets the descriptor.
+        """
         draft = self.path.with_name(f".{self.path.name}.new")
         try:
             with disk_errors(self.path), h5py.File(draft, "w", libver="earliest") as file:
@@ -166,6 +173,9 @@ class LatentsWriter:
                 for offset in offsets:
                     _write_all(descriptor, np.full(self.shape[0], np.nan, "<f8").tobytes(), offset)
                 os.fsync(descriptor)
+                if fill is not None:
+                    fill(descriptor)
+                    os.fsync(descriptor)
             finally:
                 os.close(descriptor)
             reach("latents.draft")
@@ -192,6 +202,9 @@ class LatentsWriter:
             raise InputError(f"{self.partial} is no latents file to go on with ({error}); remove it") from error
         if self._has_logvar is None:
             self._has_logvar = "logvar" in present
+        if isinstance(found.get("left_out"), int):  # a kill came after the gaps had been closed
+            self._attributes["left_out"] = found["left_out"]
+            self.rows -= found["left_out"]
         types = row_types(self.shape, self._has_logvar)
         wanted = {name: (dtype, (self.rows, *shape)) for name, (dtype, shape) in types.items()}
         wanted |= dict.fromkeys(STATISTICS, (np.dtype("<f8"), self.shape[:1]))
@@ -215,10 +228,13 @@ class LatentsWriter:
                 "use those, remove it, or write to another name"
             )
 
-    def _open_rows(self) -> None:
-        with h5py.File(self.partial, "r") as file:
+    def _offsets_in(self, path: Path) -> dict[str, int]:
+        with h5py.File(path, "r") as file:
             names = [*row_types(self.shape, self._has_logvar), *STATISTICS]
-            self._offsets = {name: file[name].id.get_offset() for name in names}
+            return {name: file[name].id.get_offset() for name in names}
+
+    def _open_rows(self) -> None:
+        self._offsets = self._offsets_in(self.partial)
         self._descriptor = os.open(self.partial, os.O_RDWR)
 
     # -- filling -------------------------------------------------------------------------------------------------------
@@ -275,6 +291,39 @@ class LatentsWriter:
         if len(self._unmarked) >= FLUSH_ROWS:
             self.flush()
 
+    def leave_out(self, row: int) -> None:
+        """Give up a row that can never be written: it is missing no more, and the finished file is shorter by it."""
+        if not 0 <= row < self.rows or row not in self.missing():
+            raise InputError(f"{self.path}: row {row} is none of those that missing() lists")
+        if self._descriptor < 0:
+            raise InputError(f"{self.path}: the first row decides whether there is a logvar; it cannot be left out")
+        _write_all(self._descriptor, LEFT_OUT, self._offsets["done"] + row)
+
+    def _close_gaps(self) -> None:
+        """Lay the file out anew without the rows that were left out, which the attribute `left_out` counts."""
+        kept = np.flatnonzero(self._done() == DONE[0])
+        if len(kept) == self.rows:
+            return
+        if not len(kept):
+            raise InputError(f"{self.partial}: every row was left out")
+        source, places, types = self._descriptor, self._offsets, row_types(self.shape, self._has_logvar)
+        self._attributes["left_out"], self.rows = self.rows - len(kept), len(kept)
+        sizes = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in types.items()}
+
+        def fill(descriptor: int) -> None:
+            offsets = self._offsets_in(self.path.with_name(f".{self.path.name}.new"))
+            for name, size in sizes.items():
+                for place, row in enumerate(kept):
+                    data = os.pread(source, size, places[name] + int(row) * size)
+                    _write_all(descriptor, data, offsets[name] + place * size)
+
+        try:
+            self._lay_out(fill)
+        finally:
+            os.close(source)
+            self._descriptor = -1
+        self._open_rows()
+
     def _half(self, row: int, what: str, value: np.ndarray) -> np.ndarray:
         value = np.asarray(value)
         if value.shape != self.shape:
@@ -296,7 +345,7 @@ class LatentsWriter:
         os.fsync(self._descriptor)
         reach("latents.synced")
         for row in self._unmarked:
-            _write_all(self._descriptor, b"\1", self._offsets["done"] + row)
+            _write_all(self._descriptor, DONE, self._offsets["done"] + row)
         self._unmarked.clear()
         reach("latents.marked")
 
@@ -311,6 +360,7 @@ class LatentsWriter:
         if missing:
             count = f"{len(missing)} of {self.rows} rows are missing"
             raise InputError(f"{self.partial}: {count}, the first is {missing[0]}")
+        self._close_gaps()
         with h5py.File(self.partial, "r") as file:
             statistics = latents_statistics(file["mean"], file["logvar"] if self._has_logvar else None)
         for name, value in zip(STATISTICS, (statistics.mean, statistics.std), strict=True):

@@ -315,6 +315,9 @@ TABLE = [
     ("tokenizer.train --size 1e9", "too large"),
     ("tokenizer.train --num-frames 16", "nearest are 13 and 17"),
     ("tokenizer.train --frame-stride 1000000", "frame_stride of a clip"),
+    ("tokenizer.train --frame-stride 3,1", "the lowest and the highest"),
+    ("tokenizer.train --frame-stride 1,x", "a whole number"),
+    ("tokenizer.train --workers 0", "too small"),
     ("tokenizer.train --data videos --root {good}", "vgg16-397923af.pth"),
     ("tokenizer.train --init-from nowhere", "neither a folder nor a known name"),
     ("tokenizer.train --image-sizes 32,48 --batch-size 3", "give a multiple of 4"),
@@ -361,7 +364,8 @@ TABLE = [
     ("tokenizer.reconstruct --tokenizer {stage}/vae --size 32 --video {text}/a.avi", "not a"),
     ("tokenizer.reconstruct --tokenizer {stage}/vae --size 32 --video {playlist}/a.mp4", "not a"),
     ("tokenizer.reconstruct --tokenizer {stage}/vae --size 32 --video {latents}", "not a"),
-    ("tokenizer.reconstruct --tokenizer {stage}/vae --size 40 --video {good}/a.mp4", "multiple of 16"),
+    ("tokenizer.reconstruct --tokenizer {stage}/vae --tile 40 --video {good}/a.mp4", "multiple of 16"),
+    ("tokenizer.reconstruct --tokenizer {stage}/vae --tile 32 --overlap 32 --video {good}/a.mp4", "less than tile 32"),
     ("tokenizer.reconstruct --tokenizer {stage}/vae --size 32 --video {good}/a.mp4 --out no/a.mp4", "no such folder"),
     ("tokenizer.reconstruct --tokenizer {stage}/vae --size 32 --video {good}/a.mp4 --out a.gif", "ends in one of"),
     ("tokenizer.predict --tokenizer {stage}/vae --size 32 --video {good}/a.mp4 --observed 17", "nothing of --frames"),
@@ -554,9 +558,11 @@ def filled(line: str, stage: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("line", "words"), TABLE, ids=[line for line, _ in TABLE])
-def test_bad_input_is_one_line_and_exit_2_and_leaves_nothing(line, words, stage, tmp_path, monkeypatch, capfd):
+def test_bad_input_is_one_line_and_exit_2_and_leaves_nothing(
+    line, words, stage, tmp_path, tmp_path_factory, monkeypatch, capfd
+):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     for name in ("PVVAE_WEIGHTS", "PVVAE_TEST_DATA"):
         monkeypatch.delenv(name, raising=False)
     command, *argv = filled(line, stage)

@@ -4,13 +4,17 @@ ucf101.h5`.
 Row r of the file holds item r // (windows * flips): first its windows, and of each window the plain clip, then (with
 `--flip`) the mirrored one, encoded for itself, since mirroring latents is not mirroring pixels. A killed run goes on
 where it stopped.
+
+A row whose clip cannot be decoded is left out, never replaced: the finished file is shorter by it, which its attribute
+`left_out` counts, and the file and the reason stand in `<out>.unreadable.jsonl`. More than one file in a hundred ends
+the work with the list.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,6 +24,8 @@ from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
 from runtime.stopping import Stopped, orderly, stop_asked
+
+BLOCKS_AHEAD = 2  # read while one is encoded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,9 @@ class EncodeConfig(CommonFlags):
     flip: bool = flag(False, "also encode each window mirrored left to right")
     max_clips: int | None = flag(None, "encode only this many items of the data set (the first ones)", low=1)
     batch_size: int = flag(16, "clips in one forward pass", low=1, high=65_536)
+    workers: int | None = flag(
+        None, "threads of each process that decode clips; default: one a core, at most 8", low=1, high=1024
+    )
     out: str | None = flag(None, "file to write; default: <data>.h5", check=check_file)
 
 
@@ -61,6 +70,7 @@ def resolve(config: EncodeConfig) -> Source:
     """Fill in what the flags leave open from the tokenizer's run."""
     from runtime.run import newest_run, read_run
     from tokenizer.zoo import find_folder
+    from videos.clip import lowest_stride
 
     tokenizer = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
     trained = read_run(tokenizer).config if (Path(tokenizer) / "manifest.json").is_file() else {}
@@ -78,7 +88,7 @@ def resolve(config: EncodeConfig) -> Source:
         root=config.root or (trained.get("root") if same_data else None),
         num_frames=config.num_frames or trained.get("num_frames", 17),
         size=config.size or trained.get("size", 256),
-        frame_stride=stride,
+        frame_stride=lowest_stride(stride),
     )
 
 
@@ -97,6 +107,12 @@ def encode(config: EncodeConfig) -> Path:
     shape = vae.spec.latent_shape(source.num_frames, source.size, source.size)
     clip = ClipSpec(num_frames=source.num_frames, size=source.size, frame_stride=source.frame_stride, window="random")
     dataset = open_dataset(source.data, root=source.root, split=config.split, clip=clip)
+    if world.is_main and dataset.num_enlarged:
+        print(
+            f"tokenizer.encode: {dataset.num_enlarged} of {len(dataset)} files are smaller than {source.size} pixels, "
+            "and enlarged",
+            file=sys.stderr,
+        )
     items = min(len(dataset), config.max_clips or len(dataset))
     copies = config.windows * (2 if config.flip else 1)
     attributes = {
@@ -120,7 +136,8 @@ def encode(config: EncodeConfig) -> Path:
     }
     if out.is_file():
         existing = open_latents(out)
-        same = {k: existing.attributes.get(k) for k in attributes} == attributes and len(existing) == items * copies
+        same = {k: existing.attributes.get(k) for k in attributes} == attributes
+        same = same and len(existing) + existing.attributes.get("left_out", 0) == items * copies
         if not same:
             raise InputError(f"{out} exists and holds other latents; move it away or give another --out")
         if world.is_main:
@@ -133,7 +150,10 @@ def encode(config: EncodeConfig) -> Path:
         if world.is_main:
             if (Path(source.tokenizer) / "manifest.json").is_file():
                 keep_statistics(Path(source.tokenizer), out)
-            print(f"tokenizer.encode: wrote {out} ({items * copies} rows of {list(shape)})")
+            with open_latents(out) as reader:
+                left_out = items * copies - len(reader)
+            more = f"; {left_out} left out, see {unreadable_record(out)}" if left_out else ""
+            print(f"tokenizer.encode: wrote {out} ({items * copies - left_out} rows of {list(shape)}{more})")
         world.barrier()
     return out
 
@@ -149,6 +169,7 @@ def fill(config: EncodeConfig, source: Source, out: Path, attributes: dict, *, v
     """
     from latents_cache import create_latents
     from runtime.log import Progress
+    from videos.unreadable import UnreadableClip, UnreadableFiles
 
     shape = vae.spec.latent_shape(source.num_frames, source.size, source.size)
     deterministic = has_no_logvar(vae, world.device)
@@ -159,13 +180,19 @@ def fill(config: EncodeConfig, source: Source, out: Path, attributes: dict, *, v
         world.barrier()  # all have seen what is missing before anyone writes
         progress = Progress(rows, start=rows - len(missing), label=f"encode {source.data}")
         blocks = [block for block in world.blocks(rows, config.batch_size) if missing.intersection(block)]
-        with closing(_read_ahead(dataset, blocks, config, progress)) as batches:
-            for block, video, labels, names in batches:
-                mean, logvar = _posterior(vae, video, world.device, dtype)
-                for i, row in enumerate(block):
-                    if row in missing:
-                        half = None if logvar is None else logvar[i]
-                        writer.write(row, mean[i], half, label=labels[i], name=names[i])
+        unreadable = UnreadableFiles(unreadable_record(out), len(dataset))
+        with closing(read_blocks(dataset, blocks, config, progress, world.device.type == "cuda")) as batches:
+            for block, video, found in batches:
+                mean, logvar = encode_block(vae, video, world.device, dtype)
+                for i, (row, item) in enumerate(zip(block, found, strict=True)):
+                    if row not in missing:
+                        continue
+                    if isinstance(item, UnreadableClip):
+                        unreadable.record(item)
+                        writer.leave_out(row)
+                        continue
+                    half = None if logvar is None else logvar[i]
+                    writer.write(row, mean[i], half, label=int(item["label"]), name=item["name"])
                 if world.is_main:
                     progress.update(min(rows, progress.step + world.size * len(missing.intersection(block))), {})
                 if stop_asked():
@@ -176,6 +203,11 @@ def fill(config: EncodeConfig, source: Source, out: Path, attributes: dict, *, v
         if world.is_main:
             progress.close()
             writer.finish()
+
+
+def unreadable_record(out: Path) -> Path:
+    """Where the files are listed whose rows were left out."""
+    return out.with_name(f"{out.name}.unreadable.jsonl")
 
 
 def has_no_logvar(vae, device) -> bool:
@@ -203,7 +235,7 @@ def keep_statistics(run_dir: Path, out: Path) -> None:
     write_json(run_dir / "latent_statistics.json", values, point="statistics")
 
 
-def _posterior(vae, video, device, dtype):
+def encode_block(vae, video, device, dtype):
     """float32 numpy mean and logvar (or None) of uint8 clips `[b, 3, 1+T, H, W]`."""
     import torch
 
@@ -211,37 +243,44 @@ def _posterior(vae, video, device, dtype):
     from videos import to_float
 
     with torch.no_grad(), autocast(device, dtype):
-        inputs = to_float(video.to(device)).contiguous(memory_format=torch.channels_last_3d)
+        inputs = to_float(video.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last_3d)
         posterior = vae.encode(inputs)
     logvar = None if posterior.logvar is None else posterior.logvar.float().cpu().numpy()
     return posterior.mean.float().cpu().numpy(), logvar
 
 
-def _read_ahead(dataset, blocks: Sequence[range], config, progress) -> Iterator[tuple]:
-    """(rows, uint8 video `[b, 3, 1+T, H, W]`, labels, names) of blocks of rows, read ahead by one block."""
+def read_blocks(dataset, blocks: Sequence[range], config, progress, pin: bool) -> Iterator[tuple]:
+    """(rows, uint8 video `[b, 3, 1+T, H, W]`, items) of blocks of rows, read while the blocks before are encoded.
+
+    An item is {"label", "name"}, or the UnreadableClip of a row that cannot be decoded, whose video is black.
+    """
     import numpy as np
     import torch
 
-    from videos.batches import window_seed
+    from videos.batches import default_workers, read_ahead, window_seed
+    from videos.unreadable import UnreadableClip
 
     flips = 2 if config.flip else 1
     copies = config.windows * flips
+    black = np.zeros((3, dataset.clip.num_frames, dataset.clip.height, dataset.clip.width), np.uint8)
 
     def read(row: int):
         window = row % copies // flips
-        item = dataset.item(row // copies, window_seed(config.seed, window, row // copies))
+        try:
+            item = dataset.item(row // copies, window_seed(config.seed, window, row // copies))
+        except UnreadableClip as error:
+            return black, error
         video = np.asarray(item["video"])
         mirrored = config.flip and row % 2 == 1
-        return (video[..., ::-1].copy() if mirrored else video), int(item["label"]), item["name"]
+        return (video[..., ::-1].copy() if mirrored else video), item
 
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        ahead = [pool.submit(read, row) for row in blocks[0]] if blocks else []
-        for number, rows in enumerate(blocks):
+    found = read_ahead(read, blocks, config.workers or default_workers(), BLOCKS_AHEAD)
+    with closing(found):
+        for rows in blocks:
             with progress.wait():
-                items = [future.result() for future in ahead]
-            ahead = [pool.submit(read, row) for row in blocks[number + 1]] if number + 1 < len(blocks) else []
-            video = torch.from_numpy(np.stack([item[0] for item in items]))
-            yield rows, video, [item[1] for item in items], [item[2] for item in items]
+                clips = next(found)
+            video = torch.from_numpy(np.stack([video for video, _ in clips]))
+            yield rows, (video.pin_memory() if pin else video), [item for _, item in clips]
 
 
 if __name__ == "__main__":

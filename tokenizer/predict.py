@@ -25,9 +25,9 @@ class PredictConfig(CommonFlags):
         0, "frames shown at the end as well, 4k, for weights trained with --drop-schedule infill", low=0, high=4096
     )
     frames: int = flag(17, "frames in all; the rest is predicted, 1 + 4k", low=1, high=4097)
-    size: int | None = flag(
-        None, "resize the shorter side and crop the centre to this; default: the tokenizer run's size", low=8, high=8192
-    )
+    size: int | None = flag(None, "resize the shorter side to this; default: the video's own size", low=8, high=8192)
+    tile: int | None = flag(None, "compute frames in tiles of this many pixels a side, to save memory", low=8)
+    overlap: int = flag(0, "pixels that neighbouring tiles share, blended", low=0)
     out: str = flag(
         "predicted.mp4",
         "video file to write: the original on the left, the prediction on the right",
@@ -71,24 +71,32 @@ def predict(config: PredictConfig) -> None:
 
     from runtime.processes import autocast, resolve_device, resolve_dtype
     from runtime.run import newest_run
-    from tokenizer.reconstruct import read_clip, write_side_by_side
+    from tokenizer.spec import crop_to
+    from tokenizer.streaming import read_parts, side_by_side
+    from tokenizer.tiling import predict_tiled
     from tokenizer.validation import prediction_errors
     from tokenizer.zoo import load
-    from videos import to_float, to_uint8
+    from videos import to_float, to_uint8, write_video
+    from videos.codec import count_frames, frame_rate
+
+    if not config.video:
+        raise InputError("--video is needed: the file to read")
 
     name = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
     device = resolve_device(config.device)
     vae = load(name, stage="video", device=device)
     hidden = hidden_groups(config, vae.spec)
-    clip, fps = read_clip(config.video, name, config.size, vae.spec.temporal)
-    if clip.shape[2] < config.frames:
-        raise InputError(f"--frames {config.frames}: {config.video} has only {clip.shape[2]} usable frames")
-    clip = clip[:, :, : config.frames]
+    available = count_frames(config.video)
+    if available < config.frames:
+        raise InputError(f"--frames {config.frames}: {config.video} has only {available} frames")
+    clip = next(read_parts(config.video, vae.spec, vae.spec.groups(config.frames), config.size))
     start, stop = config.observed, config.frames - config.after
     with torch.no_grad(), autocast(device, resolve_dtype(config.dtype, device)):
         video = to_float(clip.to(device))
-        output = vae.predict(torch.cat([video[:, :, :start], video[:, :, stop:]], dim=2), hidden)
-    write_side_by_side(config.out, clip, to_uint8(output).cpu(), fps)
+        padded, whole = vae.spec.pad_to_valid(video)
+        observed = torch.cat([padded[:, :, :start], padded[:, :, stop:]], dim=2)
+        output = crop_to(predict_tiled(vae, observed, hidden, config.tile, config.overlap), whole)
+    write_video(config.out, side_by_side(clip, to_uint8(output).cpu()), frame_rate(config.video))
     rivals = {"repeating the last frame": video[:, :, start - 1 : start].expand_as(video)[:, :, :stop]}
     if config.after:
         rivals["fading from one side to the other"] = fade_over(video, start, stop)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from runtime.errors import InputError
 from tokenizer.config import DECODER_FIELDS, PVVAEConfig
 from tokenizer.predictive import PADDINGS, dropped_places, observed_places, pad_dropped, unused_parameters_term
-from tokenizer.spec import LOGVAR_RANGE, Posterior, weights_hash
+from tokenizer.spec import LOGVAR_RANGE, Posterior, check_range, weights_hash
 
 # What a weight file may hold beside the weights: statistics `[C]` of the latents.
 STATISTICS = ("latents_mean", "latents_std")
@@ -296,6 +296,8 @@ class PVVAE(nn.Module):
         if not video.is_floating_point():
             raise InputError(f"a video is float in [-1, 1], got {video.dtype}; videos.to_float converts uint8")
         self.spec.latent_shape(*video.shape[2:])
+        if not self.training:  # which does not wait for the device, and sees NaN in its losses
+            check_range(video)
 
 
 def _dtype_of(network: nn.Module) -> torch.dtype:

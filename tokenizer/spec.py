@@ -18,6 +18,8 @@ from runtime.errors import InputError
 LOGVAR_RANGE = (-30.0, 20.0)
 # Encoders start with little posterior noise: at standard deviation 1 the decoder learns to ignore the latents first.
 INITIAL_LOGVAR = -6.0
+# Beyond [-1, 1]: a decoder's output, unclamped, may be encoded again; that of 0…255 or a diverged one may not.
+MAX_VALUE = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,20 @@ class TokenizerSpec:
     def to_dict(self) -> dict:
         """Plain dict, as stored in a latents file."""
         return asdict(self)
+
+
+def check_range(video: Tensor) -> None:
+    """InputError when a video holds numbers that are not finite or lie far outside of [-1, 1], as those of 0…255 do.
+
+    One pass over the pixels; on a GPU the result is waited for. Not part of training, where the losses tell.
+    """
+    if not video.numel():
+        return
+    low, high = (float(value) for value in torch.aminmax(video))
+    if not (low >= -MAX_VALUE and high <= MAX_VALUE):
+        raise InputError(
+            f"a video is finite and in [-1, 1], got values from {low:g} to {high:g}; videos.to_float converts uint8"
+        )
 
 
 def crop_to(video: Tensor, size: tuple[int, int, int]) -> Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -37,7 +37,8 @@ from tokenizer.predictive import SCHEDULES, reverse_time
 from tokenizer.pvvae import PVVAE
 from tokenizer.validation import Validation, validate
 from videos import BatchLoader, to_float
-from videos.batches import Bucket
+from videos.batches import Bucket, default_workers
+from videos.unreadable import UnreadableFiles
 
 STAGES = ("images", "video", "decoder")
 
@@ -115,15 +116,21 @@ def bucket_batches(batch_size: int, sizes: Sequence[int], *, per_clip: int = 1, 
 
 @dataclass(frozen=True)
 class Clips:
-    """Data sets of the stages by size in pixels, and fixed held-out batches, uint8 `[B, 3, 1+T, H, W]`.
+    """What a run sees.
 
     Attributes:
+        images, video: Data sets of the stages, by size in pixels.
+        validation: Fixed held-out batches, uint8 `[B, 3, 1+T, H, W]`.
+        listing: All files of the run's data sets, by "video" and "images".
+        unreadable: Where files that cannot be decoded are recorded; None: one of them ends the run.
         frames: Single frames that an item of `images` holds.
     """
 
     images: dict[int, object]
     video: dict[int, object]
     validation: list[Tensor]
+    listing: dict[str, Sequence] = field(default_factory=dict)
+    unreadable: UnreadableFiles | None = None
     frames: int = 1
 
     def loader(self, config, stage: str, world: World, step: int) -> BatchLoader:
@@ -139,7 +146,14 @@ class Clips:
             Bucket(dataset, size, list(world.rows(size, config.accumulate)))
             for dataset, size in zip(by_size.values(), sizes, strict=True)
         ]
-        return BatchLoader.mixed(buckets, seed=config.seed, start_step=step)
+        return BatchLoader(
+            buckets,
+            seed=config.seed,
+            start_step=step,
+            workers=config.workers or default_workers(),
+            pin_memory=world.device.type == "cuda",
+            unreadable=self.unreadable,
+        )
 
 
 class StageTraining:
@@ -239,7 +253,7 @@ class StageTraining:
             while self.step < stage.stop:
                 with progress.wait():
                     _, batch = next(batches)
-                values, stop = self._update(*self._read(batch))
+                values, stop = self._update(*self._read(batch), batch["redrawn"])
                 if is_due(self.step, config.validate_every, stage.stop):
                     found = self._validate()
                     values |= found.values
@@ -268,13 +282,15 @@ class StageTraining:
             video = reverse_time(video, self.config.seed, self._draw, rows, self.config.reverse)
         return video.contiguous(memory_format=torch.channels_last_3d), rows
 
-    def _update(self, video: Tensor, rows: list[int]) -> tuple[dict[str, float], bool]:
+    def _update(self, video: Tensor, rows: list[int], redrawn: int) -> tuple[dict[str, float], bool]:
         """One update of all networks from a batch; what it logs, and whether some process was asked to stop."""
         dropped = self.drop.dropped(self.trainer.model.spec.groups(video.shape[2]), self.config.seed, self._draw)
         active = self.adversary is not None and self.adversary.is_active(self.step - self.stage.start)
         adversary = self.adversary if active else None
         outputs, terms = self._backward(video, rows, dropped, adversary)
-        values, stop = self._exchange(terms, self.trainer.clip())
+        norm = self.trainer.clip()
+        terms["redrawn"] = torch.tensor(float(redrawn), device=norm.device).double()
+        values, stop = self._exchange(terms, norm)
         finite, rate = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]), self._learning_rate()
         self.step = self.trainer.update(self.step, rate, finite, self.run_dir)
         if adversary:
@@ -300,12 +316,12 @@ class StageTraining:
         return outputs, sums
 
     def _exchange(self, terms: dict[str, Tensor], norm: Tensor) -> tuple[dict[str, float], bool]:
-        """The terms' means over all processes, with `grad_norm`, and whether one was asked to stop: one exchange."""
+        """The sums of terms over all processes, with `grad_norm`, and whether one was asked to stop: one exchange."""
         asked = torch.tensor(float(bool(stop_asked())))
-        # Terms are means over equal parts, so their sum over processes is the mean; the norm is the same on each.
+        # Every process brings its share of a mean; the norm is the same on each.
         exchanged = torch.stack([*terms.values(), norm.double() / self.world.size, asked.to(norm.device).double()])
-        *means, norm, asked = self.world.sum(exchanged)
-        return dict(zip(terms, means, strict=True)) | {"grad_norm": norm}, asked > 0
+        *sums, norm, asked = self.world.sum(exchanged)
+        return dict(zip(terms, sums, strict=True)) | {"grad_norm": norm}, asked > 0
 
     def _update_adversary(self, adversary: Adversary, video: Tensor, output: Tensor, rate: float) -> dict[str, float]:
         """One update of the discriminator from the same batch; means over all processes of what it logs.

@@ -7,7 +7,7 @@ numbers belong to encoding and decoding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -36,7 +36,7 @@ def encode_tiled(
         InputError: If a size does not fit.
     """
     spec = vae.spec
-    _check_tiles(tile, overlap, spec.spatial)
+    check_tiles(tile, overlap, spec.spatial)
     spec.latent_shape(*video.shape[-3:])
 
     def moments(rows: slice, columns: slice) -> Tensor:
@@ -46,7 +46,7 @@ def encode_tiled(
         return posterior.mean if posterior.logvar is None else torch.cat([posterior.mean, posterior.logvar], dim=1)
 
     cells = video.shape[-2] // spec.spatial, video.shape[-1] // spec.spatial
-    blended = _blend_tiles(moments, cells, tile // spec.spatial, overlap // spec.spatial, scale=1)
+    blended = blend_tiles(moments, cells, tile // spec.spatial, overlap // spec.spatial, scale=1)
     mean, logvar = blended.split(spec.channels, dim=1) if blended.shape[1] > spec.channels else (blended, None)
     return Posterior(mean, logvar)
 
@@ -70,12 +70,29 @@ def decode_tiled(
         InputError: If a size does not fit.
     """
     spatial = vae.spec.spatial
-    _check_tiles(tile, overlap, spatial)
+    check_tiles(tile, overlap, spatial)
 
     def frames(rows: slice, columns: slice) -> Tensor:
         return vae.decode(latents[..., rows, columns], chunk_groups)
 
-    return _blend_tiles(frames, tuple(latents.shape[-2:]), tile // spatial, overlap // spatial, scale=spatial)
+    return blend_tiles(frames, tuple(latents.shape[-2:]), tile // spatial, overlap // spatial, scale=spatial)
+
+
+def predict_tiled(
+    vae, observed_video: Tensor, groups: int | Sequence[int], tile: int | None = None, overlap: int = 0
+) -> Tensor:
+    """`vae.predict`, one tile after the other; sizes are as of `encode_tiled`, without `tile` it is one."""
+    spatial = vae.spec.spatial
+    if tile is None:
+        return vae.predict(observed_video, groups)
+    check_tiles(tile, overlap, spatial)
+
+    def frames(rows: slice, columns: slice) -> Tensor:
+        pixels = (slice(part.start * spatial, part.stop * spatial) for part in (rows, columns))
+        return vae.predict(observed_video[(..., *pixels)], groups)
+
+    cells = observed_video.shape[-2] // spatial, observed_video.shape[-1] // spatial
+    return blend_tiles(frames, cells, tile // spatial, overlap // spatial, scale=spatial)
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -103,7 +120,7 @@ def blend_weights(starts: list[int], tile: int, device: torch.device | None = No
     return ramps / total[cells]
 
 
-def _blend_tiles(
+def blend_tiles(
     compute: Callable[[slice, slice], Tensor], cells: tuple[int, int], tile: int, overlap: int, scale: int
 ) -> Tensor:
     """Sum of weighted tiles `[..., rows * scale, columns * scale]`; `compute` is given rows and columns of cells."""
@@ -128,7 +145,8 @@ def _blend_tiles(
     return blended
 
 
-def _check_tiles(tile: int, overlap: int, spatial: int) -> None:
+def check_tiles(tile: int, overlap: int, spatial: int) -> None:
+    """InputError unless both are multiples of the spatial stride, and the overlap is the smaller."""
     for name, size, low in (("tile", tile, spatial), ("overlap", overlap, 0)):
         if size < low or size % spatial:
             near = max(low, round(size / spatial) * spatial)

@@ -21,7 +21,11 @@ _NOT_IDENTITY = NOT_IDENTITY | {
     "accumulate",
     "checkpoint_blocks",
     "compile",
+    "workers",
 }
+
+# In a run: the files that it was begun with.
+LISTING = "files.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,9 @@ class TrainConfig(CommonFlags):
     accumulate: int = flag(1, "parts that a process computes its share of a batch in, to save memory", low=1, high=4096)
     num_frames: int = flag(17, "frames of a clip, 1 + 4k", low=1, high=4097)
     size: int = flag(256, "height and width in pixels", low=8, high=8192)
-    frame_stride: int = flag(1, "source frames between two kept ones", low=1)
+    frame_stride: tuple[int, ...] | int = flag(
+        1, "source frames between two kept ones; of two numbers, as 1,3: drawn for each clip from these to those", low=1
+    )
     optimizer: str = flag("adamw", "adamw, as published, or muon for the weights of layers", choices=("adamw", "muon"))
     learning_rate: float = flag(5e-5, "peak rate; cosine decay to a tenth", low=0.0)
     warmup: int = flag(1000, "steps of linear warm-up in every stage", low=0)
@@ -82,9 +88,18 @@ class TrainConfig(CommonFlags):
     )
     clip_sizes: tuple[int, ...] = flag((), "sizes of the other stages, likewise; batches shrink as pixels grow", low=8)
     checkpoint_blocks: bool = flag(False, "recompute activations in the backward pass, to save memory")
+    workers: int | None = flag(
+        None, "threads of each process that decode clips; default: one a core, at most 8", low=1, high=1024
+    )
     compile: bool = flag(False, "compile every block (torch.compile); for GPUs")
 
     def __post_init__(self) -> None:
+        if isinstance(self.frame_stride, tuple):
+            if len(self.frame_stride) > 2 or list(self.frame_stride) != sorted(self.frame_stride):
+                given = ",".join(map(str, self.frame_stride))
+                raise InputError(f"--frame-stride {given}: expected a number, or the lowest and the highest, as in 1,3")
+            if len(set(self.frame_stride)) == 1:
+                object.__setattr__(self, "frame_stride", self.frame_stride[0])
         if self.adaptive_gan and self.parallel == "fsdp":
             raise InputError("--adaptive-gan needs the whole last layer on every process; use it with --parallel ddp")
 
@@ -112,24 +127,21 @@ def train(config: TrainConfig) -> Path:
     from tokenizer.presets import PRESETS
     from tokenizer.stages import StageTraining, stage_plan
     from tokenizer.validation import find_lpips_networks
+    from videos.listing import write_listing
 
     plan = stage_plan(config.stage, config.steps, PRESETS[config.preset].stage_steps)
     world = processes.start_processes(config.device)
     dtype = processes.resolve_dtype(config.dtype, world.device)
     model_config = network_size(config)
     predecessor = find_predecessor(config)
-    clips = open_clips(config)
     lpips_network = build_lpips(config, world.device)
     validation_lpips = find_lpips_networks(world.device, lpips_network)
     identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
-    identity |= {
-        "steps": plan[-1].stop,
-        "dtype": str(dtype),
-        "data_fingerprint": next(iter(clips.video.values())).fingerprint(),
-    }
-    identity["model"] = model_config.to_dict()
+    identity |= {"steps": plan[-1].stop, "dtype": str(dtype), "model": model_config.to_dict()}
     name = config.name or default_name(config.preset, config.data, identity)
     run_dir = Path(config.runs_dir) / name
+    clips = open_clips(config, run_dir)
+    identity["data_fingerprint"] = next(iter(clips.video.values())).fingerprint()
     for stage in plan:
         clips.loader(config, stage.name, world, 0)  # refuse batches that do not divide before any work
     Run.check(config, kind="tokenizer", name=name, identity=identity)
@@ -142,6 +154,8 @@ def train(config: TrainConfig) -> Path:
         lambda: Run.open(config, kind="tokenizer", name=name, identity=identity, extra_manifest=extra, session=session)
     )
     with run or nullcontext(), orderly():
+        if world.is_main and clips.listing and not (run_dir / LISTING).exists():
+            write_listing(run_dir / LISTING, clips.listing)
         if world.is_main and config.preset == "demo" and config.data == "moving_shapes":
             print("tokenizer.train: demo preset on synthetic clips (moving_shapes); --data and --root train on yours")
         seeds.seed_everything(config.seed)
@@ -243,35 +257,99 @@ def build_model(config: TrainConfig, model_config):
     return vae
 
 
-def open_clips(config: TrainConfig):
-    """The `tokenizer.stages.Clips` of a run."""
-    import torch
+def open_clips(config: TrainConfig, run_dir: Path):
+    """The `tokenizer.stages.Clips` of a run: of the files that it was begun with, where it has begun.
 
+    Pictures are enlarged to the smallest size of a stage alone, which is said; larger sizes leave smaller files out.
+
+    Raises:
+        InputError: If there is no such data set, files are new or have changed since the run began, or more than one in
+            a hundred is gone or unreadable.
+    """
     from tokenizer.stages import Clips
     from videos import ClipSpec, open_dataset
+    from videos.clip import lowest_stride
     from videos.datasets import FILE_DATASETS
+    from videos.listing import read_listing
+    from videos.unreadable import UnreadableFiles
+
+    kept, listing = read_listing(run_dir / LISTING), {}
 
     def spec(num_frames: int, size: int, window: str = "random") -> ClipSpec:
-        return ClipSpec(num_frames=num_frames, size=size, frame_stride=config.frame_stride, window=window)
+        stride = config.frame_stride if window == "random" else 1
+        return ClipSpec(num_frames=num_frames, size=size, frame_stride=stride, window=window)
 
-    image_data, image_root = (config.images, config.images_root) if config.images else (config.data, config.root)
+    def opened(word: str, data: str, root: str | None, clip: ClipSpec):
+        dataset = open_dataset(data, root=root, split="train", clip=clip, listed=kept.get(word))
+        listing.update({word: dataset.files} if hasattr(dataset, "files") else {})
+        if getattr(dataset, "gone", ()):
+            _say(f"{len(dataset.gone)} of {len(dataset.files)} files of {root} are gone; their rows are drawn again")
+        return dataset
+
+    def by_size(dataset, num_frames: int, sizes: tuple[int, ...], window: str) -> dict:
+        found = {s: dataset.with_clip(spec(num_frames, s, window), enlarge=s == min(sizes)) for s in sizes}
+        for size, one in found.items():
+            if one.num_enlarged:
+                _say(f"{one.num_enlarged} of {len(one)} files are smaller than {size} pixels, and enlarged")
+            elif len(one) == 0 < len(found[min(sizes)]):
+                enough = ",".join(str(s) for s in sizes if len(found[s]))
+                flag = "--clip-sizes" if num_frames == config.num_frames else "--image-sizes"
+                raise InputError(f"no file of {dataset.root} has {size} pixels a side; give {flag} {enough}")
+            elif len(one) < len(found[min(sizes)]):
+                _say(f"{len(found[min(sizes)]) - len(one)} files are smaller than {size} pixels, and left out there")
+        return found
+
+    image_sizes, clip_sizes = config.image_sizes or (config.size,), config.clip_sizes or (config.size,)
+    films = opened("video", config.data, config.root, spec(config.num_frames, min(clip_sizes)))
+    pictures = films
+    if config.images:
+        pictures = opened("images", config.images, config.images_root, spec(1, min(image_sizes)))
     # A frame of a video costs the decoding of all before it, so as many are taken as make the images of one clip; not
     # of several sizes, whose batches would divide less well.
-    of_videos = not config.images and image_data in FILE_DATASETS and image_data != "images"
-    frames = config.images_per_clip if of_videos and len(config.image_sizes) <= 1 else 1
-    images = {
-        size: open_dataset(image_data, root=image_root, split="train", clip=spec(frames, size, "scattered"))
-        for size in config.image_sizes or (config.size,)
-    }
-    video = {
-        size: open_dataset(config.data, root=config.root, split="train", clip=spec(config.num_frames, size))
-        for size in config.clip_sizes or (config.size,)
-    }
-    held_out = open_dataset(
-        config.data, root=config.root, split="test", clip=spec(config.num_frames, config.size, "center")
+    of_videos = not config.images and config.data in FILE_DATASETS and config.data != "images"
+    frames = config.images_per_clip if of_videos and len(image_sizes) == 1 else 1
+    center = ClipSpec(config.num_frames, config.size, lowest_stride(config.frame_stride), window="center")
+    held_out = open_dataset(config.data, root=config.root, split="test", clip=center)
+    return Clips(
+        by_size(pictures, frames, image_sizes, "scattered"),
+        by_size(films, config.num_frames, clip_sizes, "random"),
+        validation_batches(held_out, config.validation_clips, config.seed),
+        listing,
+        UnreadableFiles(run_dir / "unreadable.jsonl", sum(map(len, listing.values()))),
+        frames,
     )
-    items = [torch.as_tensor(held_out[i]["video"]) for i in range(min(config.validation_clips, len(held_out)))]
-    return Clips(images, video, [torch.stack(items[i : i + 16]) for i in range(0, len(items), 16)], frames)
+
+
+def _say(words: str) -> None:
+    from runtime.run import is_main
+
+    if is_main():
+        print(f"tokenizer.train: {words}", file=sys.stderr)
+
+
+def validation_batches(dataset, count: int, seed: int) -> list:
+    """At most `count` clips in batches of 16, uint8 `[B, 3, 1+T, H, W]`.
+
+    They are drawn class by class, or folder by folder where there are no classes; of synthetic data, whose items are
+    independent draws already, they are the first ones.
+
+    A clip that cannot be decoded is left out, and said.
+    """
+    import torch
+
+    from videos.splits import stratified_order
+    from videos.unreadable import UnreadableClip
+
+    order = stratified_order(dataset.classes(), seed) if hasattr(dataset, "classes") else range(len(dataset))
+    items = []
+    for index in order:
+        if len(items) == count:
+            break
+        try:
+            items.append(torch.as_tensor(dataset[index]["video"]))
+        except UnreadableClip as error:
+            _say(f"left out of validation: {error}")
+    return [torch.stack(items[i : i + 16]) for i in range(0, len(items), 16)]
 
 
 def build_lpips(config: TrainConfig, device) -> Callable | None:

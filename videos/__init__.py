@@ -4,6 +4,7 @@ import importlib
 
 _EXPORTS = {
     "BatchLoader": "batches",
+    "Bucket": "batches",
     "ClipSpec": "clip",
     "DATASETS": "datasets",
     "lpips": "quality",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from torch import Tensor
 
 from runtime.errors import InputError
 from runtime.seeds import numpy_generator
+from videos.unreadable import UnreadableClip, UnreadableFiles
+
+Request, Found = TypeVar("Request"), TypeVar("Found")
 
 
 class VideoDataset(Protocol):
@@ -64,95 +68,128 @@ class Bucket:
     Attributes:
         dataset: Where they come from.
         batch_size: Clips of a whole batch.
-        rows: The global rows of it that this process reads.
+        rows: The global rows of it that this process reads; None: all of them.
     """
 
     dataset: VideoDataset
     batch_size: int
-    rows: Sequence[int]
+    rows: Sequence[int] | None = None
 
 
 class BatchLoader:
     """Endless batches from `start_step` on, decoded ahead by threads.
 
-    Yields `(step, batch)`, where batch holds "video" uint8 `[b, 3, 1+T, H, W]`, "label" int64 `[b]`, "names", and
-    "rows", the global rows of these `b` clips in a batch of `batch_size` (`rows`; None: all of them). Content and order
-    do not depend on `workers` (0: decode in the calling thread) or on `prefetch`, the number of batches decoded ahead.
+    Yields `(step, batch)`, where batch holds "video" uint8 `[b, 3, 1+T, H, W]`, "label" int64 `[b]`, "names", "rows",
+    the global rows of these `b` clips in a batch of the step's bucket, and "redrawn", how many of the `b` stand in for
+    a clip that cannot be decoded.
+
+    Args:
+        buckets: Each step draws one, the same on every process.
+        seed: With step and row it decides every item and window, and what is drawn in place of an undecodable clip.
+        start_step: Finished steps.
+        workers: Threads that decode; 0: the calling thread does. The content of batches does not depend on it.
+        prefetch: Batches decoded ahead.
+        pin_memory: Whether "video" lies in page-locked memory, from which a GPU copies while it computes.
+        unreadable: Where clips that cannot be decoded are recorded, whose rows are then drawn again; None: such a clip
+            ends the loop.
 
     Raises:
         InputError: If there is nothing to make a batch of.
+        UnreadableClip: While iterating, without `unreadable`.
     """
 
     def __init__(
         self,
-        dataset: VideoDataset,
-        batch_size: int,
+        buckets: Sequence[Bucket],
         *,
         seed: int,
         start_step: int = 0,
-        rows: Sequence[int] | None = None,
         workers: int = 2,
         prefetch: int = 2,
+        pin_memory: bool = False,
+        unreadable: UnreadableFiles | None = None,
     ):
-        bucket = Bucket(dataset, batch_size, list(range(batch_size)) if rows is None else list(rows))
-        self._set_up([bucket], seed, start_step, workers, prefetch)
-
-    @classmethod
-    def mixed(
-        cls, buckets: Sequence[Bucket], *, seed: int, start_step: int = 0, workers: int = 2, prefetch: int = 2
-    ) -> BatchLoader:
-        """Batches of several resolutions: each step draws one bucket, the same on every process."""
-        loader = cls.__new__(cls)
-        loader._set_up(list(buckets), seed, start_step, workers, prefetch)
-        return loader
-
-    def _set_up(self, buckets: list[Bucket], seed: int, start_step: int, workers: int, prefetch: int) -> None:
         for bucket in buckets:
             if len(bucket.dataset) == 0 or bucket.batch_size < 1:
                 raise InputError(
                     f"batches of {bucket.batch_size} from {len(bucket.dataset)} clips cannot be made; both must be at "
                     "least 1"
                 )
-        self.buckets, self.seed, self.start_step = buckets, seed, start_step
-        self.workers, self.prefetch = workers, prefetch
+        self.buckets, self.seed, self.start_step = list(buckets), seed, start_step
+        self.workers, self.prefetch, self.pin_memory = workers, prefetch, pin_memory
+        self.unreadable = unreadable
 
     def bucket(self, step: int) -> Bucket:
         """The bucket of a step, each with equal probability; a function of (seed, step)."""
         return self.buckets[int(numpy_generator(self.seed, "bucket", step).integers(len(self.buckets)))]
 
     def __iter__(self) -> Iterator[tuple[int, dict]]:
-        if self.workers == 0:
-            for step in itertools.count(self.start_step):
-                bucket = self.bucket(step)
-                yield (
-                    step,
-                    _collate([bucket.dataset.item(*request) for request in self._requests(step, bucket)], bucket),
-                )
-        pool = ThreadPoolExecutor(max_workers=self.workers)
-        ahead: deque[tuple[Bucket, list[Future]]] = deque()
-        try:
-            step = self.start_step
-            while True:
-                while len(ahead) <= self.prefetch:
-                    bucket = self.bucket(step + len(ahead))
-                    requests = self._requests(step + len(ahead), bucket)
-                    ahead.append((bucket, [pool.submit(bucket.dataset.item, *request) for request in requests]))
-                bucket, futures = ahead.popleft()
-                yield step, _collate([future.result() for future in futures], bucket)
-                step += 1
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        steps = itertools.count(self.start_step)
+        found = read_ahead(self._read, map(self._requests, steps), self.workers, self.prefetch)
+        for step, items in zip(itertools.count(self.start_step), found, strict=False):
+            yield step, self._collate(items, self.bucket(step))
 
-    def _requests(self, step: int, bucket: Bucket) -> list[tuple[int, int]]:
-        """Item and window seed of each of this process's rows."""
+    def _requests(self, step: int) -> list[tuple[Bucket, int, int, int]]:
+        """Bucket, step, row and item of each of this process's rows."""
+        bucket = self.bucket(step)
         indices = batch_indices(len(bucket.dataset), bucket.batch_size, step, self.seed)
-        return [(int(indices[row]), window_seed(self.seed, step, row)) for row in bucket.rows]
+        return [(bucket, step, row, int(indices[row])) for row in _rows(bucket)]
+
+    def _read(self, request: tuple[Bucket, int, int, int]) -> tuple[dict, bool]:
+        """The clip of a row, and whether it is another than the first that was drawn for it."""
+        bucket, step, row, index = request
+        for attempt in itertools.count(1):
+            try:
+                return bucket.dataset.item(index, window_seed(self.seed, step, row)), attempt > 1
+            except UnreadableClip as error:
+                if self.unreadable is None:
+                    raise
+                self.unreadable.record(error)  # ends the loop when there are too many
+            index = int(numpy_generator(self.seed, "redraw", step, row, attempt).integers(len(bucket.dataset)))
+        raise AssertionError("unreachable")
+
+    def _collate(self, found: list[tuple[dict, bool]], bucket: Bucket) -> dict:
+        items = [item for item, _ in found]
+        video = torch.from_numpy(np.stack([np.asarray(item["video"]) for item in items]))
+        return {
+            "video": video.pin_memory() if self.pin_memory else video,
+            "label": torch.tensor([int(item["label"]) for item in items], dtype=torch.int64),
+            "names": [item["name"] for item in items],
+            "rows": list(_rows(bucket)),
+            "redrawn": sum(redrawn for _, redrawn in found),
+        }
 
 
-def _collate(items: list[dict], bucket: Bucket) -> dict:
-    return {
-        "video": torch.from_numpy(np.stack([np.asarray(item["video"]) for item in items])),
-        "label": torch.tensor([int(item["label"]) for item in items], dtype=torch.int64),
-        "names": [item["name"] for item in items],
-        "rows": list(bucket.rows),
-    }
+def _rows(bucket: Bucket) -> Sequence[int]:
+    return range(bucket.batch_size) if bucket.rows is None else bucket.rows
+
+
+def read_ahead(
+    read: Callable[[Request], Found], batches: Iterable[Sequence[Request]], workers: int, ahead: int
+) -> Iterator[list[Found]]:
+    """For each batch of requests what `read` makes of them, in order, while threads read the next `ahead` batches.
+
+    Args:
+        workers: Threads; 0: each batch is read when it is asked for.
+    """
+    if workers == 0:
+        for requests in batches:
+            yield [read(request) for request in requests]
+        return
+    pool = ThreadPoolExecutor(max_workers=workers)
+    waiting: deque[list[Future]] = deque()
+    try:
+        for requests in batches:
+            waiting.append([pool.submit(read, request) for request in requests])
+            if len(waiting) > ahead:
+                yield [future.result() for future in waiting.popleft()]
+        while waiting:
+            yield [future.result() for future in waiting.popleft()]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def default_workers() -> int:
+    """Threads that read clips unless a flag says how many: one for each core that this process may use, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)

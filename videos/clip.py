@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,24 +20,31 @@ class ClipSpec:
     Attributes:
         num_frames: Frames kept.
         size: Height and width, or (height, width): the shorter side is resized to fit, then the centre is cropped.
-        frame_stride: Source frames between two kept ones; a video that is too short gets the largest stride that fits.
+        frame_stride: Source frames between two kept ones; or (lowest, highest), of random windows: each has a stride
+            of its own, drawn from the item's seed with equal probability. A video that is too short gets the largest
+            stride that fits.
         window: Where the window starts: "random" (drawn from the item's seed), "first", or "center"; or "scattered":
             single frames from anywhere in the video (drawn likewise), in order.
     """
 
     num_frames: int = 17
     size: int | tuple[int, int] = 256
-    frame_stride: int = 1
+    frame_stride: int | tuple[int, int] = 1
     window: str = "random"
 
     def __post_init__(self) -> None:
         if isinstance(self.size, list):
             object.__setattr__(self, "size", tuple(self.size))  # as JSON gives it back
+        if isinstance(self.frame_stride, list):
+            object.__setattr__(self, "frame_stride", tuple(self.frame_stride))
         if isinstance(self.size, tuple) and len(self.size) != 2:
             raise InputError(f"size of a clip is one number or (height, width), got {self.size!r}")
+        strides = self.frame_stride if isinstance(self.frame_stride, tuple) else (self.frame_stride,)
+        if len(strides) not in (1, 2):
+            raise InputError(f"frame_stride of a clip is one number or (lowest, highest), got {self.frame_stride!r}")
         for name, value in (
             ("num_frames", self.num_frames),
-            ("frame_stride", self.frame_stride),
+            *(("frame_stride", stride) for stride in strides),
             ("size", self.height),
             ("size", self.width),
         ):
@@ -47,6 +55,11 @@ class ClipSpec:
                 )
         if self.window not in WINDOWS:
             raise InputError(f"window {self.window!r} is not known; known: {', '.join(WINDOWS)}")
+        if isinstance(self.frame_stride, tuple):
+            if strides[0] > strides[-1]:
+                raise InputError(f"frame_stride of a clip goes from the lowest to the highest, got {strides}")
+            if self.window != "random":
+                raise InputError(f"frame_stride {strides} is drawn for random windows only, not for {self.window!r}")
 
     @property
     def height(self) -> int:
@@ -58,28 +71,43 @@ class ClipSpec:
         """Pixels."""
         return self.size[1] if isinstance(self.size, tuple) else self.size
 
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Lowest and highest frame stride."""
+        return self.frame_stride if isinstance(self.frame_stride, tuple) else (self.frame_stride, self.frame_stride)
+
     def fitting_stride(self, available: int) -> int:
         """The largest stride up to `frame_stride` that fits into `available` frames; 0 when even stride 1 does not."""
         if available < self.num_frames:
             return 0
-        return (
-            self.frame_stride
-            if self.num_frames == 1
-            else min(self.frame_stride, (available - 1) // (self.num_frames - 1))
-        )
+        highest = self.strides[1]
+        return highest if self.num_frames == 1 else min(highest, (available - 1) // (self.num_frames - 1))
+
+    def drawn_stride(self, random: np.random.Generator, fitting: int) -> int:
+        """The stride of a window: one of the range, no larger than `fitting`."""
+        lowest, highest = min(self.strides[0], fitting), min(self.strides[1], fitting)
+        return lowest if lowest == highest else int(random.integers(lowest, highest + 1))
+
+    def enlarges(self, height: int, width: int) -> bool:
+        """Whether pictures of this size have to be enlarged to cover the clip's."""
+        return height < self.height or width < self.width
 
     def frame_indices(self, available: int, seed: int) -> np.ndarray:
-        """Indices of the kept frames, int64 `[num_frames]`; `seed` decides a random window."""
-        stride = self.fitting_stride(available)
-        if stride == 0:
+        """Indices of the kept frames, int64 `[num_frames]`; `seed` decides a random window and its stride."""
+        fitting, random = self.fitting_stride(available), np.random.default_rng(seed)
+        if fitting == 0:
             raise InputError(f"{available} frames are fewer than the {self.num_frames} of a clip")
         if self.window == "scattered":
-            return np.sort(np.random.default_rng(seed).choice(available, self.num_frames, replace=False))
+            return np.sort(random.choice(available, self.num_frames, replace=False))
+        stride = self.drawn_stride(random, fitting)
         room = available - ((self.num_frames - 1) * stride + 1)
-        start = {"first": 0, "center": room // 2, "random": int(np.random.default_rng(seed).integers(room + 1))}[
-            self.window
-        ]
+        start = {"first": 0, "center": room // 2, "random": int(random.integers(room + 1))}[self.window]
         return start + stride * np.arange(self.num_frames)
+
+
+def lowest_stride(stride: int | Sequence[int] | None) -> int:
+    """The stride, or the lowest of a range, that a run's config.json holds; 1 where it holds none."""
+    return (stride or 1) if not isinstance(stride, Sequence) else min(stride)
 
 
 def resize_and_crop(frames: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:

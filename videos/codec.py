@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,6 +29,11 @@ def count_frames(path: str | Path) -> int:
         InputError: If the file is absent, empty, not a video, or ends before the frames that its header promises.
     """
     return _open(Path(path))[1]
+
+
+def probe_video(path: str | Path) -> tuple[int, int, int]:
+    """Frames, height and width of a file, without decoding it; errors as of `count_frames`."""
+    return _open(Path(path))[1:]
 
 
 def frame_rate(path: str | Path) -> float:
@@ -68,14 +74,16 @@ def read_video(path: str | Path, frames: Sequence[int] | None = None) -> np.ndar
         InputError: If the file is absent, empty, not a video, or does not hold the frames that it promises.
     """
     path = Path(path)
-    reader, length, pixels = _open(path)
+    reader, length, height, width = _open(path)
     wanted = list(range(length)) if frames is None else [int(i) for i in frames]
     if not wanted:
         raise InputError(f"{path}: no frames asked, it has 0…{length - 1}")
     if not (min(wanted) >= 0 and max(wanted) < length):
         raise InputError(f"{path}: frames {min(wanted)}…{max(wanted)} asked, it has 0…{length - 1}")
-    if 3 * pixels * len(wanted) > MAX_BYTES:
-        raise InputError(f"{path}: {len(wanted)} frames of {pixels} pixels do not fit into memory; cut the video")
+    if 3 * height * width * len(wanted) > MAX_BYTES:
+        raise InputError(
+            f"{path}: {len(wanted)} frames of {width}x{height} pixels do not fit into memory; cut the video"
+        )
     decoded = None if reader is None else _read_with_decord(reader, wanted)
     if decoded is None:
         decoded = _read_with_av(path, wanted)
@@ -84,9 +92,9 @@ def read_video(path: str | Path, frames: Sequence[int] | None = None) -> np.ndar
     return np.ascontiguousarray(decoded)
 
 
-def _open(path: Path) -> tuple[object | None, int, int]:
-    """A decord reader (None where PyAV has to read), the number of frames, which is held against the header, and the
-    pixels of one."""
+def _open(path: Path) -> tuple[object | None, int, int, int]:
+    """A decord reader (None where PyAV has to read), the number of frames, which is held against the header, and their
+    height and width."""
     # PyAV looks first: decord prints to stderr about what is no video, and cannot be told not to.
     with _open_with_av(path) as container:
         stream = container.streams.video[0]
@@ -98,7 +106,7 @@ def _open(path: Path) -> tuple[object | None, int, int]:
         raise InputError(f"{path}: the video has no frames")
     if length < promised:
         raise InputError(f"{path}: truncated, it promises {promised} frames and holds {length}")
-    return reader, length, height * width
+    return reader, length, height, width
 
 
 def check_picture(path: Path, height: int, width: int) -> None:
@@ -165,6 +173,33 @@ def _count_with_av(path: Path) -> int:
         raise InputError(f"{path}: damaged video ({_reason(error)})") from error
 
 
+def iterate_video(path: str | Path) -> Iterator[np.ndarray]:
+    """The frames of a video one after the other, uint8 RGB `[H, W, 3]`, for files that are too long for the memory.
+
+    Raises:
+        InputError: As `read_video`, for damage when it is reached.
+    """
+    import av
+
+    path = Path(path)
+    length, shape = count_frames(path), None
+    found = 0
+    try:
+        with _open_with_av(path) as container:
+            for frame in container.decode(video=0):
+                picture = frame.to_ndarray(format="rgb24")
+                if picture.shape != (shape or picture.shape):
+                    raise InputError(f"{path}: its frames differ in size")
+                shape, found = picture.shape, found + 1
+                yield picture
+    except InputError:
+        raise
+    except (av.FFmpegError, *_DAMAGE) as error:
+        raise InputError(f"{path}: damaged video ({_reason(error)})") from error
+    if found < length:
+        raise InputError(f"{path}: truncated or damaged, frame {found} cannot be decoded")
+
+
 def _read_with_av(path: Path, wanted: list[int]) -> np.ndarray:
     """Decode from the start; slower than decord, but right for what decord refuses."""
     import av
@@ -207,26 +242,47 @@ def write_video(path: str | Path, video: np.ndarray, fps: float, crf: int = 12) 
     Raises:
         InputError: If an argument is none of the above.
     """
-    path, video = Path(path), np.asarray(video)
-    if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or 0 in video.shape:
-        raise InputError(f"a video to write is uint8 [N, H, W, 3] with N >= 1, got {video.dtype} {list(video.shape)}")
+    with video_writer(path, fps, crf) as write:
+        write(video)
+
+
+@contextmanager
+def video_writer(path: str | Path, fps: float, crf: int = 12) -> Iterator[Callable[[np.ndarray], None]]:
+    """`write_video` for frames that come in parts: gives a function that takes `[N, H, W, 3]`, of one size.
+
+    The file gets its name when the with-block ends well.
+    """
+    path = Path(path)
     if not 0 < fps <= MAX_FRAME_RATE:
         raise InputError(f"frames a second must be positive and at most {MAX_FRAME_RATE:g}, got {fps}")
     if path.suffix.lower() not in H264_SUFFIXES:
         raise InputError(f"{path}: a video to write ends in one of {', '.join(H264_SUFFIXES)}")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder to write {path.name} to")
-    video = np.pad(video, ((0, 0), (0, video.shape[1] % 2), (0, video.shape[2] % 2), (0, 0)), mode="edge")
     with replacing(path, "video") as partial:
-        _encode(partial, video, Fraction(fps).limit_denominator(1001), crf)
+        yield from _encoder(partial, Fraction(fps).limit_denominator(1001), crf)
 
 
-def _encode(path: Path, video: np.ndarray, rate: Fraction, crf: int) -> None:
+def _encoder(path: Path, rate: Fraction, crf: int) -> Iterator[Callable[[np.ndarray], None]]:
     import av
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
-        stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], "yuv420p"
-        for picture in video:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        stream.pix_fmt = "yuv420p"
+        begun = False
+
+        def write(video: np.ndarray) -> None:
+            nonlocal begun
+            video = np.asarray(video)
+            if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or 0 in video.shape:
+                found = f"{video.dtype} {list(video.shape)}"
+                raise InputError(f"a video to write is uint8 [N, H, W, 3] with N >= 1, got {found}")
+            video = np.pad(video, ((0, 0), (0, video.shape[1] % 2), (0, video.shape[2] % 2), (0, 0)), mode="edge")
+            if not begun:
+                stream.height, stream.width = video.shape[1:3]
+                begun = True
+            for picture in video:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+
+        yield write
         container.mux(stream.encode())

@@ -1,78 +1,116 @@
-"""Data sets of files in a folder: any videos, any images; and what all file data sets share."""
+"""Data sets of video files in a folder, and what all file data sets share."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
-import struct
-import zlib
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from runtime.errors import InputError
 from videos.clip import ClipSpec, resize_and_crop
-from videos.codec import VIDEO_SUFFIXES, check_picture, check_video, count_frames, read_video
+from videos.codec import VIDEO_SUFFIXES, check_video, probe_video, read_video
+from videos.listing import ListedFile, list_files
+from videos.splits import sources_of_split, split_folder
+from videos.unreadable import NUM_LISTED, UnreadableClip, refuse_many
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-# PIL goes by content, and some of its formats (EPS) start other programs.
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-MAX_UNREADABLE = 0.01
-# What PIL raises on damaged bytes, beside its own errors.
-_DAMAGE = (OSError, SyntaxError, ValueError, LookupError, TypeError, RuntimeError, EOFError, OverflowError, MemoryError)
-_DAMAGE += (struct.error, zlib.error)
-NUM_LISTED = 10  # unreadable files in an error line; `videos.check` lists all
 
 
 class ClipDataset:
-    """Clips of a list of sources; a subclass says how to list, count and read them.
+    """Clips of a list of sources; a subclass says how to list, probe and read them.
 
     Sources that cannot be read or are shorter than a clip are skipped, counted and listed in `skipped` as (path,
     reason), never replaced.
 
+    Args:
+        strict: Refuse a folder where more than one file in a hundred cannot be read, or none is long enough.
+        listed: Its `files` at an earlier time: these are the items then, and one that has gone or cannot be read any
+            more keeps its place and fails when it is read. Files that are new or of another size are refused.
+
     Attributes:
+        files: All readable sources.
+        gone: Paths of the files of `listed` that are not readable now.
+        sources, lengths: Path and frames of each item.
         strides: The frame stride used for each item: the largest up to the asked one that fits.
+        num_enlarged: Items whose pictures are smaller than the clip's.
     """
 
     name = "videos"
 
-    def __init__(self, root: str | Path, split: str, clip: ClipSpec, *, strict: bool = True):
-        self.root, self.split, self.clip = Path(root), split, clip
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        clip: ClipSpec,
+        *,
+        strict: bool = True,
+        listed: Sequence[ListedFile] | None = None,
+    ):
+        self.root, self.split = Path(root), split
         if not self.root.is_dir():
             raise InputError(f"{self.root}: no such folder for data set {self.name!r}")
         sources = self.list_sources()
-        self.skipped: list[tuple[str, str]] = links_not_followed(split_folder(self.root, split), self.suffixes)
+        links = links_not_followed(split_folder(self.root, split), self.suffixes)
         if not sources:
-            links = f"; {len(self.skipped)} links there are not followed" if self.skipped else ""
-            raise InputError(f"{self.root}: nothing of data set {self.name!r} found there (split {split!r}){links}")
-        self.sources: list[Path] = []
-        self.lengths: list[int] = []
-        unreadable: list[str] = []
-        # Threads: opening a container releases the interpreter lock.
-        with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
-            for source, (length, problem) in zip(sources, pool.map(self._probe, sources), strict=True):
-                if problem is not None:
-                    unreadable.append(problem)
-                    self.skipped.append((str(source), problem.removeprefix(f"{source}: ")))
-                elif clip.fitting_stride(length) == 0:
-                    self.skipped.append((str(source), f"{length} frames, a clip needs {clip.num_frames}"))
-                else:
-                    self.sources.append(source)
-                    self.lengths.append(length)
-        if strict and len(unreadable) > MAX_UNREADABLE * len(sources):
-            more = f" and {len(unreadable) - NUM_LISTED} more" if len(unreadable) > NUM_LISTED else ""
+            more = f"; {len(links)} links there are not followed" if links else ""
+            raise InputError(f"{self.root}: nothing of data set {self.name!r} found there (split {split!r}){more}")
+        found = list_files(self.name, self.root, sources, stat=self.stat, probe=self.probe)
+        unreadable = {str(source): seen for source, seen in zip(sources, found, strict=True) if isinstance(seen, str)}
+        self._unusable = [*links, *((path, seen.removeprefix(f"{path}: ")) for path, seen in unreadable.items())]
+        self.files: Sequence[ListedFile] = [file for file in found if isinstance(file, ListedFile)]
+        self.gone: list[str] = []
+        where = f"python -m videos.check --data {self.name} --root {self.root}"
+        try:
+            if listed is not None:
+                self.gone = _gone(listed, self.files, clip)
+                self.files = list(listed)
+                refuse_many(self.gone, len(listed), "the run was begun with them; bring them back, or begin another")
+            elif strict:
+                refuse_many(list(unreadable.values()), len(sources), f"{where} lists all; remove or repair them")
+        except InputError as error:
+            raise InputError(f"{self.root}: {error}") from None
+        self._use(clip, strict=strict)
+
+    def with_clip(self, clip: ClipSpec, *, enlarge: bool = True) -> Self:
+        """The same files as clips of another kind; none is opened again.
+
+        Args:
+            enlarge: Whether pictures may be enlarged to the clip's size; else smaller ones are among the `skipped`.
+
+        Raises:
+            InputError: If no file will do.
+        """
+        other = copy.copy(self)
+        other._use(clip, enlarge=enlarge)
+        return other
+
+    def _use(self, clip: ClipSpec, *, strict: bool = True, enlarge: bool = True) -> None:
+        self.clip, self.skipped, chosen = clip, list(self._unusable), []
+        for file in self.files:
+            if clip.fitting_stride(file.frames) == 0:
+                problem = f"{file.frames} frames, a clip needs {clip.num_frames}"
+            elif not enlarge and clip.enlarges(file.height, file.width):
+                problem = f"{file.width}x{file.height} pixels, a clip has {clip.width}x{clip.height}"
+            else:
+                chosen.append(file)
+                continue
+            self.skipped.append((str(self.root / file.name), problem))
+        if strict and not chosen:
             raise InputError(
-                f"{self.root}: {len(unreadable)} of {len(sources)} files cannot be read, more than 1 %: "
-                f"{'; '.join(unreadable[:NUM_LISTED])}{more}; "
-                f"python -m videos.check --data {self.name} --root {self.root} lists all; remove or repair them"
+                f"{self.root}: no file is long enough for {clip.num_frames} frames"
+                + ("" if enlarge else f" and has {clip.width}x{clip.height} pixels")
+                + f" ({len(self.skipped)} are shorter{'' if enlarge else ' or smaller'})"
             )
-        if strict and not self.sources:
-            raise InputError(
-                f"{self.root}: no file is long enough for {clip.num_frames} frames ({len(self.skipped)} are shorter)"
-            )
-        self.strides = [clip.fitting_stride(length) for length in self.lengths]
+        self._chosen = chosen
+        self.sources = [self.root / file.name for file in chosen]
+        self.lengths = [file.frames for file in chosen]
+        self.strides = [clip.fitting_stride(file.frames) for file in chosen]
+        self.num_enlarged = sum(clip.enlarges(file.height, file.width) for file in chosen)
 
     # -- what a subclass may say otherwise ----------------------------------------------------------------------------
 
@@ -84,9 +122,9 @@ class ClipDataset:
         """All sources of the split, in a fixed order."""
         return files_below(self.root, VIDEO_SUFFIXES)
 
-    def count(self, source: Path) -> int:
-        """Frames of a source; InputError when it cannot be read."""
-        return count_frames(source)
+    def probe(self, source: Path) -> tuple[int, int, int]:
+        """Frames, height and width of a source, without decoding it; InputError when it cannot be read."""
+        return probe_video(source)
 
     def read(self, source: Path, frames: np.ndarray) -> np.ndarray:
         """The given frames, uint8 `[N, H, W, 3]`."""
@@ -96,21 +134,16 @@ class ClipDataset:
         """Decode all of a source; InputError on damage, also where reading would cover it up."""
         check_video(source)
 
-    def bytes(self, source: Path) -> int:
-        """Size on disk."""
-        return source.stat().st_size
+    def stat(self, source: Path) -> tuple[int, int]:
+        """Size on disk, and time of the last change in nanoseconds."""
+        found = source.stat()
+        return found.st_size, found.st_mtime_ns
 
     def label(self, source: Path) -> int:
         """Class of a source; -1 for none."""
         return -1
 
     # -- the data set -------------------------------------------------------------------------------------------------
-
-    def _probe(self, source: Path) -> tuple[int, str | None]:
-        try:
-            return self.count(source), None
-        except InputError as error:
-            return 0, str(error)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -119,13 +152,16 @@ class ClipDataset:
         return self.item(index, 0)
 
     def item(self, index: int, seed: int) -> dict:
-        """{"video": uint8 `[3, 1+T, H, W]`, "label", "name"}, its window drawn from `seed`."""
+        """{"video": uint8 `[3, 1+T, H, W]`, "label", "name"}, its window drawn from `seed`; UnreadableClip when it
+        cannot be decoded."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         source = self.sources[index]
-        pictures = resize_and_crop(
-            self.read(source, self.clip.frame_indices(self.lengths[index], seed)), self.clip.size
-        )
+        try:
+            pictures = self.read(source, self.clip.frame_indices(self.lengths[index], seed))
+        except (InputError, OSError) as error:
+            raise UnreadableClip(source, str(error)) from error
+        pictures = resize_and_crop(pictures, self.clip.size)
         return {
             "video": np.ascontiguousarray(pictures.transpose(3, 0, 1, 2)),
             "label": self.label(source),
@@ -136,85 +172,42 @@ class ClipDataset:
         """Label of every item, without decoding any."""
         return [self.label(source) for source in self.sources]
 
+    def classes(self) -> list[Hashable]:
+        """What to balance a draw over, of every item: its label, or the folder it lies in where there are none."""
+        return self.labels() if self.num_classes else [source.parent.as_posix() for source in self.sources]
+
     def fingerprint(self) -> str:
         """Hash of the (path, size) list of the files in use."""
         digest = hashlib.sha256()
-        for source in self.sources:
-            digest.update(os.fsencode(f"{source.relative_to(self.root).as_posix()} {self.bytes(source)}\n"))
+        for file in self._chosen:
+            digest.update(os.fsencode(f"{file.name} {file.bytes}\n"))
         return digest.hexdigest()[:16]
 
 
+def _gone(listed: Sequence[ListedFile], now: Sequence[ListedFile], clip: ClipSpec) -> list[str]:
+    """Names of listed files that are not readable now; InputError when others are new or of another size."""
+    before, after = ({file.name: file for file in files} for files in (listed, now))
+    changed = [
+        f"{name} has changed" for name, file in after.items() if name in before and before[name].bytes != file.bytes
+    ]
+    new = [f"{n} is new" for n, file in after.items() if n not in before and clip.fitting_stride(file.frames)]
+    if changed or new:
+        found = [*changed, *new]
+        more = f" and {len(found) - NUM_LISTED} more" if len(found) > NUM_LISTED else ""
+        raise InputError(
+            f"not the files that the run was begun with: {'; '.join(found[:NUM_LISTED])}{more}; put them back as they "
+            "were, or begin another run under another --name"
+        )
+    return [name for name in before if name not in after]
+
+
 class VideoFolder(ClipDataset):
-    """Every video file below a folder, without labels. Folders `train` and `test` below the root are the splits, if
-    there are any."""
+    """Every video file below a folder, without labels. Folders `train` and `test` below the root are the splits, or
+    names decide; see `videos.splits`."""
 
     def list_sources(self) -> list[Path]:
         """Videos of the split."""
-        return files_below(split_folder(self.root, self.split), VIDEO_SUFFIXES)
-
-
-class ImageFolder(ClipDataset):
-    """Every image file below a folder, as clips of one frame."""
-
-    name = "images"
-    suffixes = IMAGE_SUFFIXES
-
-    def __init__(self, root: str | Path, split: str, clip: ClipSpec, *, strict: bool = True):
-        if clip.num_frames != 1:
-            raise InputError(f"data set 'images' has clips of 1 frame, {clip.num_frames} asked")
-        super().__init__(root, split, clip, strict=strict)
-
-    def list_sources(self) -> list[Path]:
-        """Images of the split."""
-        return files_below(split_folder(self.root, self.split), IMAGE_SUFFIXES)
-
-    def count(self, source: Path) -> int:
-        """1, once the header has been read."""
-        with open_image(source) as image:
-            try:
-                image.verify()
-            except _DAMAGE as error:
-                raise InputError(f"{source}: not a readable image ({error})") from error
-        return 1
-
-    def read(self, source: Path, frames: np.ndarray) -> np.ndarray:
-        """The image, RGB."""
-        return read_image(source)[None]
-
-    def verify(self, source: Path) -> None:
-        """Decode the image."""
-        read_image(source)
-
-
-def open_image(path: Path):
-    """A PIL image whose header is read; InputError when it is none of `IMAGE_FORMATS`, or of an absurd size."""
-    from PIL import Image
-
-    try:
-        image = Image.open(path, formats=IMAGE_FORMATS)
-    except (*_DAMAGE, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not a readable image ({error})") from error
-    try:
-        check_picture(path, image.height, image.width)
-    except InputError:
-        image.close()
-        raise
-    return image
-
-
-def read_image(path: Path) -> np.ndarray:
-    """uint8 RGB `[H, W, 3]`; InputError when it cannot be decoded."""
-    with open_image(path) as image:
-        try:
-            return np.array(image.convert("RGB"))
-        except _DAMAGE as error:
-            raise InputError(f"{path}: damaged image ({error})") from error
-
-
-def split_folder(root: Path, split: str) -> Path:
-    """`root/train` or `root/test` when the root is divided like that, else the root (then every split holds
-    everything)."""
-    return root / split if split != "all" and (root / split).is_dir() else root
+        return sources_of_split(self.root, self.split, lambda folder: files_below(folder, VIDEO_SUFFIXES))
 
 
 def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from runtime.errors import InputError
 from videos.codec import VIDEO_SUFFIXES
 from videos.folders import ClipDataset, files_below
+from videos.splits import sources_of_split
 
 # The folder of each split as public copies name it; the held-out part is the validation set, as in published tables.
 SPLIT_FOLDERS = {
@@ -28,7 +29,7 @@ class Kinetics400(ClipDataset):
     `val/<class>/<video>`, or `val/<video>` with the class in a list: any CSV file with the columns `label` and
     `youtube_id`, in the root, in its folder `annotations`, or around the root. `train` holds the training part, and the
     split "test" is the validation set. Where the root has no folder of a split, the column `split` of the lists
-    decides; without lists every split holds everything. A flat file that no list names has the label -1.
+    decides; without lists a hash of the video ids does. A flat file that no list names has the label -1.
     """
 
     name = "kinetics400"
@@ -49,7 +50,9 @@ class Kinetics400(ClipDataset):
         if folders:
             return []  # the other split's folder alone is there
         if not any(split for _, split in self._listed.values()):
-            return files
+            if _SPLITS.get(self.root.name) == self.split == "test":
+                return files
+            return sources_of_split(self.root, self.split, lambda _: files)
         return [path for path in files if self._listed.get(video_id(path), ("", ""))[1] == self.split]
 
     def label(self, source: Path) -> int:

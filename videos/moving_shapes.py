@@ -11,8 +11,9 @@ signed distances, so edges are anti-aliased and the flow is known in closed form
 from __future__ import annotations
 
 import colorsys
+import copy
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,6 +53,7 @@ class MovingShapes:
     num_classes = len(SHAPES) * len(MOTIONS)
     class_names = tuple(f"{shape} {motion}" for shape in SHAPES for motion in MOTIONS)
     skipped: tuple = ()
+    num_enlarged = 0
 
     def __init__(
         self,
@@ -74,6 +76,12 @@ class MovingShapes:
 
     def __len__(self) -> int:
         return self._stop - self._start
+
+    def with_clip(self, clip: ClipSpec, *, enlarge: bool = True) -> MovingShapes:
+        """The same scenes as clips of another kind; they are drawn at any size."""
+        other = copy.copy(self)
+        other.clip = clip
+        return other
 
     def labels(self) -> list[int]:
         """Label of every item, without drawing any."""
@@ -100,8 +108,11 @@ class MovingShapes:
         return item
 
     def item(self, index: int, seed: int) -> dict:
-        """As `[index]`: there is no window to choose, the whole clip is made."""
-        return self[index]
+        """As `[index]`, the whole clip: there is no window to choose, but in a range of strides `seed` draws one."""
+        if self.clip.strides[0] == self.clip.strides[1]:
+            return self[index]
+        stride = self.clip.drawn_stride(np.random.default_rng(seed), self.clip.strides[1])
+        return self.with_clip(replace(self.clip, frame_stride=stride))[index]
 
 
 def make_scene(seed: int, number: int, level: str, clip: ClipSpec) -> _Scene:
@@ -112,7 +123,7 @@ def make_scene(seed: int, number: int, level: str, clip: ClipSpec) -> _Scene:
     unit = min(clip.height, clip.width)
     room = np.array([clip.width / unit, clip.height / unit])
     textured = level == "textured"
-    times = np.arange(clip.num_frames, dtype=np.float64) * clip.frame_stride
+    times = np.arange(clip.num_frames, dtype=np.float64) * clip.strides[0]
     radius = rng.uniform(0.17, 0.23)
     warped = times
     if textured:

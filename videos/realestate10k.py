@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from runtime.errors import InputError
-from videos.codec import VIDEO_SUFFIXES, count_frames, read_video
-from videos.folders import IMAGE_SUFFIXES, ClipDataset, files_below, images_in, read_image, split_folder
+from videos.codec import VIDEO_SUFFIXES, probe_video, read_video
+from videos.folders import IMAGE_SUFFIXES, ClipDataset, files_below, images_in
+from videos.images import probe_image, read_image
+from videos.splits import sources_of_split
 
 
 class RealEstate10K(ClipDataset):
-    """Video files anywhere below the root (or below its `train` and `test`), and every folder that holds frame images.
+    """Video files anywhere below the root, and every folder that holds frame images; splits are as of `VideoFolder`.
 
     Frames of a folder are ordered by the number in their name, as RealEstate10K names them by time stamp.
     """
@@ -22,17 +24,23 @@ class RealEstate10K(ClipDataset):
 
     def list_sources(self) -> list[Path]:
         """Clip files and frame folders of the split."""
-        folder = split_folder(self.root, self.split)
-        frame_folders = {path.parent for path in files_below(folder, IMAGE_SUFFIXES)}
-        return sorted([*files_below(folder, VIDEO_SUFFIXES), *frame_folders])
+        return sources_of_split(self.root, self.split, _sources_below)
 
-    def count(self, source: Path) -> int:
-        """Frames of a file or folder."""
-        return len(_frames(source)) if source.is_dir() else count_frames(source)
+    def probe(self, source: Path) -> tuple[int, int, int]:
+        """Frames, height and width of a file or folder; of a folder, those of its first frame."""
+        if not source.is_dir():
+            return probe_video(source)
+        files = _frames(source)
+        if not files:
+            raise InputError(f"{source}: no frames")
+        return len(files), *probe_image(files[0])
 
-    def bytes(self, source: Path) -> int:
-        """Size on disk; of a folder, that of its frames."""
-        return sum(path.stat().st_size for path in _frames(source)) if source.is_dir() else source.stat().st_size
+    def stat(self, source: Path) -> tuple[int, int]:
+        """Size on disk and time of the last change; of a folder, the sum and the latest of its frames."""
+        if not source.is_dir():
+            return super().stat(source)
+        found = [path.stat() for path in _frames(source)]
+        return sum(stat.st_size for stat in found), max(stat.st_mtime_ns for stat in [*found, source.stat()])
 
     def read(self, source: Path, frames: np.ndarray) -> np.ndarray:
         """The given frames."""
@@ -47,9 +55,14 @@ class RealEstate10K(ClipDataset):
     def verify(self, source: Path) -> None:
         """Decode every frame."""
         if source.is_dir():
-            self.read(source, np.arange(self.count(source)))
+            self.read(source, np.arange(len(_frames(source))))
         else:
             super().verify(source)
+
+
+def _sources_below(folder: Path) -> list[Path]:
+    frame_folders = {path.parent for path in files_below(folder, IMAGE_SUFFIXES)}
+    return sorted([*files_below(folder, VIDEO_SUFFIXES), *frame_folders])
 
 
 def _frames(folder: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """Encoding a data set into a latents file, and the commands that show a tokenizer at work."""
 
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -13,8 +14,12 @@ from tokenizer import PVVAE, PVVAEConfig
 from tokenizer.encode import EncodeConfig, encode
 from tokenizer.predict import PredictConfig, fade_over, predict
 from tokenizer.reconstruct import ReconstructConfig, reconstruct
+from tokenizer.spec import crop_to
+from tokenizer.streaming import Stream
+from tokenizer.tiling import decode_tiled, encode_tiled, predict_tiled
 from tokenizer.zoo import load
 from videos import ClipSpec, open_dataset, read_video, to_float, to_uint8, write_video
+from videos.codec import frame_rate
 
 TINY = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
 
@@ -89,7 +94,7 @@ def test_an_interrupted_encoding_goes_on_without_repeating_rows(folder, monkeypa
     monkeypatch.setattr(writer, "FLUSH_ROWS", 1, raising=False)
     import tokenizer.encode as module
 
-    genuine, calls = module._posterior, []
+    genuine, calls = module.encode_block, []
 
     def count_then_stop(vae, video, *rest):
         calls.append(len(video))
@@ -97,13 +102,81 @@ def test_an_interrupted_encoding_goes_on_without_repeating_rows(folder, monkeypa
             raise KeyboardInterrupt
         return genuine(vae, video, *rest)
 
-    monkeypatch.setattr(module, "_posterior", count_then_stop)
+    monkeypatch.setattr(module, "encode_block", count_then_stop)
     with pytest.raises(KeyboardInterrupt):
         encode_with(folder, "--max-clips", "10")
     assert (folder / "out.h5.partial").exists() and not (folder / "out.h5").exists()
-    monkeypatch.setattr(module, "_posterior", genuine)
+    monkeypatch.setattr(module, "encode_block", genuine)
     with open_latents(encode_with(folder, "--max-clips", "10")) as reader:
         assert len(reader) == 10 and reader.damaged_rows() == []
+
+
+@pytest.fixture
+def films(folder, monkeypatch):
+    """120 clips of 8 frames, of which one passes for sound until it is decoded."""
+    root = folder / "films"
+    root.mkdir()
+    for number in range(120):
+        write_video(root / f"{number:03d}.mp4", np.full((8, 32, 32, 3), 2 * number, np.uint8), 8)
+    spoil(root / "007.mp4")
+    return root
+
+
+def spoil(path):
+    """Overwrite the pictures, not the tables: the packets are still counted."""
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + 4
+    length = int.from_bytes(data[start - 8 : start - 4], "big") - 8
+    data[start : start + length] = b"\xff" * length
+    path.write_bytes(data)
+
+
+def encode_films(folder, films, *words: str):
+    more = ["--data", "videos", "--root", str(films), "--split", "all", "--num-frames", "5"]
+    common = f"--tokenizer {folder / 'vae'} --size 32 --device cpu --dtype float32 --out {folder / 'out.h5'}"
+    return encode(parse([*common.split(), *more, *words], EncodeConfig, None))
+
+
+def test_a_row_that_cannot_be_decoded_is_left_out_and_the_others_are_what_they_would_be(folder, films, capsys):
+    path = encode_films(folder, films, "--flip", "--batch-size", "4")
+    with open_latents(path) as reader:
+        assert len(reader) == 238 and reader.attributes["left_out"] == 2 and reader.damaged_rows() == []
+        names = [name for number in range(120) for name in [f"{number:03d}.mp4"] * 2 if number != 7]
+        assert list(reader.names) == names
+        rows = reader.batch([13, 14, 237])
+    record = folder / "out.h5.unreadable.jsonl"
+    (line,) = [json.loads(line) for line in record.read_text().splitlines()]
+    assert line["path"] == str(films / "007.mp4") and "2 left out" in capsys.readouterr().out
+    assert not list(folder.glob("*.partial")) and encode_films(folder, films, "--flip", "--batch-size", "4") == path
+    dataset = open_dataset("videos", root=str(films), clip=ClipSpec(5, 32, window="first"))
+    vae = PVVAE.from_pretrained(folder / "vae")
+    for row, item in ((0, 6), (1, 8), (2, 119)):
+        with torch.no_grad():
+            expected = vae.encode(to_float(torch.as_tensor(dataset[item]["video"])[None])).mean[0].numpy()
+        assert np.allclose(rows["mean"][row], expected, atol=2e-3)  # float16; flat pictures have no side
+
+
+@pytest.mark.parametrize("point", ["latents.row:9", "latents.created:2", "latents.statistics"])
+def test_left_out_rows_stay_out_after_a_kill_with_the_same_bytes(folder, films, monkeypatch, point):
+    from runtime import faults
+
+    whole = encode_films(folder, films, "--batch-size", "4").read_bytes()
+    (folder / "out.h5").unlink()
+    (folder / "out.h5.unreadable.jsonl").unlink()
+    monkeypatch.setenv(faults.VARIABLE, f"{point}:ENOSPC" if ":" in point else f"{point}:1:ENOSPC")
+    monkeypatch.setattr(faults, "_reached", {})
+    with pytest.raises((OSError, InputError)):
+        encode_films(folder, films, "--batch-size", "4")
+    monkeypatch.delenv(faults.VARIABLE)
+    assert (folder / "out.h5.partial").exists()
+    assert encode_films(folder, films, "--batch-size", "4").read_bytes() == whole
+    assert (folder / "out.h5.unreadable.jsonl").read_text().count("007.mp4") == 1
+
+
+def test_too_many_undecodable_files_end_the_encoding_with_the_list(folder, films):
+    spoil(films / "050.mp4")
+    with pytest.raises(InputError, match=r"2 of 120 files cannot be read, more than 1 %.*050\.mp4"):
+        encode_films(folder, films)
 
 
 @pytest.fixture
@@ -114,13 +187,89 @@ def clip_file(folder):
 
 
 def test_reconstruct_writes_original_and_reconstruction_side_by_side(folder, clip_file, capsys):
-    reconstruct(
-        ReconstructConfig(
-            tokenizer=str(folder / "vae"), video=str(clip_file), out=str(folder / "out.mp4"), size=32, device="cpu"
+    flags = {"tokenizer": str(folder / "vae"), "video": str(clip_file), "device": "cpu", "dtype": "float32"}
+    reconstruct(ReconstructConfig(**flags, out=str(folder / "out.mp4")))
+    assert read_video(folder / "out.mp4").shape == (19, 32, 64, 3)
+    assert "19 frames, PSNR" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(40, 72, None), (36, 50, None), (48, 96, 24)])
+def test_reconstruct_keeps_shape_and_frame_rate(folder, height, width, size):
+    """Nothing is cropped: what is left of the picture's middle is the original, to the edge."""
+    ramp = np.linspace(0, 255, width)[None, None, :, None] + np.zeros((7, height, 1, 3))
+    write_video(folder / "wide.mp4", ramp.astype(np.uint8), 12.5)
+    flags = {"tokenizer": str(folder / "vae"), "video": str(folder / "wide.mp4"), "device": "cpu", "dtype": "float32"}
+    reconstruct(ReconstructConfig(**flags, out=str(folder / "out.mp4"), size=size, chunk_groups=1))
+    both = read_video(folder / "out.mp4")
+    scale = (size or height) / height
+    side = round(width * scale)
+    assert both.shape == (7, round(height * scale), 2 * side, 3) and frame_rate(folder / "out.mp4") == 12.5
+    assert both[:, :, :2].mean() < 12 and both[:, :, side - 2 : side].mean() > 243
+
+
+def test_a_long_video_is_never_in_memory_as_a_whole(folder, monkeypatch, capsys):
+    """Read, computed and written part by part: frames that were read and are not yet written stay below a part's."""
+    from videos import codec
+
+    write_video(folder / "long.mp4", np.zeros((150, 16, 16, 3), np.uint8), 25)
+    waiting, most = [0], [0]
+    genuine_read, genuine_write = codec.iterate_video, codec.video_writer
+
+    def counting_read(path):
+        for frame in genuine_read(path):
+            waiting[0] += 1
+            most[0] = max(most[0], waiting[0])
+            yield frame
+
+    @contextmanager
+    def counting_writer(path, fps, crf=12):
+        with genuine_write(path, fps) as write:
+
+            def count(video):
+                write(video)
+                waiting[0] -= len(video)
+
+            yield count
+
+    monkeypatch.setattr(codec, "iterate_video", counting_read)
+    monkeypatch.setattr(codec, "video_writer", counting_writer)
+    flags = {"tokenizer": str(folder / "vae"), "video": str(folder / "long.mp4"), "device": "cpu"}
+    reconstruct(ReconstructConfig(**flags, out=str(folder / "out.mp4"), chunk_groups=2))
+    assert most[0] == 8 and waiting[0] == 0 and "150 frames" in capsys.readouterr().out
+    waiting[0] = most[0] = 0
+    predict(PredictConfig(**flags, out=str(folder / "out.mp4"), observed=5, frames=9))
+    assert most[0] == 9
+
+
+@pytest.mark.parametrize("groups", [1, 2, 5])
+def test_a_stream_equals_the_whole(folder, groups):
+    vae = load(folder / "vae")
+    video = torch.rand(1, 3, 19, 40, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    padded, size = vae.spec.pad_to_valid(video)
+    with torch.no_grad():
+        whole = crop_to(vae.decode(vae.encode(padded).mode()), size)
+        stream, parts, start = Stream(vae), [], 0
+        while start < 19:
+            stop = start + (vae.spec.frames(groups) if start == 0 else 4 * groups)
+            parts.append(stream.reconstruct(video[:, :, start:stop]))
+            start = stop
+        assert torch.allclose(torch.cat(parts, dim=2), whole, atol=1e-5)  # float32 sums in another order
+        tiled = Stream(vae, tile=32, overlap=16)
+        expected = decode_tiled(vae, encode_tiled(vae, padded, 32, 16).mode(), 32, 16)
+        found = torch.cat([tiled.reconstruct(video[:, :, :9]), tiled.reconstruct(video[:, :, 9:])], dim=2)
+        assert torch.allclose(found, crop_to(expected, size), atol=1e-5)
+
+
+def test_predicting_in_tiles_blends_what_each_tile_predicts(folder):
+    vae = load(folder / "vae", stage=None)
+    video = torch.rand(1, 3, 5, 48, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        whole = predict_tiled(vae, video, 2)
+        assert torch.equal(whole, vae.predict(video, 2))
+        tiled = predict_tiled(vae, video, 2, tile=32, overlap=16)
+        assert tiled.shape == whole.shape and torch.equal(
+            tiled[..., :16, :], vae.predict(video[..., :32, :], 2)[..., :16, :]
         )
-    )
-    assert read_video(folder / "out.mp4").shape == (17, 32, 64, 3)
-    assert "PSNR" in capsys.readouterr().out
 
 
 def test_predict_writes_observed_and_predicted_frames(folder, clip_file, capsys):
@@ -140,13 +289,14 @@ def test_predict_writes_observed_and_predicted_frames(folder, clip_file, capsys)
 
 def test_predict_fills_a_gap_from_both_sides_of_it(folder, clip_file, monkeypatch, capsys):
     """What is written is the decoded whole, and nothing of the gap reaches the encoder."""
-    import tokenizer.reconstruct
+    import videos
 
     written = []
-    monkeypatch.setattr(tokenizer.reconstruct, "write_side_by_side", lambda path, *both: written.append(both))
+    monkeypatch.setattr(videos, "write_video", lambda path, video, fps: written.append(video))
     flags = {"tokenizer": str(folder / "vae"), "video": str(clip_file), "size": 32, "device": "cpu", "dtype": "float32"}
     predict(PredictConfig(**flags, observed=5, after=4))
-    left, right, _ = written.pop()
+    both = torch.from_numpy(written.pop()).permute(3, 0, 1, 2)[None]
+    left, right = both[..., :32], both[..., 32:]
     vae, video = load(folder / "vae"), to_float(left)
     video[:, :, 5:13] = float("nan")
     seen = torch.cat([video[:, :, :5], video[:, :, 13:]], dim=2)

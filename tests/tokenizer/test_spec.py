@@ -42,3 +42,17 @@ def test_every_size_goes_through_a_tokenizer():
 def test_cropping_to_more_than_there_is_is_refused():
     with pytest.raises(InputError, match="cannot be cropped"):
         crop_to(torch.zeros(1, 3, 5, 8, 8), (5, 8, 9))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 255.0, 64.0])
+def test_videos_that_are_not_finite_or_of_another_range_are_refused_outside_of_training(value):
+    config = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
+    vae = PVVAE(config).eval()
+    video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
+    assert vae.encode(video * 1.5).mean.isfinite().all()  # an unclamped reconstruction may be encoded again
+    video[0, 1, 3, 7, 5] = value
+    with pytest.raises(InputError, match=r"finite and in \[-1, 1\], got values from"):
+        vae.encode(video)
+    with pytest.raises(InputError, match="finite"):
+        vae.predict(video, 1)
+    vae.train().encode(video)  # waits for no device; the loss tells

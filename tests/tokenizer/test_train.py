@@ -157,7 +157,7 @@ def test_the_averaged_weights_are_validated_and_the_log_holds_numbers_alone(tmp_
     lines = [line for line in log_of(run) if "val_psnr" in line]
     assert [line["step"] for line in lines if line["step"] % 4 == 0] == [4, 8, 12]
     assert all(isinstance(value, (int, float)) for line in lines for value in line.values())
-    expected = validate(load(run), open_clips(config).validation, torch.device("cpu"), torch.float32).values
+    expected = validate(load(run), open_clips(config, run).validation, torch.device("cpu"), torch.float32).values
     assert {name: value for name, value in lines[-1].items() if name.startswith("val_")} == pytest.approx(expected)
 
 

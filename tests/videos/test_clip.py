@@ -6,7 +6,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from runtime.errors import InputError
-from videos import BatchLoader, ClipSpec, lpips, open_dataset, psnr, ssim, to_float, to_uint8
+from videos import BatchLoader, Bucket, ClipSpec, lpips, open_dataset, psnr, ssim, to_float, to_uint8
 from videos.batches import batch_indices, window_seed
 from videos.clip import resize_and_crop
 
@@ -52,11 +52,33 @@ def test_an_epoch_holds_every_item_once_and_batches_are_functions_of_the_step():
     assert np.array_equal(batch_indices(10, 4, 2, 3), drawn[8:12])
 
 
+def test_a_range_of_strides_is_drawn_uniformly_from_the_seed_of_random_windows():
+    clip = ClipSpec(5, 32, frame_stride=(1, 3))
+    drawn = [clip.frame_indices(40, seed) for seed in range(600)]
+    counts = np.bincount([int(frames[1] - frames[0]) for frames in drawn])
+    assert counts[0] == 0 and (counts[1:] > 150).all() and len(counts) == 4  # 200 each, deviation 11.5
+    assert all(np.array_equal(np.diff(frames), [frames[1] - frames[0]] * 4) for frames in drawn)
+    assert {int(np.diff(clip.frame_indices(9, seed))[0]) for seed in range(50)} == {1, 2}  # 3 does not fit
+    assert np.array_equal(clip.frame_indices(40, 3), drawn[3]) and clip.fitting_stride(40) == 3
+    same, plain = ClipSpec(5, 32, frame_stride=(2, 2)), ClipSpec(5, 32, frame_stride=2)
+    assert all(np.array_equal(same.frame_indices(40, s), plain.frame_indices(40, s)) for s in range(20))
+    shapes = open_dataset("moving_shapes", clip=ClipSpec(5, 32, frame_stride=(1, 3)))
+    fixed = [
+        open_dataset("moving_shapes", clip=ClipSpec(5, 32, frame_stride=k))[4]["video"].tobytes() for k in (1, 2, 3)
+    ]
+    assert {shapes.item(4, seed)["video"].tobytes() for seed in range(20)} == set(fixed)
+    for bad in ({"frame_stride": (3, 1)}, {"frame_stride": (1, 2, 3)}, {"frame_stride": (0, 2)}):
+        with pytest.raises(InputError, match="frame_stride"):
+            ClipSpec(**bad)
+    with pytest.raises(InputError, match="random windows only"):
+        ClipSpec(frame_stride=(1, 3), window="center")
+
+
 def test_processes_share_a_batch_and_a_resumed_loader_goes_on():
     dataset = open_dataset("moving_shapes", clip=ClipSpec(5, 32))
 
     def batches(start, rows=None, count=2):
-        loader = iter(BatchLoader(dataset, 4, seed=1, start_step=start, rows=rows))
+        loader = iter(BatchLoader([Bucket(dataset, 4, rows)], seed=1, start_step=start))
         found = [next(loader) for _ in range(count)]
         loader.close()
         return found

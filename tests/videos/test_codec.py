@@ -144,7 +144,12 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, name, vi
 def test_a_failed_write_leaves_the_old_file_and_no_other(make_video, monkeypatch):
     path = make_video("clip.mp4")
     before = path.read_bytes()
-    monkeypatch.setattr("videos.codec._encode", lambda partial, *rest: (partial.write_bytes(b"half"), 1 / 0))
+
+    def broken(partial, *rest):
+        partial.write_bytes(b"half")
+        yield lambda video: 1 / 0
+
+    monkeypatch.setattr("videos.codec._encoder", broken)
     with pytest.raises(ZeroDivisionError):
         write_video(path, np.zeros((2, 16, 16, 3), np.uint8), 8)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]

@@ -71,6 +71,14 @@ def test_every_kind_of_image_becomes_rgb_and_needs_no_clip(tmp_path, mode):
     assert item["video"].shape == (3, 1, 256, 256) and np.abs(item["video"].astype(int) - 90).max() <= 3
 
 
+def test_sixteen_bit_grey_is_rounded_to_eight_and_not_cut_off(tmp_path):
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    read = open_dataset("images", root=str(tmp_path), clip=ClipSpec(1, 256))[0]["video"][:, 0]
+    assert np.array_equal(read[0], read[1]) and np.array_equal(read[0], read[2])
+    assert np.array_equal(read[0], np.round(values / 257).astype(np.uint8)) and read[0, 0, 0] == 0
+
+
 def test_a_text_named_png_is_unreadable(tmp_path):
     (tmp_path / "a.png").write_text("text")
     with pytest.raises(InputError, match="1 of 1 files cannot be read"):
