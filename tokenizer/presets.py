@@ -34,8 +34,10 @@ _PAPER = TokenizerPreset(
     stage_steps={"images": 300_000, "video": 50_000, "decoder": 50_000},
     training={
         "size": 256,
+        "image_sizes": (256, 384, 512),
+        "clip_sizes": (256, 512),
         "frame_stride": (1, 3),
-        "batch_size": 8,
+        "batch_size": 32,  # 128, 56 and 32 images, 32 and 8 clips: they divide over 2, 4 or 8 processes
         "images_per_clip": 4,
         "learning_rate": 5e-5,
         "warmup": 1000,

@@ -83,7 +83,9 @@ class TrainConfig(CommonFlags):
     gan_start: int = flag(5000, "steps of the stages images and video before it begins", low=0)
     adaptive_gan: bool = flag(False, "scale it so that it pulls at the last layer as hard as the other losses")
     discriminator_layers: int = flag(3, "halvings of the discriminators: 3 for 256 pixels, 2 for 32", low=1)
-    image_sizes: tuple[int, ...] = flag((), "sizes of the images stage, one at each step; default: --size", low=8)
+    image_sizes: tuple[int, ...] = flag(
+        (), "sizes of the images stage, one at each step; default: the preset's, or --size alone", low=8
+    )
     clip_sizes: tuple[int, ...] = flag((), "sizes of the other stages, likewise; batches shrink as pixels grow", low=8)
     checkpoint_blocks: bool = flag(False, "recompute activations in the backward pass, to save memory")
     workers: int | None = flag(
@@ -109,7 +111,10 @@ def preset_defaults(given: dict) -> dict:
     name = given.get("preset") or ("paper" if given.get("data") else "demo")
     if name not in PRESETS:
         raise InputError(f"--preset {name!r} is not known; known: {', '.join(PRESETS)}")
-    return {"data": "moving_shapes", "preset": name, **PRESETS[name].training}
+    training = dict(PRESETS[name].training)
+    if "size" in given:  # for all stages; several are asked for by name
+        training |= {"image_sizes": (), "clip_sizes": ()}
+    return {"data": "moving_shapes", "preset": name, **training}
 
 
 def train(config: TrainConfig) -> Path:
@@ -286,6 +291,10 @@ def open_clips(config: TrainConfig, run_dir: Path):
         for size, one in found.items():
             if one.num_enlarged:
                 _say(f"{one.num_enlarged} of {len(one)} files are smaller than {size} pixels, and enlarged")
+            elif len(one) == 0 < len(found[min(sizes)]):
+                enough = ",".join(str(s) for s in sizes if len(found[s]))
+                flag = "--clip-sizes" if num_frames == config.num_frames else "--image-sizes"
+                raise InputError(f"no file of {dataset.root} has {size} pixels a side; give {flag} {enough}")
             elif len(one) < len(found[min(sizes)]):
                 _say(f"{len(found[min(sizes)]) - len(one)} files are smaller than {size} pixels, and left out there")
         return found
