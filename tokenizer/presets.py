@@ -85,7 +85,7 @@ PRESETS: dict[str, TokenizerPreset] = {
     ),
     "small": TokenizerPreset(
         model=replace(_DEMO_MODEL, latent_channels=32, channels=(32, 64, 96), decoder_channels=(40, 80, 128)),
-        stage_steps={"images": 900, "video": 1500, "decoder": 400},
+        stage_steps={"images": 600, "video": 1000, "decoder": 300},
         training={**_SMALL_TRAINING, "size": 64, "batch_size": 4, "frame_stride": (1, 3), "spatial_weight": 1.0},
     ),
 }
