@@ -268,7 +268,9 @@ def open_clips(config: TrainConfig, run_dir: Path):
         return ClipSpec(num_frames=num_frames, size=size, frame_stride=config.frame_stride)
 
     def opened(word: str, data: str, root: str | None, clip: ClipSpec):
-        dataset = open_dataset(data, root=root, split="train", clip=clip, listed=kept.get(word))
+        dataset = open_dataset(data, root=root, split="train", clip=clip)
+        if word in kept and hasattr(dataset, "as_listed"):
+            dataset = dataset.as_listed(kept[word])
         listing.update({word: dataset.files} if hasattr(dataset, "files") else {})
         if getattr(dataset, "gone", ()):
             _say(f"{len(dataset.gone)} of {len(dataset.files)} files of {root} are gone; their rows are drawn again")
