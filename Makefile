@@ -12,14 +12,22 @@ ROOT ?=
 DEVICE ?= auto
 # The judge's network: shapes comes with the repository; i3d, for FVD proper, needs published weights.
 FEATURES ?= shapes
+# Guidance scales to judge, the first is the headline.
+GUIDANCE ?= 1,2
 # The soak.
 MINUTES ?= 20
 SEED ?= 0
 
-#                     optimizer updates     | clips   | generated clips to judge, Euler steps, checkpoints on the curve
+# Presets of the tokenizer: demo for synthetic clips of 32 pixels, small for real ones at 64. Of real videos, which are
+# few, several windows are encoded.
+REAL := $(filter-out moving_shapes%,$(DATA))
+PRESET ?= $(if $(REAL),small,demo)
+WINDOWS ?= $(if $(REAL),4,1)
+
+#                     optimizer updates (none: as many as the preset says) | clips | generated clips to judge, Euler steps, checkpoints on the curve
 SCALE_smoke := TOKENIZER_STEPS=12    GENERATOR_STEPS=12    CLIPS=48    SAMPLES=24   CURVE_SAMPLES=24  EULER=4   CURVE=2
-SCALE_quick := TOKENIZER_STEPS=2000  GENERATOR_STEPS=2400  CLIPS=8000  SAMPLES=512  CURVE_SAMPLES=256 EULER=50  CURVE=4
-SCALE_long  := TOKENIZER_STEPS=6000  GENERATOR_STEPS=6000  CLIPS=20000 SAMPLES=2048 CURVE_SAMPLES=512 EULER=100 CURVE=8
+SCALE_quick := TOKENIZER_STEPS=      GENERATOR_STEPS=1200  CLIPS=8000  SAMPLES=256  CURVE_SAMPLES=128 EULER=32  CURVE=3
+SCALE_long  := TOKENIZER_STEPS=12000 GENERATOR_STEPS=8000  CLIPS=20000 SAMPLES=2048 CURVE_SAMPLES=512 EULER=100 CURVE=8
 
 SETTINGS := $(SCALE_$(SCALE))
 $(if $(SETTINGS),,$(error SCALE=$(SCALE) is not known; use smoke, quick or long))
@@ -66,12 +74,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 # Every line resumes, or finds its work done, when `make demo` is called again.
 demo: $(STAMP)
-	$(RUN) -m tokenizer.train --preset demo --data $(DATA) $(if $(ROOT),--root "$(ROOT)") --steps $(TOKENIZER_STEPS) --name $(NAME)-tokenizer $(COMMON)
-	$(RUN) -m tokenizer.encode --tokenizer $(TOKENIZER) --max-clips $(CLIPS) --out $(LATENTS) $(COMMON)
+	$(RUN) -m tokenizer.train --preset $(PRESET) --data $(DATA) $(if $(ROOT),--root "$(ROOT)") $(if $(TOKENIZER_STEPS),--steps $(TOKENIZER_STEPS)) --name $(NAME)-tokenizer $(COMMON)
+	$(RUN) -m tokenizer.encode --tokenizer $(TOKENIZER) --max-clips $(CLIPS) --windows $(WINDOWS) --out $(LATENTS) $(COMMON)
 	$(RUN) -m generator.train --latents $(LATENTS) --preset demo --steps $(GENERATOR_STEPS) --keep-every $$(($(GENERATOR_STEPS) / $(CURVE))) --name $(NAME)-generator $(COMMON)
 	$(RUN) -m generator.sample --run $(GENERATOR) --samples $(SAMPLES) --steps $(EULER) $(COMMON)
 	$(RUN) -m eval.reconstruction --tokenizer $(TOKENIZER) --samples $(SAMPLES) $(COMMON)
-	$(RUN) -m eval.fvd --run $(GENERATOR) --samples $(SAMPLES) --steps $(EULER) --features $(FEATURES) $(COMMON)
+	$(RUN) -m eval.fvd --run $(GENERATOR) --samples $(SAMPLES) --steps $(EULER) --guidance-scales $(GUIDANCE) --features $(FEATURES) $(COMMON)
 	$(RUN) -m eval.convergence --runs $(GENERATOR) --samples $(CURVE_SAMPLES) --steps $(EULER) --features $(FEATURES) $(COMMON)
 	$(RUN) -m eval.report --run $(GENERATOR) --steps $(EULER) --out $(REPORT) $(COMMON)
 

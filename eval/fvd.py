@@ -124,9 +124,9 @@ def judge_generator(judge: Judge, folder: Path, config: FVDConfig) -> Path:
                 rows += distance_rows(found, reference, subject, judge.network)
                 if subject == "real":
                     rows += infinity_rows(found, reference, subject, judge.network)
-                if judge.classifier and subject in ("real", "reconstructed"):
-                    rows += inception_rows(found, subject, judge)
-                rows += judge_rows(found, subject, judge.network) if synthetic and subject == "real" else []
+                if subject in ("real", "reconstructed"):
+                    rows += inception_rows(found, subject, judge) if judge.classifier else []
+                    rows += judge_rows(found, subject, judge.network) if synthetic else []
             untrained = judge.generated(folder, config, untrained=True, step=config.step)
             rows += distance_rows(untrained, reference, "untrained", judge.network)
             for subject, found in (("reconstructed", judge.real(folder, "reconstructed")), ("untrained", untrained)):

@@ -41,13 +41,15 @@ def ship(config: ShipConfig) -> None:
     from generator.loading import SHIPPED as GENERATORS
     from generator.loading import load_generator
     from runtime.run import file_sha256, now, read_run, write_json
+    from tokenizer.hub import VIDEO_FOLDER
     from tokenizer.zoo import SHIPPED as TOKENIZERS
     from tokenizer.zoo import load
 
     tokenizer_run, generator_run = read_run(config.tokenizer, "tokenizer"), read_run(config.run, "generator")
     if config.out_name not in TOKENIZERS:
         raise InputError(f"--out-name {config.out_name!r} is not known; known: {', '.join(TOKENIZERS)}")
-    vae, generator = load(config.tokenizer), load_generator(config.run)
+    vae, predictor = load(config.tokenizer), load(config.tokenizer, stage="video")
+    generator = load_generator(config.run)
     if vae.encoder_hash != generator.latents.get("encoder_hash"):
         raise InputError(f"{config.run} was trained on latents of another encoder than {config.tokenizer} has")
     for info in (tokenizer_run, generator_run):
@@ -59,9 +61,10 @@ def ship(config: ShipConfig) -> None:
     hours = (training_seconds(tokenizer_run.dir) + training_seconds(generator_run.dir)) / 3600
 
     folder = TOKENIZERS[config.out_name]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_rounded(folder / "model.safetensors", vae.state_dict())
-    write_json(folder / "config.json", json.loads(json.dumps(asdict(vae.config))))
+    for place, model in ((folder, vae), (folder / VIDEO_FOLDER, predictor)):
+        place.mkdir(parents=True, exist_ok=True)
+        write_rounded(place / "model.safetensors", model.state_dict())
+        write_json(place / "config.json", json.loads(json.dumps(model.config.to_dict())))
     rounded = load(config.out_name)
 
     target = GENERATORS[config.out_name]
@@ -88,8 +91,7 @@ def ship(config: ShipConfig) -> None:
             )
         ),
     ]
-    # Prediction is measured with weights of the video stage, and those do not ship.
-    rows = [row for path in found for row in read_results(path)[1] if "predict" not in row.subject]
+    rows = [row for path in found for row in read_results(path)[1]]
     write_json(
         target / "manifest.json",
         {
@@ -101,13 +103,13 @@ def ship(config: ShipConfig) -> None:
             "tokenizer_plan": tokenizer_run.manifest["plan"],
             "git_commits": [info.manifest["git_commit"] for info in (tokenizer_run, generator_run)],
             "sha256": {
-                f"{p.parent.parent.parent.name}/{p.name}": file_sha256(p)
-                for p in (folder / "model.safetensors", target / "model.safetensors")
+                name: file_sha256(place / "model.safetensors")
+                for name, place in (("tokenizer", folder), ("video", folder / VIDEO_FOLDER), ("generator", target))
             },
             "machine": generator_run.manifest["machine"],
             "versions": generator_run.manifest["versions"],
             "seeds": {"tokenizer": tokenizer_run.config["seed"], "generator": generator_run.config["seed"]},
-            "rows": [asdict(replace(row, sources=())) for row in rows],  # nor do kept features
+            "rows": [asdict(replace(row, sources=())) for row in rows],  # kept features do not ship
         },
     )
     print(f"eval.ship: wrote {folder} and {target}, {hours:.2f} hours of training")

@@ -146,16 +146,24 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The compute type of a `--dtype` flag; "auto" is bfloat16 where the device multiplies it natively."""
     if dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        capability = torch.backends.cpu.get_cpu_capability()
-        native = capability.startswith("AVX512") and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_native_bf16()
+    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else native_bfloat16()
     return torch.bfloat16 if native else torch.float32
 
 
-def _has_native_bf16() -> bool:
-    """Whether the CPU has bfloat16 dot products (AVX512_BF16 or AMX); without them bfloat16 is emulated and slower."""
+def native_bfloat16() -> bool:
+    """Whether the CPU has bfloat16 dot products (AVX512_BF16 or AMX), and PyTorch and oneDNN may use them.
+
+    Without them bfloat16 is emulated: right, but convolutions are a hundred times slower than in float32.
+    `ATEN_CPU_CAPABILITY=avx2` beside `ONEDNN_MAX_CPU_ISA=AVX2` makes any machine such a one.
+    """
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False
+    # oneDNN calls bfloat16 supported on every AVX512, also where it emulates it.
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in ("AVX512_CORE", "AVX512_CORE_VNNI")
+    return allowed and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bfloat16_products()
+
+
+def _has_bfloat16_products() -> bool:
     try:
         with open("/proc/cpuinfo") as info:
             flags = next((line for line in info if line.startswith("flags")), "")

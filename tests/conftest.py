@@ -25,6 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if gpu and not _has_gpu():
         for item in gpu:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    bf16 = [item for item in items if item.get_closest_marker("bf16")]
+    if bf16 and not _has_bf16():
+        for item in bf16:
+            item.add_marker(pytest.mark.skip(reason="this CPU only emulates bfloat16"))
 
 
 def _real_data() -> Path | None:
@@ -36,6 +40,12 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _has_bf16() -> bool:
+    from runtime.processes import native_bfloat16
+
+    return native_bfloat16()
 
 
 @pytest.fixture(scope="session")

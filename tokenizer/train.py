@@ -42,7 +42,12 @@ class TrainConfig(CommonFlags):
     stage: str = flag("all", "which stage to train", choices=("all", "images", "video", "decoder"))
     steps: int | None = flag(None, "optimizer updates in total; default: the preset's", low=1, high=1_000_000_000)
     batch_size: int = flag(8, "clips in a batch, over all processes", low=1, high=65_536)
-    images_per_clip: int = flag(4, "the images stage takes this many times --batch-size", low=1, high=1024)
+    images_per_clip: int = flag(
+        4,
+        "the images stage takes this many times --batch-size; without --images, of each video so many frames",
+        low=1,
+        high=1024,
+    )
     init_from: str | None = flag(
         None,
         "start from this tokenizer: a run, with its discriminator, as the next stage of one run does; or the weights "
@@ -78,7 +83,9 @@ class TrainConfig(CommonFlags):
     gan_start: int = flag(5000, "steps of the stages images and video before it begins", low=0)
     adaptive_gan: bool = flag(False, "scale it so that it pulls at the last layer as hard as the other losses")
     discriminator_layers: int = flag(3, "halvings of the discriminators: 3 for 256 pixels, 2 for 32", low=1)
-    image_sizes: tuple[int, ...] = flag((), "sizes of the images stage, one at each step; default: --size", low=8)
+    image_sizes: tuple[int, ...] = flag(
+        (), "sizes of the images stage, one at each step; default: the preset's, or --size alone", low=8
+    )
     clip_sizes: tuple[int, ...] = flag((), "sizes of the other stages, likewise; batches shrink as pixels grow", low=8)
     checkpoint_blocks: bool = flag(False, "recompute activations in the backward pass, to save memory")
     workers: int | None = flag(
@@ -104,7 +111,10 @@ def preset_defaults(given: dict) -> dict:
     name = given.get("preset") or ("paper" if given.get("data") else "demo")
     if name not in PRESETS:
         raise InputError(f"--preset {name!r} is not known; known: {', '.join(PRESETS)}")
-    return {"data": "moving_shapes", "preset": name, **PRESETS[name].training}
+    training = dict(PRESETS[name].training)
+    if "size" in given:  # for all stages; several are asked for by name
+        training |= {"image_sizes": (), "clip_sizes": ()}
+    return {"data": "moving_shapes", "preset": name, **training}
 
 
 def train(config: TrainConfig) -> Path:
@@ -259,13 +269,15 @@ def open_clips(config: TrainConfig, run_dir: Path):
     from tokenizer.stages import Clips
     from videos import ClipSpec, open_dataset
     from videos.clip import lowest_stride
+    from videos.datasets import FILE_DATASETS
     from videos.listing import read_listing
     from videos.unreadable import UnreadableFiles
 
     kept, listing = read_listing(run_dir / LISTING), {}
 
-    def spec(num_frames: int, size: int) -> ClipSpec:
-        return ClipSpec(num_frames=num_frames, size=size, frame_stride=config.frame_stride)
+    def spec(num_frames: int, size: int, window: str = "random") -> ClipSpec:
+        stride = config.frame_stride if window == "random" else 1
+        return ClipSpec(num_frames=num_frames, size=size, frame_stride=stride, window=window)
 
     def opened(word: str, data: str, root: str | None, clip: ClipSpec):
         dataset = open_dataset(data, root=root, split="train", clip=clip)
@@ -276,11 +288,15 @@ def open_clips(config: TrainConfig, run_dir: Path):
             _say(f"{len(dataset.gone)} of {len(dataset.files)} files of {root} are gone; their rows are drawn again")
         return dataset
 
-    def by_size(dataset, num_frames: int, sizes: tuple[int, ...]) -> dict:
-        found = {s: dataset.with_clip(spec(num_frames, s), enlarge=s == min(sizes)) for s in sizes}
+    def by_size(dataset, num_frames: int, sizes: tuple[int, ...], window: str) -> dict:
+        found = {s: dataset.with_clip(spec(num_frames, s, window), enlarge=s == min(sizes)) for s in sizes}
         for size, one in found.items():
             if one.num_enlarged:
                 _say(f"{one.num_enlarged} of {len(one)} files are smaller than {size} pixels, and enlarged")
+            elif len(one) == 0 < len(found[min(sizes)]):
+                enough = ",".join(str(s) for s in sizes if len(found[s]))
+                flag = "--clip-sizes" if num_frames == config.num_frames else "--image-sizes"
+                raise InputError(f"no file of {dataset.root} has {size} pixels a side; give {flag} {enough}")
             elif len(one) < len(found[min(sizes)]):
                 _say(f"{len(found[min(sizes)]) - len(one)} files are smaller than {size} pixels, and left out there")
         return found
@@ -290,14 +306,19 @@ def open_clips(config: TrainConfig, run_dir: Path):
     pictures = films
     if config.images:
         pictures = opened("images", config.images, config.images_root, spec(1, min(image_sizes)))
+    # A frame of a video costs the decoding of all before it, so as many are taken as make the images of one clip; not
+    # of several sizes, whose batches would divide less well.
+    of_videos = not config.images and config.data in FILE_DATASETS and config.data != "images"
+    frames = config.images_per_clip if of_videos and len(image_sizes) == 1 else 1
     center = ClipSpec(config.num_frames, config.size, lowest_stride(config.frame_stride), window="center")
     held_out = open_dataset(config.data, root=config.root, split="test", clip=center)
     return Clips(
-        by_size(pictures, 1, image_sizes),
-        by_size(films, config.num_frames, clip_sizes),
+        by_size(pictures, frames, image_sizes, "scattered"),
+        by_size(films, config.num_frames, clip_sizes, "random"),
         validation_batches(held_out, config.validation_clips, config.seed),
         listing,
         UnreadableFiles(run_dir / "unreadable.jsonl", sum(map(len, listing.values()))),
+        frames,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from runtime.errors import InputError
 
-WINDOWS = ("random", "first", "center")
+WINDOWS = ("random", "first", "center", "scattered")
 LARGEST = 16_384  # frames, pixels, stride: beyond it a number is a mistake that would fill the memory
 
 
@@ -23,7 +23,8 @@ class ClipSpec:
         frame_stride: Source frames between two kept ones; or (lowest, highest), of random windows: each has a stride
             of its own, drawn from the item's seed with equal probability. A video that is too short gets the largest
             stride that fits.
-        window: Where the window starts: "random" (drawn from the item's seed), "first", or "center".
+        window: Where the window starts: "random" (drawn from the item's seed), "first", or "center"; or "scattered":
+            single frames from anywhere in the video (drawn likewise), in order.
     """
 
     num_frames: int = 17
@@ -96,6 +97,8 @@ class ClipSpec:
         fitting, random = self.fitting_stride(available), np.random.default_rng(seed)
         if fitting == 0:
             raise InputError(f"{available} frames are fewer than the {self.num_frames} of a clip")
+        if self.window == "scattered":
+            return np.sort(random.choice(available, self.num_frames, replace=False))
         stride = self.drawn_stride(random, fitting)
         room = available - ((self.num_frames - 1) * stride + 1)
         start = {"first": 0, "center": room // 2, "random": int(random.integers(room + 1))}[self.window]

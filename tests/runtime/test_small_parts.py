@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime import processes
 from runtime.ema import EMA, decay_at
 from runtime.errors import InputError
 from runtime.log import MetricsLog, Progress
@@ -24,8 +25,8 @@ def test_ema_of_constant_weights_is_those_weights_whatever_it_started_from():
     ema = EMA(model, 0.9999)
     with torch.no_grad():
         model.weight.fill_(3.0)
-    for step in range(1, 200):
-        ema.update(step)
+    for _ in range(1, 200):
+        ema.update()
     assert torch.allclose(ema.state_dict()["weight"], torch.full((2, 2), 3.0), atol=1e-4)
 
 
@@ -43,7 +44,7 @@ def test_ema_follows_its_recursion_and_is_applied_and_taken_back():
             model.weight.fill_(float(step))
         decay = decay_at(step, 0.5)
         expected = decay * expected + (1 - decay) * step
-        ema.update(step)
+        ema.update()
     with ema.applied(model):
         assert float(model.weight.detach()) == pytest.approx(expected, rel=1e-6)
     assert float(model.weight.detach()) == 5.0
@@ -144,7 +145,7 @@ def test_weights_come_back_when_the_block_under_ema_fails():
 def test_ema_is_kept_in_float32_beside_half_precision_weights_and_passes_buffers_through():
     model = torch.nn.BatchNorm1d(3).bfloat16()
     ema = EMA(model)
-    ema.update(1)
+    ema.update()
     state = ema.state_dict()
     assert state["weight"].dtype == torch.float32 and "running_mean" in state and set(state) == set(model.state_dict())
 
@@ -156,6 +157,23 @@ def test_mixed_precision_is_off_for_float32():
             assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
     assert resolve_dtype("auto", device) in (torch.float32, torch.bfloat16)
     assert resolve_dtype("float32", device) == torch.float32
+
+
+def test_auto_is_bfloat16_only_where_the_cpu_has_its_products_and_nothing_forbids_them(monkeypatch):
+    capability, supported, products = ["AVX512"], [True], [True]
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability[0])
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported[0])
+    monkeypatch.setattr(processes, "_has_bfloat16_products", lambda: products[0])
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    cpu = torch.device("cpu")
+    assert resolve_dtype("auto", cpu) == torch.bfloat16
+    for box, value in ((capability, "AVX2"), (supported, False), (products, False)):
+        before, box[0] = box[0], value
+        assert resolve_dtype("auto", cpu) == torch.float32
+        box[0] = before
+    for isa, native in (("AVX512_CORE", False), ("avx512_core_vnni", False), ("AVX512_CORE_BF16", True), ("ALL", True)):
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+        assert processes.native_bfloat16() == native
 
 
 def test_exact_float32_holds_inside_and_settings_come_back_after_a_failure(monkeypatch):

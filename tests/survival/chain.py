@@ -89,13 +89,21 @@ def shrink_presets() -> None:
     import generator.presets as generator_presets
     import tokenizer.presets as tokenizer_presets
     from generator.latte import LatteConfig
+    from tokenizer import stages
+    from tokenizer.discriminator import DiscriminatorConfig
     from tokenizer.pvvae import PVVAEConfig
 
     tiny = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
-    demo = tokenizer_presets.PRESETS["demo"]
-    tokenizer_presets.PRESETS["demo"] = replace(demo, model=tiny, stage_steps={"images": 1, "video": 1, "decoder": 1})
-    latte = LatteConfig(hidden_size=16, depth=2, num_heads=2)
-    generator_presets.PRESETS["demo"] = replace(generator_presets.PRESETS["demo"], model=latte)
+    # The bounds of the tests are those of AdamW at this rate; what is about Muon asks for it.
+    published = {"optimizer": "adamw", "learning_rate": 1e-3}
+    demo, each = tokenizer_presets.PRESETS["demo"], {"images": 1, "video": 1, "decoder": 1}
+    tokenizer_presets.PRESETS["demo"] = replace(
+        demo, model=tiny, stage_steps=each, training={**demo.training, **published}
+    )
+    stages.DiscriminatorConfig = lambda layers: DiscriminatorConfig(channels=4, layers=layers)
+    demo, latte = generator_presets.PRESETS["demo"], LatteConfig(hidden_size=16, depth=2, num_heads=2)
+    constant = {"schedule": "constant", "warmup": 100}
+    generator_presets.PRESETS["demo"] = replace(demo, model=latte, training={**demo.training, **published, **constant})
 
 
 def _child(line: str, folder: str, environment: dict[str, str], log: str) -> None:

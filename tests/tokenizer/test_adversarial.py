@@ -244,6 +244,7 @@ def test_it_takes_part_from_its_start_on():
     assert [adversary.is_active(step) for step in (0, 4999, 5000, 9000)] == [False, False, True, True]
 
 
+@pytest.mark.bf16
 def test_bfloat16_convolutions_keep_float32_logits_and_weights():
     adversary, plain = tiny_adversary(dtype=torch.bfloat16), tiny_adversary()
     loss = adversary.generator_loss(clips())

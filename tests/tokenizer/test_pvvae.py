@@ -28,6 +28,7 @@ def clip(frames: int, size: int = 32, batch: int = 1) -> torch.Tensor:
     return torch.rand(batch, 3, frames, size, size, generator=torch.Generator().manual_seed(frames)) * 2 - 1
 
 
+@pytest.mark.bf16
 @pytest.mark.parametrize("norm", ["rms", "layer"])
 def test_encoder_and_decoder_may_each_have_a_dtype_of_its_own(norm):
     vae, video = randomised(dataclasses.replace(SMALL, norm=norm)), clip(9)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,6 +20,8 @@ from tokenizer.pvvae import PVVAE, PVVAEConfig
 from tokenizer.stages import Clips, StageTraining, bucket_batches
 from tokenizer.train import TrainConfig, preset_defaults, train
 from tokenizer.zoo import load
+from videos import write_video
+from videos.folders import VideoFolder
 
 TINY = {
     "cnn": PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer"),
@@ -34,8 +37,12 @@ def tiny_demo(monkeypatch, request):
 
 def tiny_networks(monkeypatch, architecture: str = "cnn") -> None:
     """The demo preset with networks that train in milliseconds; three stages of equal length."""
+    demo = presets.PRESETS["demo"]
     small = dataclasses.replace(
-        presets.PRESETS["demo"], model=TINY[architecture], stage_steps={"images": 1, "video": 1, "decoder": 1}
+        demo,
+        model=TINY[architecture],
+        stage_steps={"images": 1, "video": 1, "decoder": 1},
+        training={**demo.training, "optimizer": "adamw", "learning_rate": 1e-3},  # what the bounds below are of
     )
     monkeypatch.setitem(presets.PRESETS, "demo", small)
     monkeypatch.setattr(stages, "DiscriminatorConfig", lambda layers: DiscriminatorConfig(channels=4, layers=layers))
@@ -384,6 +391,30 @@ def test_every_process_reads_its_rows_of_the_same_bucket_at_each_step(tmp_path):
         each.close()
 
 
+def test_images_from_videos_are_several_frames_of_each_video_that_is_read(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    for number in range(3):
+        write_video(tmp_path / f"{number}.mp4", generator.integers(0, 255, (30, 32, 32, 3), np.uint8), 10)
+    reads, seen = [], []
+    read, loss = VideoFolder.read, StageTraining._loss
+
+    def counted(self, source, frames):
+        reads.append(frames.tolist())
+        return read(self, source, frames)
+
+    def watched(self, video, rows, *rest):
+        seen.append((tuple(video.shape), rows))
+        return loss(self, video, rows, *rest)
+
+    monkeypatch.setattr(VideoFolder, "read", counted)
+    monkeypatch.setattr(StageTraining, "_loss", watched)
+    words = ("--data", "videos", "--root", str(tmp_path), "--preset", "demo", "--images-per-clip", "4")
+    train(config_for(tmp_path / "runs", *words, "--stage", "images", "--steps", "1"))
+    assert seen == [((8, 3, 1, 32, 32), list(range(8)))]
+    scattered = [frames for frames in reads if len(frames) == 4]
+    assert len(scattered) >= 2 and all(len(set(frames)) == 4 for frames in scattered)
+
+
 def test_a_run_sees_every_size_of_its_stage(tmp_path):
     words = ("--image-sizes", "32,48,64", "--clip-sizes", "32,64", "--batch-size", "16")
     run = train(config_for(tmp_path, *words, "--steps", "18", "--seed", "1"))
@@ -460,12 +491,39 @@ def test_a_stage_begins_from_another_run_as_it_does_within_one(tmp_path, monkeyp
     assert load(decoder).encoder_hash == load(video).encoder_hash
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*GAN, "--num-frames", "9", "--reverse", "0.5"),
+        (*GAN, "--padding", "gaussian", "--num-frames", "9", "--image-sizes", "32,64", "--batch-size", "4"),
+    ],
+    ids=["plain", "gaussian, mixed resolutions"],
+)
+def test_three_runs_in_a_chain_end_with_the_weights_of_one_run_of_all_stages(tmp_path, words):
+    whole = train(config_for(tmp_path / "whole", *words, "--steps", "12"))
+    before: tuple[str, ...] = ()
+    for stage in stages.STAGES:
+        stage_words = (*words, "--stage", stage, "--steps", "4", *before)
+        run = train(config_for(tmp_path / stage, *stage_words))
+        before = ("--init-from", str(run))
+    one, last = (
+        {name: value for name, value in saved(run).items() if not name.startswith("/state")} for run in (whole, run)
+    )
+    assert {"/model", "/ema", "/discriminator", "/optimizer"} == {name[: name.index("/", 1)] for name in one}
+    assert one.keys() == last.keys()
+    assert all(torch.equal(last[name], value) if torch.is_tensor(value) else last[name] == value
+               for name, value in one.items())  # fmt: skip
+    ours = [{**line, "step": line["step"] + 8} for line in log_of(run)]
+    assert ours == log_of(whole)[8:]
+
+
 def test_a_chain_goes_on_after_an_interruption_like_an_undisturbed_one(tmp_path, monkeypatch):
     images = train(config_for(tmp_path / "images", *GAN, "--stage", "images", "--steps", "3"))
     words = (*GAN, "--stage", "video", "--steps", "4", "--init-from", str(images))
     whole = train(config_for(tmp_path / "whole", *words))
     parts = train_interrupted(monkeypatch, config_for(tmp_path / "parts", *words, "--save-every", "1"), (2,))
     assert_equal(parts, whole)
+    assert saved(whole)["/state/origin"] == 3 and saved(whole)["/state/ema_updates"] == 7
 
 
 def test_a_run_without_adversary_can_be_followed_by_one_with_it(tmp_path, monkeypatch):

@@ -222,6 +222,7 @@ def test_without_dropped_groups_every_parameter_but_the_padding_token_learns(fra
     assert still == ["padding.token"]
 
 
+@pytest.mark.bf16
 def test_bfloat16_weights_and_autocast_give_nearly_the_float32_result():
     vae, video = built(), clip(9)
     with torch.no_grad():

@@ -161,3 +161,12 @@ def test_videos_of_different_shapes_cannot_be_compared():
             measure(torch.zeros(1, 3, 2, 16, 16), torch.zeros(1, 3, 3, 16, 16))
     with pytest.raises(InputError, match="at least 11"):
         ssim(torch.zeros(1, 3, 2, 8, 8), torch.zeros(1, 3, 2, 8, 8))
+
+
+def test_scattered_frames_are_different_ones_from_anywhere_and_decided_by_the_seed():
+    clip = ClipSpec(num_frames=6, size=8, window="scattered")
+    found = [clip.frame_indices(100, seed) for seed in range(50)]
+    assert all((np.diff(frames) > 0).all() and frames[0] >= 0 and frames[-1] < 100 for frames in found)
+    assert {int(frame) for frames in found for frame in frames} > set(range(10, 90, 20))
+    assert np.array_equal(found[3], clip.frame_indices(100, 3)) and not np.array_equal(found[3], found[4])
+    assert clip.frame_indices(6, 0).tolist() == [0, 1, 2, 3, 4, 5]
