@@ -12,11 +12,7 @@ DATASETS = ("moving_shapes", "moving_shapes_textured", *FILE_DATASETS)
 
 
 def open_dataset(
-    name: str,
-    root: str | None = None,
-    split: str = "all",
-    clip: ClipSpec | None = None,
-    truth: bool = False,
+    name: str, root: str | None = None, split: str = "all", clip: ClipSpec | None = None, truth: bool = False
 ):
     """Open a data set.
 
@@ -55,14 +51,7 @@ def open_dataset(
     return open_files(name, root, split, clip)
 
 
-def open_files(
-    name: str,
-    root: str,
-    split: str,
-    clip: ClipSpec,
-    *,
-    strict: bool = True,
-):
+def open_files(name: str, root: str, split: str, clip: ClipSpec, *, strict: bool = True):
     """Open a data set of files; unless `strict`, also one that is mostly unreadable, to see its `skipped`."""
     from videos.folders import VideoFolder
     from videos.images import ImageFolder
