@@ -291,10 +291,6 @@ def open_clips(config: TrainConfig, run_dir: Path):
         for size, one in found.items():
             if one.num_enlarged:
                 _say(f"{one.num_enlarged} of {len(one)} files are smaller than {size} pixels, and enlarged")
-            elif len(one) == 0 < len(found[min(sizes)]):
-                enough = ",".join(str(s) for s in sizes if len(found[s]))
-                flag = "--clip-sizes" if num_frames == config.num_frames else "--image-sizes"
-                raise InputError(f"no file of {dataset.root} has {size} pixels a side; give {flag} {enough}")
             elif len(one) < len(found[min(sizes)]):
                 _say(f"{len(found[min(sizes)]) - len(one)} files are smaller than {size} pixels, and left out there")
         return found
