@@ -75,7 +75,7 @@ class Encoder(nn.Module):
         # The target order is channels-last in memory; the permute back is a view.
         x = rearrange(video, "b c t (h p) (w q) -> b t h w (c p q)", p=self.patch, q=self.patch).permute(0, 4, 1, 2, 3)
         x, trunk_past = self.layers(x, trunk_past, self.checkpoint_blocks and self.training)
-        x, out_past = self.conv_out(self.norm_out(x, silu=True), out_past)
+        x, out_past = self.conv_out(x, out_past, self.norm_out)
         return x, [trunk_past, out_past]
 
 
@@ -101,7 +101,7 @@ class Decoder(nn.Module):
     def forward(self, latents: Tensor, past: Past = None) -> tuple[Tensor, Past]:
         trunk_past, out_past = past or (None, None)
         x, trunk_past = self.layers(latents, trunk_past, self.checkpoint_blocks and self.training)
-        x, out_past = self.conv_out(self.norm_out(x, silu=True), out_past)
+        x, out_past = self.conv_out(x, out_past, self.norm_out)
         x = rearrange(x, "b (c p q) t h w -> b c t (h p) (w q)", p=self.patch, q=self.patch)
         return x, [trunk_past, out_past]
 
