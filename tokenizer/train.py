@@ -287,7 +287,11 @@ def open_clips(config: TrainConfig, run_dir: Path):
         return dataset
 
     def by_size(dataset, num_frames: int, sizes: tuple[int, ...], window: str) -> dict:
-        found = {s: dataset.with_clip(spec(num_frames, s, window), enlarge=s == min(sizes)) for s in sizes}
+        try:
+            found = {s: dataset.with_clip(spec(num_frames, s, window), enlarge=s == min(sizes)) for s in sizes}
+        except InputError as error:
+            flag = "--image-sizes" if window == "scattered" else "--clip-sizes"
+            raise InputError(f"{error}; give smaller {flag}, or one --size for all stages") from error
         for size, one in found.items():
             if one.num_enlarged:
                 _say(f"{one.num_enlarged} of {len(one)} files are smaller than {size} pixels, and enlarged")

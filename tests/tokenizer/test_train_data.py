@@ -160,7 +160,7 @@ def test_larger_sizes_leave_smaller_files_out_and_the_smallest_says_what_it_enla
     assert len(clips.video[32]) == 6 - len(held) and len(clips.video[64]) == sides[70]
     assert len(clips.images[48]) == sum(file.height >= 48 for file in clips.listing["images"])
     assert "smaller than 32 pixels, and enlarged" in capsys.readouterr().err
-    with pytest.raises(InputError, match="128x128 pixels"):
+    with pytest.raises(InputError, match="128x128 pixels.*; give smaller --clip-sizes, or one --size"):
         open_clips(config_for(tmp_path / "runs", tmp_path, "--clip-sizes", "32,128"), tmp_path / "run")
 
 
