@@ -289,8 +289,8 @@ def open_clips(config: TrainConfig, run_dir: Path):
             _say(f"{len(dataset.gone)} of {len(dataset.files)} files of {root} are gone; their rows are drawn again")
         return dataset
 
-    def by_size(dataset, num_frames: int, sizes: tuple[int, ...]) -> dict:
-        smallest = dataset.with_clip(spec(num_frames, min(sizes)))
+    def by_size(dataset, num_frames: int, sizes: tuple[int, ...], window: str) -> dict:
+        smallest = dataset.with_clip(spec(num_frames, min(sizes), window))
         if smallest.num_enlarged:
             _say(f"{smallest.num_enlarged} of {len(smallest)} files are smaller than {min(sizes)} pixels, and enlarged")
         found = {}
@@ -299,7 +299,7 @@ def open_clips(config: TrainConfig, run_dir: Path):
                 found[size] = smallest
                 continue
             try:
-                found[size] = dataset.with_clip(spec(num_frames, size), enlarge=False)
+                found[size] = dataset.with_clip(spec(num_frames, size, window), enlarge=False)
             except InputError:
                 _say(f"no file has {size} pixels: that size is left out")
                 continue
