@@ -2,8 +2,7 @@
 reconstruction).
 
 The first two of the downsampling stages halve time and space, the others space only; the decoder mirrors the encoder.
-With
-`patch` p > 1 the pixels of p x p squares enter as channels, and that replaces the first log2(p) spatial halvings.
+With `patch` p > 1 the pixels of p x p squares enter as channels, and that replaces the first log2(p) spatial halvings.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from tokenizer.layers import (
 from tokenizer.spec import INITIAL_LOGVAR
 
 if TYPE_CHECKING:
-    from tokenizer.config import PVVAEConfig
+    from tokenizer.config import CNNConfig
 
 TEMPORAL_STAGES = 2
 
@@ -54,14 +53,14 @@ class Encoder(nn.Module):
             keeping them.
     """
 
-    def __init__(self, config: PVVAEConfig):
+    def __init__(self, config: CNNConfig):
         super().__init__()
         self.checkpoint_blocks = False
         self.patch = config.patch
         channels, norm = config.channels, config.norm
         layers: list[nn.Module] = [CausalConv3d(3 * config.patch**2, channels[0])]
-        for level, width in enumerate(channels):
-            layers += [ResidualBlock(width, norm) for _ in range(config.blocks)]
+        for level, (width, blocks) in enumerate(config.encoder_levels):
+            layers += [ResidualBlock(width, norm) for _ in range(blocks)]
             if level + 1 < len(channels):
                 layers.append(Downsample(width, channels[level + 1], temporal=level < TEMPORAL_STAGES))
         layers += _middle(channels[-1], config.middle_blocks, norm)
@@ -82,18 +81,17 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """`[B, C, G, h, w]` -> `[B, 3, 1+T, H, W]`, not clamped; `checkpoint_blocks` as in `Encoder`."""
 
-    def __init__(self, config: PVVAEConfig):
+    def __init__(self, config: CNNConfig):
         super().__init__()
         self.checkpoint_blocks = False
         self.patch = config.patch
         channels, norm = config.decoder_channels or config.channels, config.norm
-        blocks = config.decoder_blocks or config.blocks
         layers: list[nn.Module] = [CausalConv3d(config.latent_channels, channels[-1])]
         layers += _middle(channels[-1], config.middle_blocks, norm)
-        for level in reversed(range(len(channels))):
-            layers += [ResidualBlock(channels[level], norm) for _ in range(blocks)]
+        for level, (width, blocks) in reversed(list(enumerate(config.decoder_levels))):
+            layers += [ResidualBlock(width, norm) for _ in range(blocks)]
             if level > 0:
-                layers.append(Upsample(channels[level], channels[level - 1], temporal=level <= TEMPORAL_STAGES))
+                layers.append(Upsample(width, channels[level - 1], temporal=level <= TEMPORAL_STAGES))
         self.layers = CausalSequential(layers)
         self.norm_out = ChannelNorm(channels[0], norm)
         self.conv_out = CausalConv3d(channels[0], 3 * config.patch**2)

@@ -30,7 +30,14 @@ class TokenizerPreset:
 
 
 _PAPER = TokenizerPreset(
-    model=PVVAEConfig(),
+    # Channels and blocks are ours: 661.8 M parameters of the 661 M published, and an encoder of 1.10 times the
+    # multiply-adds of Wan2.2's, beside whose training the published one ran at 0.89 of the speed.
+    model=PVVAEConfig(
+        channels=(64, 192, 384, 768, 768),
+        blocks=(1, 2, 3, 3, 3),
+        decoder_channels=(96, 192, 384, 768, 768),
+        decoder_blocks=3,
+    ),
     stage_steps={"images": 300_000, "video": 50_000, "decoder": 50_000},
     training={
         "size": 256,
@@ -85,7 +92,7 @@ PRESETS: dict[str, TokenizerPreset] = {
     ),
     "small": TokenizerPreset(
         model=replace(_DEMO_MODEL, latent_channels=32, channels=(32, 64, 96), decoder_channels=(40, 80, 128)),
-        stage_steps={"images": 900, "video": 1500, "decoder": 400},
+        stage_steps={"images": 600, "video": 1000, "decoder": 300},
         training={**_SMALL_TRAINING, "size": 64, "batch_size": 4, "frame_stride": (1, 3), "spatial_weight": 1.0},
     ),
 }

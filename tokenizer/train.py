@@ -260,7 +260,8 @@ def build_model(config: TrainConfig, model_config):
 def open_clips(config: TrainConfig, run_dir: Path):
     """The `tokenizer.stages.Clips` of a run: of the files that it was begun with, where it has begun.
 
-    Pictures are enlarged to the smallest size of a stage alone, which is said; larger sizes leave smaller files out.
+    Pictures are enlarged to the smallest size of a stage alone; larger sizes leave smaller files out, and a size that
+    no file has is left out itself. All of that is said.
 
     Raises:
         InputError: If there is no such data set, files are new or have changed since the run began, or more than one in
@@ -289,16 +290,21 @@ def open_clips(config: TrainConfig, run_dir: Path):
         return dataset
 
     def by_size(dataset, num_frames: int, sizes: tuple[int, ...], window: str) -> dict:
-        found = {s: dataset.with_clip(spec(num_frames, s, window), enlarge=s == min(sizes)) for s in sizes}
-        for size, one in found.items():
-            if one.num_enlarged:
-                _say(f"{one.num_enlarged} of {len(one)} files are smaller than {size} pixels, and enlarged")
-            elif len(one) == 0 < len(found[min(sizes)]):
-                enough = ",".join(str(s) for s in sizes if len(found[s]))
-                flag = "--clip-sizes" if num_frames == config.num_frames else "--image-sizes"
-                raise InputError(f"no file of {dataset.root} has {size} pixels a side; give {flag} {enough}")
-            elif len(one) < len(found[min(sizes)]):
-                _say(f"{len(found[min(sizes)]) - len(one)} files are smaller than {size} pixels, and left out there")
+        smallest = dataset.with_clip(spec(num_frames, min(sizes), window))
+        if smallest.num_enlarged:
+            _say(f"{smallest.num_enlarged} of {len(smallest)} files are smaller than {min(sizes)} pixels, and enlarged")
+        found = {}
+        for size in sizes:
+            if size == min(sizes):
+                found[size] = smallest
+                continue
+            try:
+                found[size] = dataset.with_clip(spec(num_frames, size, window), enlarge=False)
+            except InputError:
+                _say(f"no file has {size} pixels: that size is left out")
+                continue
+            if len(found[size]) < len(smallest):
+                _say(f"{len(smallest) - len(found[size])} files are smaller than {size} pixels, and left out there")
         return found
 
     image_sizes, clip_sizes = config.image_sizes or (config.size,), config.clip_sizes or (config.size,)

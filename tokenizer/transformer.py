@@ -29,7 +29,7 @@ from tokenizer.layers import Past, attend, maybe_checkpoint
 from tokenizer.spec import INITIAL_LOGVAR
 
 if TYPE_CHECKING:
-    from tokenizer.config import PVVAEConfig
+    from tokenizer.config import TransformerConfig
 
 GROUP_FRAMES = 4
 ROTARY_BASE = 10_000.0
@@ -107,7 +107,7 @@ class BlockCausalAttention(nn.Module):
 class Block(nn.Module):
     """Pre-norm Transformer layer."""
 
-    def __init__(self, config: PVVAEConfig):
+    def __init__(self, config: TransformerConfig):
         super().__init__()
         self.norm1 = TokenNorm(config.width, eps=1e-6)
         self.attention = BlockCausalAttention(config.width, config.heads, config.window)
@@ -128,7 +128,7 @@ class BlockCausalTransformer(nn.Module):
         checkpoint_blocks: Recompute each layer's activations in the backward pass of training instead of keeping them.
     """
 
-    def __init__(self, config: PVVAEConfig, depth: int, in_features: int, out_features: int):
+    def __init__(self, config: TransformerConfig, depth: int, in_features: int, out_features: int):
         super().__init__()
         self.checkpoint_blocks = False
         self.head_width = config.width // config.heads
@@ -160,7 +160,7 @@ class BlockCausalTransformer(nn.Module):
 class Encoder(BlockCausalTransformer):
     """`[B, 3, 1+T, H, W]` -> moments `[B, 2C, G, h, w]` (mean, logvar along channels)."""
 
-    def __init__(self, config: PVVAEConfig):
+    def __init__(self, config: TransformerConfig):
         super().__init__(config, config.depth, 3 * GROUP_FRAMES * config.patch**2, 2 * config.latent_channels)
         self.patch = config.patch
         nn.init.constant_(self.out.bias.data[config.latent_channels :], INITIAL_LOGVAR)
@@ -176,7 +176,7 @@ class Encoder(BlockCausalTransformer):
 class Decoder(BlockCausalTransformer):
     """`[B, C, G, h, w]` -> `[B, 3, 1+T, H, W]`, not clamped."""
 
-    def __init__(self, config: PVVAEConfig):
+    def __init__(self, config: TransformerConfig):
         depth = config.decoder_depth or config.depth
         super().__init__(config, depth, config.latent_channels, 3 * GROUP_FRAMES * config.patch**2)
         self.patch = config.patch

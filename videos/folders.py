@@ -87,10 +87,10 @@ class ClipDataset:
             enlarge: Whether pictures may be enlarged to the clip's size; else smaller ones are among the `skipped`.
 
         Raises:
-            InputError: If no file is long enough; where none is large enough, the result is empty.
+            InputError: If no file will do.
         """
         other = copy.copy(self)
-        other._use(clip, strict=enlarge, enlarge=enlarge)
+        other._use(clip, enlarge=enlarge)
         return other
 
     def _use(self, clip: ClipSpec, *, strict: bool = True, enlarge: bool = True) -> None:
@@ -106,7 +106,9 @@ class ClipDataset:
             self.skipped.append((str(self.root / file.name), problem))
         if strict and not chosen:
             raise InputError(
-                f"{self.root}: no file is long enough for {clip.num_frames} frames ({len(self.skipped)} are shorter)"
+                f"{self.root}: no file is long enough for {clip.num_frames} frames"
+                + ("" if enlarge else f" and has {clip.width}x{clip.height} pixels")
+                + f" ({len(self.skipped)} are shorter{'' if enlarge else ' or smaller'})"
             )
         self._chosen = chosen
         self.sources = [self.root / file.name for file in chosen]
