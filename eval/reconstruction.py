@@ -17,6 +17,8 @@ from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
 
+NO_PREDICTOR = "the tokenizer has no weights to predict with, which are those of the video stage"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionConfig(CommonFlags):
@@ -64,18 +66,20 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     from eval.sets import kept_features
     from runtime.processes import resolve_dtype, start_processes
     from runtime.run import newest_run, read_run, timed_part
-    from tokenizer.zoo import load
+    from tokenizer.zoo import load, video_folder
     from videos import open_dataset
 
     began = time.monotonic()
     world = start_processes(config.device)
     name = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
-    vae, predictor = (load(name, stage=stage, device=world.device) for stage in (None, "video"))
+    vae = load(name, device=world.device)
+    predictor = load(name, stage="video", device=world.device) if video_folder(name) else None
     trained = read_run(name).config if (Path(name) / "manifest.json").is_file() else {}
     data = config.data or trained.get("data") or ("moving_shapes" if name == "moving-shapes" else None)
     if data is None:
         raise InputError(f"--data is needed: {name!r} is no training run that could name a data set")
     clip = clip_of(config, trained, data, 32 if name == "moving-shapes" else 256)
+    vae.spec.latent_shape(clip.num_frames, clip.height, clip.width)  # refuse a clip that does not fit
     observed = observed_frames(config, predictor, clip)
     root = config.root or (trained.get("root") if data == trained.get("data") else None)
     dataset = open_dataset(data, root=root, split=config.split, clip=clip)
@@ -111,7 +115,7 @@ def reconstruction(config: ReconstructionConfig) -> Path:
         )
         if not world.is_main:
             return out
-        rows = rows_from(kept) + not_measured(no_nets, no_network)
+        rows = rows_from(kept) + not_measured(no_nets, no_network, "" if predictor else NO_PREDICTOR)
     words = differences(data, config.split, clip, len(items), network)
     write_results(
         out,
@@ -154,12 +158,13 @@ def clip_of(config: ReconstructionConfig, trained: dict, data: str, size: int):
 
 
 def observed_frames(config: ReconstructionConfig, predictor, clip) -> int | None:
-    """Frames that prediction sees; None where a clip is one group, or the tokenizer does not predict."""
-    spec = predictor.spec
+    """Frames that prediction sees; None where a clip is one group, or there is nothing to predict with."""
     if not hasattr(predictor, "predict"):
         if config.observed is not None:
-            raise InputError(f"--observed {config.observed}: tokenizer {spec.name} does not predict")
+            words = f"tokenizer {predictor.spec.name} does not predict" if predictor else NO_PREDICTOR
+            raise InputError(f"--observed {config.observed}: {words}")
         return None
+    spec = predictor.spec
     groups = spec.latent_shape(clip.num_frames, clip.height, clip.width)[1]
     if config.observed is not None and spec.groups(config.observed) >= groups:
         raise InputError(f"--observed {config.observed} leaves nothing of {clip.num_frames} frames to predict")
@@ -205,17 +210,18 @@ def _features(config: ReconstructionConfig, data: str, device: str):
         raise
 
 
-def not_measured(no_nets: dict[str, str], no_network: str) -> list:
+def not_measured(no_nets: dict[str, str], no_network: str, no_predictor: str = "") -> list:
     """A row for every number that is missing, with the reason; where to get a file is for the command that asks for it
     by name."""
     from eval.measurements import NAMES
     from eval.results import Row
 
-    reasons = {NAMES[f"lpips_{net}"]: reason for net, reason in no_nets.items()}
-    reasons |= {"rFVD": no_network} if no_network else {}
+    reasons = {("reconstructed", NAMES[f"lpips_{net}"]): reason for net, reason in no_nets.items()}
+    reasons |= {("reconstructed", "rFVD"): no_network, ("predicted", "error / repeat"): no_predictor}
     return [
-        Row(metric=metric, subject="reconstructed", value=None, note=f"not measured: {reason.split(';')[0]}")
-        for metric, reason in reasons.items()
+        Row(metric=metric, subject=subject, value=None, note=f"not measured: {reason.split(';')[0]}")
+        for (subject, metric), reason in reasons.items()
+        if reason
     ]
 
 

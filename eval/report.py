@@ -116,7 +116,7 @@ def clip_sections(config: ReportConfig, run, facts: dict) -> list[str]:
     from eval.page import clip_grid, section
     from eval.sets import real_batches, stratified_halves
     from runtime.processes import autocast, resolve_device, resolve_dtype
-    from tokenizer.zoo import load
+    from tokenizer.zoo import load, video_folder
     from videos import psnr, to_float, to_uint8
 
     dataset, seen = shown_clips(facts)
@@ -129,33 +129,32 @@ def clip_sections(config: ReportConfig, run, facts: dict) -> list[str]:
     captions = [names[label] if 0 <= label < len(names) else f"clip {i}" for i, label in enumerate(labels)]
     device = resolve_device(config.device)
     vae = fitting_tokenizer(facts, run.dir, device=config.device)
-    predictor = load(facts["tokenizer"], stage="video", device=device)
+    tokenizer = facts["tokenizer"]
+    predictor = load(tokenizer, stage="video", device=device) if video_folder(tokenizer) else None
     video, groups = to_float(clip.to(device)), vae.spec.groups(clip.shape[2])
     observed = vae.spec.frames(groups - groups // 2)
     with torch.no_grad(), autocast(device, resolve_dtype(config.dtype, device)):
         decoded = to_uint8(vae.decode(vae.encode(video).mode())).cpu()
-        predicted = to_uint8(predictor.predict(video[:, :, :observed], groups // 2)).cpu()
+        ahead = predictor and to_uint8(predictor.predict(video[:, :, :observed], groups // 2)).cpu()
     decibels = psnr(decoded.double() / 255, clip.double() / 255)
 
     def frames(clips):
         return clips.permute(0, 2, 3, 4, 1).numpy()
 
-    # One picture for the three, so that they play in step.
-    rows = zip(frames(clip), frames(decoded), frames(predicted), strict=True)
-    pictures = [
-        animation(side_by_side([real, ours, bordered(ahead, observed)]), quality=_quality(real))
-        for real, ours, ahead in rows
-    ]
-    words = [f"{caption}, {float(d):.1f} dB" for caption, d in zip(captions, decibels, strict=True)]
-    sections = [
-        section(
-            "Real, reconstructed, predicted",
-            f"<p class=quiet>{seen}. Left: the clip itself. Middle: through encoder and decoder. Right: "
-            f'the encoder sees the first {observed} frames (<span class="green">green</span>), and the decoder of the video stage draws the '
-            f'rest (<span class="orange">orange</span>) from padding.</p>',
-            clip_grid(zip(pictures, words, strict=True), wide=True),
+    # One picture for all, so that they play in step.
+    shown = [[real, ours] for real, ours in zip(frames(clip), frames(decoded), strict=True)]
+    title, words = "Real, reconstructed", f"{seen}. Left: the clip itself. Right: through encoder and decoder."
+    if predictor:
+        shown = [[*pair, bordered(rest, observed)] for pair, rest in zip(shown, frames(ahead), strict=True)]
+        title = "Real, reconstructed, predicted"
+        words = (
+            f"{seen}. Left: the clip itself. Middle: through encoder and decoder. Right: the encoder sees the first "
+            f'{observed} frames (<span class="green">green</span>), and the decoder of the video stage draws the rest '
+            '(<span class="orange">orange</span>) from padding.'
         )
-    ]
+    pictures = [animation(side_by_side(row), quality=_quality(row[0])) for row in shown]
+    captions = [f"{caption}, {float(d):.1f} dB" for caption, d in zip(captions, decibels, strict=True)]
+    sections = [section(title, f"<p class=quiet>{words}</p>", clip_grid(zip(pictures, captions, strict=True), wide=True))]
     for scale in shown_scales(config, run.dir, facts["data"]):
         made = replace(config, guidance_scale=scale)
         generated, words = generated_clips(made, str(run.dir), names)

@@ -42,7 +42,7 @@ PRESETS: dict[str, GeneratorPreset] = {
             "steps": 1200,
             "batch_size": 32,
             "optimizer": "muon",
-            "learning_rate": 3e-3,
+            "learning_rate": 1e-2,
             "schedule": "cosine",
             "warmup": 50,
             "ema_decay": 0.995,

@@ -11,27 +11,32 @@ from torch import Tensor, nn
 from runtime.parallel import assign, local
 
 
-def decay_at(step: int, decay: float) -> float:
-    """The decay of update `step`: min(decay, (1 + step) / (10 + step)).
+def decay_at(update: int, decay: float) -> float:
+    """The decay of update `update`, counted from 1: min(decay, (1 + update) / (10 + update)).
 
-    Early steps forget the initial weights, so that 0.9999 also works in short runs.
+    Early updates forget the initial weights, so that 0.9999 also works in short runs.
     """
-    return min(decay, (1 + step) / (10 + step))
+    return min(decay, (1 + update) / (10 + update))
 
 
 class EMA:
-    """Float32 average of the parameters of `model`; buffers are taken as they are."""
+    """Float32 average of the parameters of `model`; buffers are taken as they are.
+
+    Attributes:
+        updates: How often it has moved, in all runs that it went through: what the warm-up of its decay goes by.
+    """
 
     def __init__(self, model: nn.Module, decay: float = 0.9999):
-        self.model, self.decay = model, decay
+        self.model, self.decay, self.updates = model, decay, 0
         self.average = {name: value.detach().clone().float() for name, value in model.named_parameters()}
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the average towards the weights that the model has after `step` updates."""
+    def update(self) -> None:
+        """Move the average towards the weights that the model has after one more update."""
+        self.updates += 1
         values = [local(value).float() for value in self.model.parameters()]
         averages = [local(value) for value in self.average.values()]
-        torch._foreach_lerp_(averages, values, 1.0 - decay_at(step, self.decay))
+        torch._foreach_lerp_(averages, values, 1.0 - decay_at(self.updates, self.decay))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The model's state dict with averaged parameters."""

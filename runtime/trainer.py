@@ -88,6 +88,7 @@ class Trainer:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 optimizer.step()
+            self.ema.update()
             self.skipped_in_a_row = 0
         else:
             self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
@@ -98,7 +99,6 @@ class Trainer:
                 )
         for parameter in self.trained:
             parameter.grad = None
-        self.ema.update(step)
         return step
 
     def save(
@@ -137,7 +137,7 @@ class Trainer:
                 step,
                 tensors=tensors,
                 optimizer=optimizer,
-                state={**state, "skipped": self.skipped},
+                state={**state, "skipped": self.skipped, "ema_updates": self.ema.updates},
                 files=files,
                 keep=keep,
                 passing=passing,
@@ -150,7 +150,10 @@ class Trainer:
             optimizer: Also take the optimizer's state, where the checkpoint has any: without updates there is none.
         """
         check_fields(checkpoint.state, {"skipped": int}, checkpoint.path / "state.json")
+        check_fields(checkpoint.state, {"ema_updates": int}, checkpoint.path / "state.json", needed=False)
         self.skipped = checkpoint.state["skipped"]
+        # Earlier versions did not write it, and counted skipped steps too.
+        self.ema.updates = checkpoint.state.get("ema_updates", checkpoint.step)
         weights, averages = (checkpoint.path / f"{name}.safetensors" for name in ("model", "ema"))
         parallel.load_state(self.model, checkpoint.tensors["model"], weights)
         check_weights(self.model.state_dict(), checkpoint.tensors["ema"], averages)

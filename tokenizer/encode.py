@@ -79,16 +79,16 @@ def resolve(config: EncodeConfig) -> Source:
     if data is None:
         raise InputError(f"--data is needed: {tokenizer!r} is no training run that could name a data set")
     same_data = data == trained.get("data")
-    stride = (
-        config.frame_stride or (trained.get("frame_stride") if same_data else None) or (3 if data == "ucf101" else 1)
-    )
+    own = trained.get("frame_stride") if same_data else None
+    # One stride, as the paper's generator sees UCF101; also where the tokenizer was trained on a range of them.
+    stride = config.frame_stride or (own if isinstance(own, int) else 3 if data == "ucf101" else lowest_stride(own))
     return Source(
         tokenizer=tokenizer,
         data=data,
         root=config.root or (trained.get("root") if same_data else None),
         num_frames=config.num_frames or trained.get("num_frames", 17),
         size=config.size or trained.get("size", 256),
-        frame_stride=lowest_stride(stride),
+        frame_stride=stride,
     )
 
 

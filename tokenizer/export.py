@@ -36,7 +36,7 @@ def export(config: ExportConfig) -> Path:
     from runtime.run import newest_run, read_json, read_run
     from tokenizer.hub import VIDEO_FOLDER, check_repo_id, hub_client, push_folder
     from tokenizer.model_card import check_license, measured_of, model_card, validated_at, write_card
-    from tokenizer.zoo import find_folder, load
+    from tokenizer.zoo import find_folder, load, video_folder
 
     check_license("--license", config.license)
     if config.push_to is not None:
@@ -45,8 +45,8 @@ def export(config: ExportConfig) -> Path:
     run = read_run(config.run or newest_run(config.runs_dir, "tokenizer"), "tokenizer")
     out = Path(config.out)
     # Looked up once: a run that goes on meanwhile has newer ones.
-    last, video = find_folder(run.dir), find_folder(run.dir, "video")
-    vae, predictor = load(last), load(video) if video != last else None
+    last, video = find_folder(run.dir), video_folder(run.dir)
+    vae, predictor = load(last), load(video) if video else None
     refuse_other(out, vae)
     statistics = take_statistics(run.dir, vae, predictor)
     step, results = read_json(last / "state.json")["step"], measured_of(run.dir, vae)

@@ -41,8 +41,10 @@ _PAPER = TokenizerPreset(
     stage_steps={"images": 300_000, "video": 50_000, "decoder": 50_000},
     training={
         "size": 256,
+        "image_sizes": (256, 384, 512),
+        "clip_sizes": (256, 512),
         "frame_stride": (1, 3),
-        "batch_size": 8,
+        "batch_size": 32,  # 128, 56 and 32 images, 32 and 8 clips: they divide over 2, 4 or 8 processes
         "images_per_clip": 4,
         "learning_rate": 5e-5,
         "warmup": 1000,
@@ -70,7 +72,7 @@ _SMALL_TRAINING = {
     "learning_rate": 2e-3,
     "warmup": 50,
     "weight_decay": 0.0,
-    "spatial_weight": 1.0,
+    "spatial_weight": 4.0,
     "kl_weight": 1e-5,
     "lpips_weight": 0.0,
     "gan_weight": 0.0,
@@ -85,12 +87,12 @@ PRESETS: dict[str, TokenizerPreset] = {
     "paper-transformer": replace(_PAPER, model=PVVAEConfig(architecture="transformer")),
     "demo": TokenizerPreset(
         model=_DEMO_MODEL,
-        stage_steps={"images": 400, "video": 1000, "decoder": 200},
+        stage_steps={"images": 800, "video": 800, "decoder": 200},
         training={**_SMALL_TRAINING, "size": 32, "batch_size": 8},
     ),
     "small": TokenizerPreset(
         model=replace(_DEMO_MODEL, latent_channels=32, channels=(32, 64, 96), decoder_channels=(40, 80, 128)),
-        stage_steps={"images": 1000, "video": 2400, "decoder": 600},
-        training={**_SMALL_TRAINING, "size": 64, "batch_size": 4},
+        stage_steps={"images": 600, "video": 1000, "decoder": 300},
+        training={**_SMALL_TRAINING, "size": 64, "batch_size": 4, "frame_stride": (1, 3), "spatial_weight": 1.0},
     ),
 }

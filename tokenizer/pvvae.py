@@ -142,7 +142,9 @@ class PVVAE(nn.Module):
             padded = padded + unused_parameters_term(self.padding)
         return PVVAE.decode(self, padded), posterior
 
-    def predict(self, observed_video: Tensor, groups: int | Sequence[int]) -> Tensor:
+    def predict(
+        self, observed_video: Tensor, groups: int | Sequence[int], chunk_groups: int | None = None
+    ) -> Tensor:
         """Decode the observed frames and the latent groups that were not observed.
 
         Args:
@@ -150,6 +152,7 @@ class PVVAE(nn.Module):
             groups: How many latent groups follow, 4 frames each; >= 0. Or the places, in the whole clip, of those to
                 fill in: `predict(video, [2])` takes the first 5 frames of `video` for groups 0 and 1, the next 4 for
                 group 3, and so on. Only weights trained with the schedule "infill" have learnt that.
+            chunk_groups: As in `encode` and `decode`.
 
         Returns:
             `[B, 3, 1+t+4k, H, W]` for k such groups, from the posterior mean. Meant for weights trained with dropping:
@@ -157,7 +160,8 @@ class PVVAE(nn.Module):
         """
         if isinstance(groups, Integral) and groups < 0:
             raise InputError(f"groups to predict must be at least 0, got {groups}")
-        return self.decode(pad_dropped(self.padding, self.encode(observed_video).mode(), groups))
+        latents = self.encode(observed_video, chunk_groups).mode()
+        return self.decode(pad_dropped(self.padding, latents, groups), chunk_groups)
 
     def _frames_of(self, groups: Sequence[int]) -> list[slice]:
         """The frames of latent groups, as one slice for each row of neighbours."""

@@ -4,8 +4,9 @@
     video    clips, predictive reconstruction and random reverse; its last checkpoint is kept, since only it can predict
     decoder  clips, encoder and padding frozen, nothing dropped
 
-A stage begins from the checkpoint of the one before, in the same process or another. Every action is a function of the
-step: data order, noise, dropped groups and learning rate, so a resumed run repeats an undisturbed one.
+A stage begins from the checkpoint of the one before, in the same process or another: three runs in a chain end with the
+weights of one run of all stages. Every action is a function of the step: data order, noise, dropped groups and learning
+rate, so a resumed run repeats an undisturbed one.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ class Clips:
     frames: int = 1
 
     def loader(self, config, stage: str, world: World, step: int) -> BatchLoader:
-        """Batches of a stage from `step` on."""
+        """Batches of a stage from draw `step` on."""
         by_size = self.images if stage == "images" else self.video
         sizes = bucket_batches(
             config.batch_size,
@@ -163,6 +164,11 @@ class StageTraining:
         model: A PV-VAE with the weights that the run started from, on the world's device.
         run_dir: Where checkpoints are; the newest is loaded.
         predecessor: A checkpoint of another run to begin from, as from that of the stage before, while there is none.
+
+    Attributes:
+        step: Finished steps of this run.
+        origin: Those of the runs that this one goes on from. Random draws are keyed by the sum, so that no stage of a
+            chain repeats the draws of the one before.
     """
 
     def __init__(
@@ -197,18 +203,23 @@ class StageTraining:
             ema_decay=config.ema_decay,
         )
         self.adversary = build_adversary(config, stage, world, dtype)
-        self.step = self._restore(predecessor)
+        self.step, self.origin = self._restore(predecessor)
         self.drop = SCHEDULES[config.drop_schedule](config.max_drop_ratio if stage.name == "video" else 0.0)
-        self.loader = clips.loader(config, stage.name, world, self.step)
+        self.loader = clips.loader(config, stage.name, world, self._draw)
 
-    def _restore(self, predecessor: Path | None) -> int:
-        """Go on from this run's newest checkpoint, or begin from another run's; returns the finished steps."""
+    @property
+    def _draw(self) -> int:
+        return self.origin + self.step
+
+    def _restore(self, predecessor: Path | None) -> tuple[int, int]:
+        """Go on from this run's newest checkpoint, or begin from another run's; returns the finished steps of this run
+        and of those before it."""
         found = list_checkpoints(self.run_dir)
         # The main process answers when it has written the stage before; what another finds meanwhile may be older.
         newest = self.world.same(str(found[-1][1]) if found else None)
         own = newest is not None
         if not own and predecessor is None:
-            return 0
+            return 0, 0
         path = Path(newest) if own else predecessor
         others = ("discriminator",) if self.adversary and (own or has_discriminator(path)) else ()
         checkpoint = load_checkpoint(path, names=("model", "ema", *others), optimizer=True, device=self.world.device)
@@ -222,10 +233,12 @@ class StageTraining:
         if self.stage.name == "decoder" and not begun:
             # The averaged encoder is the one that will be used: freeze it as it is, and fit the decoder to its latents.
             parallel.load_state(self.trainer.model, checkpoint.tensors["ema"], checkpoint.path / "ema.safetensors")
+        check_fields(checkpoint.state, {"origin": int}, checkpoint.path / "state.json", needed=False)
+        origin = checkpoint.state.get("origin", 0)  # earlier versions began every run at 0
         if own:
-            return checkpoint.step
+            return checkpoint.step, origin
         self.trainer.skipped = 0  # the other run's
-        return 0
+        return 0, origin + checkpoint.step
 
     def run(self, log: MetricsLog | None, progress: Progress) -> int:
         """Train to the stage's end; returns the step reached.
@@ -240,10 +253,7 @@ class StageTraining:
             while self.step < stage.stop:
                 with progress.wait():
                     _, batch = next(batches)
-                video, rows = batch["video"], batch["rows"]
-                if stage.name == "images":
-                    video, rows = as_images(video, rows)
-                values, stop = self._update(video, rows, batch["redrawn"])
+                values, stop = self._update(*self._read(batch), batch["redrawn"])
                 if is_due(self.step, config.validate_every, stage.stop):
                     found = self._validate()
                     values |= found.values
@@ -262,17 +272,39 @@ class StageTraining:
             batches.close()
         return self.step
 
-    def _update(self, clips: Tensor, rows: list[int], redrawn: int) -> tuple[dict[str, float], bool]:
-        """One update of all networks from a batch; what it logs, and whether some process was asked to stop."""
-        config, stage, parts = self.config, self.stage, self.config.accumulate
+    def _read(self, batch: dict) -> tuple[Tensor, list[int]]:
+        """The clips of a batch as this step sees them, `[b, 3, 1+T, H, W]` on the device, and their global rows."""
+        clips, rows = batch["video"], batch["rows"]
+        if self.stage.name == "images":
+            clips, rows = as_images(clips, rows)
         video = to_float(clips.to(self.world.device, non_blocking=True))
-        if stage.name == "video":
-            video = reverse_time(video, config.seed, self.step, rows, config.reverse)
-        video = video.contiguous(memory_format=torch.channels_last_3d)
-        dropped = self.drop.dropped(self.trainer.model.spec.groups(video.shape[2]), config.seed, self.step)
-        adversary = self.adversary if self.adversary and self.adversary.is_active(self.step - stage.start) else None
-        sums: dict[str, Tensor] = {}
-        outputs, size = [], len(rows) // parts
+        if self.stage.name == "video":
+            video = reverse_time(video, self.config.seed, self._draw, rows, self.config.reverse)
+        return video.contiguous(memory_format=torch.channels_last_3d), rows
+
+    def _update(self, video: Tensor, rows: list[int], redrawn: int) -> tuple[dict[str, float], bool]:
+        """One update of all networks from a batch; what it logs, and whether some process was asked to stop."""
+        dropped = self.drop.dropped(self.trainer.model.spec.groups(video.shape[2]), self.config.seed, self._draw)
+        active = self.adversary is not None and self.adversary.is_active(self.step - self.stage.start)
+        adversary = self.adversary if active else None
+        outputs, terms = self._backward(video, rows, dropped, adversary)
+        norm = self.trainer.clip()
+        terms["redrawn"] = torch.tensor(float(redrawn), device=norm.device).double()
+        values, stop = self._exchange(terms, norm)
+        finite, rate = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]), self._learning_rate()
+        self.step = self.trainer.update(self.step, rate, finite, self.run_dir)
+        if adversary:
+            values |= self._update_adversary(adversary, video, torch.cat(outputs), rate)
+        values |= {"learning_rate": rate, "dropped": len(dropped), "stage": STAGES.index(self.stage.name)}
+        return values | {"size": video.shape[-1], "skipped": self.trainer.skipped}, stop
+
+    def _backward(
+        self, video: Tensor, rows: list[int], dropped: tuple[int, ...], adversary: Adversary | None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Gradients of the mean loss, `--accumulate` parts of the rows at a time; the decoded clips of each part,
+        detached, and the loss and its terms, each divided by the number of processes."""
+        parts, size = self.config.accumulate, len(rows) // self.config.accumulate
+        outputs, sums = [], {}
         for number in range(parts):
             here = slice(number * size, (number + 1) * size)
             with self.trainer.part(number, parts):
@@ -281,33 +313,41 @@ class StageTraining:
             outputs.append(output.detach())
             for name, value in {**terms, "loss": loss.detach()}.items():
                 sums[name] = sums.get(name, 0.0) + value.double() / (parts * self.world.size)
-        norm = self.trainer.clip()
-        sums["redrawn"] = torch.tensor(float(redrawn), device=norm.device).double()
+        return outputs, sums
+
+    def _exchange(self, terms: dict[str, Tensor], norm: Tensor) -> tuple[dict[str, float], bool]:
+        """The sums of terms over all processes, with `grad_norm`, and whether one was asked to stop: one exchange."""
         asked = torch.tensor(float(bool(stop_asked())))
-        # Terms are means over equal parts, so their sum over processes is the mean; the norm is the same on each.
-        exchanged = torch.stack([*sums.values(), norm.double() / self.world.size, asked.to(norm.device).double()])
-        *means, norm, asked = self.world.sum(exchanged)
-        values = dict(zip(sums, means, strict=True)) | {"grad_norm": norm}
-        rate = self._learning_rate()
-        finite = math.isfinite(values["loss"]) and math.isfinite(norm)
-        self.step = self.trainer.update(self.step, rate, finite, self.run_dir)
-        if adversary:
-            found = adversary.discriminator_step(video, torch.cat(outputs), rate)
-            self._check(adversary)
-            means = self.world.sum(torch.tensor(list(found.values()), device=self.world.device).double())
-            values |= {name: mean / self.world.size for name, mean in zip(found, means, strict=True)}
-        values |= {"learning_rate": rate, "dropped": len(dropped), "stage": STAGES.index(stage.name)}
-        return values | {"size": video.shape[-1], "skipped": self.trainer.skipped}, asked > 0
+        # Every process brings its share of a mean; the norm is the same on each.
+        exchanged = torch.stack([*terms.values(), norm.double() / self.world.size, asked.to(norm.device).double()])
+        *sums, norm, asked = self.world.sum(exchanged)
+        return dict(zip(terms, sums, strict=True)) | {"grad_norm": norm}, asked > 0
+
+    def _update_adversary(self, adversary: Adversary, video: Tensor, output: Tensor, rate: float) -> dict[str, float]:
+        """One update of the discriminator from the same batch; means over all processes of what it logs.
+
+        Raises:
+            InputError: When its loss or gradient stay non-finite.
+        """
+        found = adversary.discriminator_step(video, output, rate)
+        if adversary.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise InputError(
+                f"{self.run_dir}: the discriminator's loss or gradient was not finite in {adversary.skipped_in_a_row} "
+                f"steps in a row, up to step {self.step}; {last_good(self.run_dir)}; lower --learning-rate or "
+                "--gan-weight under another --name"
+            )
+        means = self.world.sum(torch.tensor(list(found.values()), device=self.world.device).double())
+        return {name: mean / self.world.size for name, mean in zip(found, means, strict=True)}
 
     def _loss(self, video: Tensor, rows: list[int], dropped: tuple[int, ...], adversary: Adversary | None):
         """Decoded clips, weighted loss, and its terms."""
         config, device = self.config, self.world.device
         shape = self.trainer.model.spec.latent_shape(*video.shape[2:])
-        noise = normal_rows(config.seed, "posterior", self.step, rows, shape).to(device)
+        noise = normal_rows(config.seed, "posterior", self._draw, rows, shape).to(device)
         padding_noise = None
         if config.padding == "gaussian" and dropped:
             hidden = (shape[0], len(dropped), *shape[2:])
-            padding_noise = normal_rows(config.seed, "padding", self.step, rows, hidden).to(device)
+            padding_noise = normal_rows(config.seed, "padding", self._draw, rows, hidden).to(device)
         with autocast(device, self.dtype):
             output, posterior = self.trainer.network(video, dropped=dropped, noise=noise, padding_noise=padding_noise)
         loss, terms = tokenizer_loss(
@@ -328,14 +368,6 @@ class StageTraining:
             loss = loss + weight * terms["gan"]
             terms |= {"gan": terms["gan"].detach(), "gan_weight": weight}
         return output, loss, terms
-
-    def _check(self, adversary: Adversary) -> None:
-        if adversary.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise InputError(
-                f"{self.run_dir}: the discriminator's loss or gradient was not finite in {adversary.skipped_in_a_row} "
-                f"steps in a row, up to step {self.step}; {last_good(self.run_dir)}; lower --learning-rate or "
-                "--gan-weight under another --name"
-            )
 
     def _learning_rate(self) -> float:
         steps = self.stage.stop - self.stage.start
@@ -359,7 +391,7 @@ class StageTraining:
         self.trainer.save(
             self.run_dir,
             self.step,
-            state={"stage_end": ended},
+            state={"stage": self.stage.name, "stage_end": ended, "origin": self.origin},
             files={"config.json": self.trainer.model.config.to_dict()},
             keep=ended == "video",
             passing=passing,

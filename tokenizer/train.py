@@ -83,7 +83,9 @@ class TrainConfig(CommonFlags):
     gan_start: int = flag(5000, "steps of the stages images and video before it begins", low=0)
     adaptive_gan: bool = flag(False, "scale it so that it pulls at the last layer as hard as the other losses")
     discriminator_layers: int = flag(3, "halvings of the discriminators: 3 for 256 pixels, 2 for 32", low=1)
-    image_sizes: tuple[int, ...] = flag((), "sizes of the images stage, one at each step; default: --size", low=8)
+    image_sizes: tuple[int, ...] = flag(
+        (), "sizes of the images stage, one at each step; default: the preset's, or --size alone", low=8
+    )
     clip_sizes: tuple[int, ...] = flag((), "sizes of the other stages, likewise; batches shrink as pixels grow", low=8)
     checkpoint_blocks: bool = flag(False, "recompute activations in the backward pass, to save memory")
     workers: int | None = flag(
@@ -109,7 +111,10 @@ def preset_defaults(given: dict) -> dict:
     name = given.get("preset") or ("paper" if given.get("data") else "demo")
     if name not in PRESETS:
         raise InputError(f"--preset {name!r} is not known; known: {', '.join(PRESETS)}")
-    return {"data": "moving_shapes", "preset": name, **PRESETS[name].training}
+    training = dict(PRESETS[name].training)
+    if "size" in given:  # for all stages; several are asked for by name
+        training |= {"image_sizes": (), "clip_sizes": ()}
+    return {"data": "moving_shapes", "preset": name, **training}
 
 
 def train(config: TrainConfig) -> Path:
@@ -263,7 +268,8 @@ def build_model(config: TrainConfig, model_config):
 def open_clips(config: TrainConfig, run_dir: Path):
     """The `tokenizer.stages.Clips` of a run: of the files that it was begun with, where it has begun.
 
-    Pictures are enlarged to the smallest size of a stage alone, which is said; larger sizes leave smaller files out.
+    Pictures are enlarged to the smallest size of a stage alone; larger sizes leave smaller files out, and a size that
+    no file has is left out itself. All of that is said.
 
     Raises:
         InputError: If there is no such data set, files are new or have changed since the run began, or more than one in
@@ -283,19 +289,30 @@ def open_clips(config: TrainConfig, run_dir: Path):
         return ClipSpec(num_frames=num_frames, size=size, frame_stride=stride, window=window)
 
     def opened(word: str, data: str, root: str | None, clip: ClipSpec):
-        dataset = open_dataset(data, root=root, split="train", clip=clip, listed=kept.get(word))
+        dataset = open_dataset(data, root=root, split="train", clip=clip)
+        if word in kept and hasattr(dataset, "as_listed"):
+            dataset = dataset.as_listed(kept[word])
         listing.update({word: dataset.files} if hasattr(dataset, "files") else {})
         if getattr(dataset, "gone", ()):
             _say(f"{len(dataset.gone)} of {len(dataset.files)} files of {root} are gone; their rows are drawn again")
         return dataset
 
     def by_size(dataset, num_frames: int, sizes: tuple[int, ...], window: str) -> dict:
-        found = {s: dataset.with_clip(spec(num_frames, s, window), enlarge=s == min(sizes)) for s in sizes}
-        for size, one in found.items():
-            if one.num_enlarged:
-                _say(f"{one.num_enlarged} of {len(one)} files are smaller than {size} pixels, and enlarged")
-            elif len(one) < len(found[min(sizes)]):
-                _say(f"{len(found[min(sizes)]) - len(one)} files are smaller than {size} pixels, and left out there")
+        smallest = dataset.with_clip(spec(num_frames, min(sizes), window))
+        if smallest.num_enlarged:
+            _say(f"{smallest.num_enlarged} of {len(smallest)} files are smaller than {min(sizes)} pixels, and enlarged")
+        found = {}
+        for size in sizes:
+            if size == min(sizes):
+                found[size] = smallest
+                continue
+            try:
+                found[size] = dataset.with_clip(spec(num_frames, size, window), enlarge=False)
+            except InputError:
+                _say(f"no file has {size} pixels: that size is left out")
+                continue
+            if len(found[size]) < len(smallest):
+                _say(f"{len(smallest) - len(found[size])} files are smaller than {size} pixels, and left out there")
         return found
 
     image_sizes, clip_sizes = config.image_sizes or (config.size,), config.clip_sizes or (config.size,)

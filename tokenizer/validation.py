@@ -7,7 +7,7 @@ is a function of the weights and the clips, so a resumed run logs what an undist
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from latents_cache.moments import ChannelStatistics
 from runtime.processes import autocast
 from runtime.published_weights import locate
 from tokenizer.pvvae import PVVAE
-from tokenizer.spec import Posterior
+from tokenizer.spec import Posterior, TokenizerSpec
 from tokenizer.strips import CLIPS_SHOWN, strips
 from videos import lpips, psnr, ssim, to_float
 from videos.quality import BACKBONES, LPIPS_SMALLEST, SSIM_WINDOW, lpips_network
@@ -28,6 +28,8 @@ from videos.quality import BACKBONES, LPIPS_SMALLEST, SSIM_WINDOW, lpips_network
 MOVING_THRESHOLD = 20.0 / 255.0
 # A latent channel is dead when it tells the decoder less than this: KL to the prior, nats per element.
 DEAD_CHANNEL_KL = 0.01
+# Pixels that the networks see at a time: a clip of 17x240x240, or four frames of 512x512.
+PIXELS = 2**20
 
 # -- prediction against its rivals ------------------------------------------------------------------------------------
 
@@ -126,6 +128,9 @@ def validate(
 
     Clips of one group have no prediction; a ratio whose denominator is 0 is left out.
 
+    The networks see few clips and groups at a time, `PIXELS` pixels at most or one group of one clip, so that memory
+    does not grow with batches and hardly with clips.
+
     Args:
         clips: uint8 batches `[B, 3, 1+T, H, W]`, all of one size. Every process of a launch passes the same ones.
         lpips_networks: By name, as `videos.lpips` takes them; none: no LPIPS.
@@ -136,15 +141,16 @@ def validate(
     # Gaussian padding draws from torch's global state: the same noise every time, and training notices nothing.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        for clip in clips:
+        for clip in small_batches(clips):
             video = to_float(clip.to(device))
             dropped = vae.spec.groups(video.shape[2]) // 2
             observed = vae.spec.frames(vae.spec.groups(video.shape[2]) - dropped)
+            chunk = chunk_groups(vae.spec, clip.shape)
             with autocast(device, dtype):
-                posterior = vae.encode(video)
-                outputs = [vae.decode(posterior.mode())]
+                posterior = vae.encode(video, chunk)
+                outputs = [vae.decode(posterior.mode(), chunk)]
                 if dropped:
-                    outputs.append(vae.predict(video[:, :, :observed], dropped))
+                    outputs.append(vae.predict(video[:, :, :observed], dropped, chunk))
             quality.add(video, outputs[0].clamp(-1, 1))
             latents.add(posterior)
             if dropped:
@@ -158,6 +164,19 @@ def validate(
         values |= _over_rivals(torch.stack(errors).sum(0))
     pictures = {f"val_{name}": picture for name, picture in strips(shown, observed).items()}
     return Validation({f"val_{name}": float(value) for name, value in values.items()}, pictures)
+
+
+def small_batches(clips: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The same clips `[B, 3, 1+T, H, W]` in order, as many at a time as `PIXELS` allow, at least one."""
+    for batch in clips:
+        yield from batch.split(max(1, PIXELS // batch[0, 0].numel()))
+
+
+def chunk_groups(spec: TokenizerSpec, shape: Sequence[int]) -> int | None:
+    """Latent groups of a batch `[B, 3, 1+T, H, W]` whose frames are at most `PIXELS`, at least one; None: all."""
+    batch, _, num_frames, height, width = shape
+    frames = PIXELS // (batch * height * width)
+    return None if frames >= num_frames else max(1, frames // spec.temporal)
 
 
 class _Quality:
@@ -174,9 +193,12 @@ class _Quality:
         self._keep("psnr", torch.stack(frames, dim=1))
         if side >= SSIM_WINDOW:
             self._keep("ssim", ssim(ours, real))
+        few = max(1, PIXELS // real[0, 0, 0].numel())
+        parts = list(zip(ours.split(few, dim=2), real.split(few, dim=2), strict=True))
         for name, network in self.networks.items():
             if side >= LPIPS_SMALLEST[name]:
-                self._keep(f"lpips_{name}", lpips(ours, real, network=network))
+                means = [lpips(*part, network=network)[:, None].expand(-1, part[0].shape[2]) for part in parts]
+                self._keep(f"lpips_{name}", torch.cat(means, dim=1))
 
     def _keep(self, name: str, values: Tensor) -> None:
         self.found.setdefault(name, []).append(values.cpu())

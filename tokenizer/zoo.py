@@ -29,8 +29,8 @@ def load(
         name_or_path: A shipped name ("moving-shapes"), a run directory of `tokenizer.train` (EMA weights of its newest
             checkpoint), or a directory with config.json and model.safetensors (`save_pretrained`).
         weights: A safetensors file to read instead, or "random" for seeded random weights.
-        stage: "video" takes the weights kept at the end of the predictive stage, which are the ones to predict with;
-            None: the last.
+        stage: "video" takes the last weights of the predictive stage, which are the ones to predict with; None: the
+            last of all.
         device: Where to put it.
         dtype: To hold the weights in, so that nothing is cast at every call as under autocast; None: float32.
         compile: Compile every block (torch.compile) when it is first called; for GPUs.
@@ -39,7 +39,7 @@ def load(
         A `VideoTokenizer` module in evaluation mode, with gradients off, its weights in channels-last memory.
 
     Raises:
-        InputError: If there is no such tokenizer, or its files do not fit together.
+        InputError: If there is no such tokenizer, it has no weights of that stage, or its files do not fit together.
     """
     from runtime.parallel import compile_blocks
     from runtime.run import read_json
@@ -68,20 +68,44 @@ def load(
 
 def find_folder(name_or_path: str | Path, stage: str | None = None) -> Path:
     """The folder that holds a tokenizer's config.json and weights; InputError when there is none (see `load`)."""
+    if stage not in (None, "video"):
+        raise InputError(f"stage {stage!r} is not known; known: video")
+    last = _last_folder(name_or_path)
+    if stage is None:
+        return last
+    found = video_folder(name_or_path)
+    if found is None:
+        run = last.parent.parent if last.parent.name == "checkpoints" else last
+        raise InputError(
+            f"tokenizer {str(name_or_path)!r} has no weights of the video stage, only those in "
+            f"{last.relative_to(run.parent)}; leave the stage out for them, or give a run that has trained that stage"
+        )
+    return found
+
+
+def video_folder(name_or_path: str | Path) -> Path | None:
+    """The folder of a tokenizer's last weights of the video stage: kept at its end, or newer while it goes on; None
+    where there are none."""
     from runtime.checkpoint import list_checkpoints
     from runtime.run import read_json
 
-    if stage not in (None, "video"):
-        raise InputError(f"stage {stage!r} is not known; known: video")
+    last = _last_folder(name_or_path)
+    if last.parent.name != "checkpoints":
+        return last / "video" if (last / "video").is_dir() else None
+    states = [(folder, read_json(folder / "state.json")) for _, folder in list_checkpoints(last.parent.parent)]
+    found = [folder for folder, state in states if "video" in (state.get("stage"), state.get("stage_end"))]
+    return found[-1] if found else None
+
+
+def _last_folder(name_or_path: str | Path) -> Path:
+    from runtime.checkpoint import list_checkpoints
+
     path = SHIPPED.get(str(name_or_path), Path(name_or_path))
     if str(name_or_path) in SHIPPED or ((path / "config.json").is_file() and (path / "model.safetensors").is_file()):
-        return path / "video" if stage and (path / "video").is_dir() else path
+        return path
     checkpoints = list_checkpoints(path) if path.is_dir() else []
     if not checkpoints:
         known = ", ".join(TOKENIZER_NAMES)
         what = "has no checkpoint yet" if path.is_dir() else "is neither a folder nor a known name"
         raise InputError(f"tokenizer {str(name_or_path)!r} {what}; give a run of tokenizer.train, or one of: {known}")
-    if stage is None:
-        return checkpoints[-1][1]
-    kept = [folder for _, folder in checkpoints if read_json(folder / "state.json").get("stage_end") == stage]
-    return kept[-1] if kept else checkpoints[-1][1]
+    return checkpoints[-1][1]

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
 
 from runtime.errors import InputError
 from videos.clip import ClipSpec
-from videos.listing import ListedFile
 
 FILE_DATASETS = ("ucf101", "realestate10k", "kinetics400", "videos", "images")
 DATASETS = ("moving_shapes", "moving_shapes_textured", *FILE_DATASETS)
 
 
 def open_dataset(
-    name: str,
-    root: str | None = None,
-    split: str = "all",
-    clip: ClipSpec | None = None,
-    truth: bool = False,
-    listed: Sequence[ListedFile] | None = None,
+    name: str, root: str | None = None, split: str = "all", clip: ClipSpec | None = None, truth: bool = False
 ):
     """Open a data set.
 
@@ -28,14 +21,13 @@ def open_dataset(
         root: Its folder; not used by the synthetic ones.
         split: "all", "train" or "test".
         clip: Which frames, at what size; default `ClipSpec()`, with one frame for "images".
-        listed: Of a data set of files: its `files` at an earlier time, which are to be the items again; see
-            `videos.folders.ClipDataset`.
         truth: Add "flow", "tracks" and "visible" to each item (moving_shapes only).
 
     Returns:
         An object with `len(ds)`; `ds[i]` -> {"video": uint8 `[3, 1+T, H, W]`, "label": int (-1: none), "name": str};
         `ds.item(i, seed)` for a window drawn from `seed`; `ds.with_clip(clip)`, the same files as other clips;
-        `num_classes`, `class_names`, `skipped` and `fingerprint()`.
+        `num_classes`, `class_names`, `skipped` and `fingerprint()`. Data sets of files have more: see
+        `videos.folders.ClipDataset`.
 
     Raises:
         InputError: On an unknown name or split, or a folder that does not hold the data set.
@@ -56,18 +48,10 @@ def open_dataset(
         raise InputError(f"data set {name!r} has no ground truth of motion; moving_shapes has")
     if root is None:
         raise InputError(f"data set {name!r} needs --root, the folder that holds it")
-    return open_files(name, root, split, clip, listed=listed)
+    return open_files(name, root, split, clip)
 
 
-def open_files(
-    name: str,
-    root: str,
-    split: str,
-    clip: ClipSpec,
-    *,
-    strict: bool = True,
-    listed: Sequence[ListedFile] | None = None,
-):
+def open_files(name: str, root: str, split: str, clip: ClipSpec, *, strict: bool = True):
     """Open a data set of files; unless `strict`, also one that is mostly unreadable, to see its `skipped`."""
     from videos.folders import VideoFolder
     from videos.images import ImageFolder
@@ -76,4 +60,4 @@ def open_files(
     from videos.ucf101 import UCF101
 
     kinds = {kind.name: kind for kind in (UCF101, RealEstate10K, Kinetics400, VideoFolder, ImageFolder)}
-    return kinds[name](root, split, clip, strict=strict, listed=listed)
+    return kinds[name](root, split, clip, strict=strict)

@@ -29,12 +29,10 @@ class ClipDataset:
 
     Args:
         strict: Refuse a folder where more than one file in a hundred cannot be read, or none is long enough.
-        listed: Its `files` at an earlier time: these are the items then, and one that has gone or cannot be read any
-            more keeps its place and fails when it is read. Files that are new or of another size are refused.
 
     Attributes:
         files: All readable sources.
-        gone: Paths of the files of `listed` that are not readable now.
+        gone: Names of those that are not readable any more, see `as_listed`.
         sources, lengths: Path and frames of each item.
         strides: The frame stride used for each item: the largest up to the asked one that fits.
         num_enlarged: Items whose pictures are smaller than the clip's.
@@ -42,15 +40,7 @@ class ClipDataset:
 
     name = "videos"
 
-    def __init__(
-        self,
-        root: str | Path,
-        split: str,
-        clip: ClipSpec,
-        *,
-        strict: bool = True,
-        listed: Sequence[ListedFile] | None = None,
-    ):
+    def __init__(self, root: str | Path, split: str, clip: ClipSpec, *, strict: bool = True):
         self.root, self.split = Path(root), split
         if not self.root.is_dir():
             raise InputError(f"{self.root}: no such folder for data set {self.name!r}")
@@ -64,17 +54,31 @@ class ClipDataset:
         self._unusable = [*links, *((path, seen.removeprefix(f"{path}: ")) for path, seen in unreadable.items())]
         self.files: Sequence[ListedFile] = [file for file in found if isinstance(file, ListedFile)]
         self.gone: list[str] = []
-        where = f"python -m videos.check --data {self.name} --root {self.root}"
+        if strict:
+            where = f"python -m videos.check --data {self.name} --root {self.root}"
+            self._refuse_many(list(unreadable.values()), len(sources), f"{where} lists all; remove or repair them")
+        self._use(clip, strict=strict)
+
+    def as_listed(self, listed: Sequence[ListedFile]) -> Self:
+        """The data set with the `files` that it had at an earlier time, in their places.
+
+        One that has gone or cannot be read any more fails when it is read.
+
+        Raises:
+            InputError: If files that make clips are new or of another size, or more than one in a hundred has gone.
+        """
+        other = copy.copy(self)
+        other.gone = self._gone(listed)
+        self._refuse_many(other.gone, len(listed), "the run was begun with them; bring them back, or begin another")
+        other.files = list(listed)
+        other._use(self.clip)
+        return other
+
+    def _refuse_many(self, unreadable: list[str], listed: int, advice: str) -> None:
         try:
-            if listed is not None:
-                self.gone = _gone(listed, self.files, clip)
-                self.files = list(listed)
-                refuse_many(self.gone, len(listed), "the run was begun with them; bring them back, or begin another")
-            elif strict:
-                refuse_many(list(unreadable.values()), len(sources), f"{where} lists all; remove or repair them")
+            refuse_many(unreadable, listed, advice)
         except InputError as error:
             raise InputError(f"{self.root}: {error}") from None
-        self._use(clip, strict=strict)
 
     def with_clip(self, clip: ClipSpec, *, enlarge: bool = True) -> Self:
         """The same files as clips of another kind; none is opened again.
@@ -111,6 +115,19 @@ class ClipDataset:
         self.lengths = [file.frames for file in chosen]
         self.strides = [clip.fitting_stride(file.frames) for file in chosen]
         self.num_enlarged = sum(clip.enlarges(file.height, file.width) for file in chosen)
+
+    def _gone(self, listed: Sequence[ListedFile]) -> list[str]:
+        before, now = ({file.name: file for file in files} for files in (listed, self.files))
+        changed = [f"{name} has changed" for name in now if name in before and before[name].bytes != now[name].bytes]
+        new = [f"{name} is new" for name in now if name not in before and self.clip.fitting_stride(now[name].frames)]
+        if changed or new:
+            found = [*changed, *new]
+            more = f" and {len(found) - NUM_LISTED} more" if len(found) > NUM_LISTED else ""
+            raise InputError(
+                f"{self.root}: not the files that the run was begun with: {'; '.join(found[:NUM_LISTED])}{more}; put "
+                "them back as they were, or begin another run under another --name"
+            )
+        return [name for name in before if name not in now]
 
     # -- what a subclass may say otherwise ----------------------------------------------------------------------------
 
@@ -182,23 +199,6 @@ class ClipDataset:
         for file in self._chosen:
             digest.update(os.fsencode(f"{file.name} {file.bytes}\n"))
         return digest.hexdigest()[:16]
-
-
-def _gone(listed: Sequence[ListedFile], now: Sequence[ListedFile], clip: ClipSpec) -> list[str]:
-    """Names of listed files that are not readable now; InputError when others are new or of another size."""
-    before, after = ({file.name: file for file in files} for files in (listed, now))
-    changed = [
-        f"{name} has changed" for name, file in after.items() if name in before and before[name].bytes != file.bytes
-    ]
-    new = [f"{n} is new" for n, file in after.items() if n not in before and clip.fitting_stride(file.frames)]
-    if changed or new:
-        found = [*changed, *new]
-        more = f" and {len(found) - NUM_LISTED} more" if len(found) > NUM_LISTED else ""
-        raise InputError(
-            f"not the files that the run was begun with: {'; '.join(found[:NUM_LISTED])}{more}; put them back as they "
-            "were, or begin another run under another --name"
-        )
-    return [name for name in before if name not in after]
 
 
 class VideoFolder(ClipDataset):

@@ -29,6 +29,7 @@ from runtime.command import parse
 from runtime.errors import InputError
 from runtime.processes import start_processes
 from tokenizer.spec import Posterior, TokenizerSpec
+from tokenizer.zoo import load
 from videos import ClipSpec, psnr, ssim, to_float
 
 CPU = torch.device("cpu")
@@ -144,8 +145,6 @@ def test_the_command_measures_a_run_and_writes_its_facts(chain, judge, capsys):
 
 
 def test_a_folder_that_names_no_data_set_asks_for_one(chain, judge, tmp_path):
-    from tokenizer.zoo import load
-
     load(chain.tokenizer).save_pretrained(tmp_path / "vae")
     with pytest.raises(InputError, match="--data is needed"):
         reconstruction(ReconstructionConfig(runs_dir=str(tmp_path), tokenizer=str(tmp_path / "vae"), **COMMON))
@@ -219,6 +218,19 @@ def test_a_tokenizer_that_does_not_predict_is_judged_without():
         observed_frames(ReconstructionConfig(observed=5), silent, clip)
     subjects = {subject for _, subject in rows_of(silent, observed=None)}
     assert subjects == {"reconstructed", "rounding", "frozen"}
+
+
+def test_without_weights_of_the_video_stage_a_row_says_that_prediction_was_not_measured(chain, judge, tmp_path):
+    load(chain.tokenizer).save_pretrained(tmp_path / "vae")
+    flags = {"tokenizer": str(tmp_path / "vae"), "data": "moving_shapes", "runs_dir": str(tmp_path), **COMMON}
+    config = ReconstructionConfig(samples=2, size=32, **flags)
+    rows = {(row.metric, row.subject): row for row in read_results(reconstruction(config))[1]}
+    assert rows["PSNR", "reconstructed"].value > 0
+    missing = rows.pop(("error / repeat", "predicted"))
+    assert missing.value is None and missing.note.startswith("not measured: the tokenizer has no weights to predict")
+    assert not [metric for metric, subject in rows if subject == "predicted"]
+    with pytest.raises(InputError, match="--observed 5: the tokenizer has no weights to predict with"):
+        reconstruction(replace(config, observed=5))
 
 
 class Files:

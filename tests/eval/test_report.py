@@ -137,15 +137,18 @@ def test_shipped_weights_have_a_section_that_names_their_hours_and_command(measu
     assert "make demo SCALE=long" in text and "1.25" in text
 
 
-def test_a_run_without_any_measurement_still_has_a_page(chain, judge, tmp_path):
+def test_a_run_without_any_measurement_or_weights_to_predict_with_still_has_a_page(chain, judge, tmp_path, monkeypatch):
     import shutil
+
+    monkeypatch.setattr("tokenizer.zoo.video_folder", lambda _: None)
 
     runs = tmp_path / "runs"
     shutil.copytree(chain.generator, runs / "gen", ignore=shutil.ignore_patterns("samples", "eval"))
     out = report(
         ReportConfig(runs_dir=str(runs), clips=2, steps=1, shipped=False, out=str(tmp_path / "report.html"), **COMMON)
     )
-    Page(out.read_text())
+    text = out.read_text()
+    assert Page(text).headings[0] == "Real, reconstructed" and "of the video stage" not in text
     assert not list(tmp_path.glob("*.partial"))
 
 

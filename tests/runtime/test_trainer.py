@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from runtime.checkpoint import find_checkpoint, load_checkpoint
+from runtime.ema import decay_at
 from runtime.errors import InputError
 from runtime.processes import World
 from runtime.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
@@ -44,6 +45,28 @@ def test_a_trainer_that_was_loaded_goes_on_bit_for_bit(tmp_path):
         assert torch.equal(first.model.state_dict()[name], second.model.state_dict()[name])
 
 
+def test_the_warm_up_of_the_average_goes_by_updates_made_and_on_after_a_checkpoint(tmp_path):
+    trained, step = trainer(), 0
+    for finite in (True, False, True, False):
+        step = advance(trained, step, tmp_path, finite)
+    assert trained.ema.updates == 2
+    trained.save(tmp_path, step, state={}, files={}, keep=False)
+    checkpoint = load_checkpoint(find_checkpoint(tmp_path), optimizer=True)
+    second = trainer()
+    second.load(checkpoint)
+    start = second.ema.average["weight"].clone()
+    advance(second, step, tmp_path)
+    expected = torch.lerp(start, second.model.weight.detach(), 1 - decay_at(3, second.ema.decay))
+    assert torch.equal(second.ema.average["weight"], expected)
+    # Checkpoints of earlier versions do not say; there every step had moved it.
+    checkpoint.state.pop("ema_updates")
+    second.load(checkpoint)
+    assert second.ema.updates == 4
+    checkpoint.state["ema_updates"] = "many"
+    with pytest.raises(InputError, match="state.json: ema_updates is 'many'"):
+        second.load(checkpoint)
+
+
 @pytest.mark.parametrize("file", ["model", "ema"])
 def test_weights_of_another_model_or_without_finite_values_are_refused_by_the_files_name(file, tmp_path):
     _, checkpoint = saved(tmp_path)
@@ -70,11 +93,12 @@ def test_an_optimizer_state_of_other_weights_is_refused(tmp_path):
 
 def test_skipped_steps_change_nothing_are_counted_and_end_the_run_naming_the_last_good_checkpoint(tmp_path):
     trained, checkpoint = saved(tmp_path)
-    before = copy.deepcopy(trained.model.state_dict())
+    before = copy.deepcopy(trained.model.state_dict()), copy.deepcopy(trained.ema.state_dict())
     step = checkpoint.step
     for _ in range(MAX_SKIPPED_IN_A_ROW - 1):
         step = advance(trained, step, tmp_path, finite=False)
     assert trained.skipped == MAX_SKIPPED_IN_A_ROW - 1
-    assert all(torch.equal(value, before[name]) for name, value in trained.model.state_dict().items())
+    assert all(torch.equal(value, before[0][name]) for name, value in trained.model.state_dict().items())
+    assert all(torch.equal(value, before[1][name]) for name, value in trained.ema.state_dict().items())
     with pytest.raises(InputError, match="the last good checkpoint is .*step_00000002; lower --learning-rate"):
         advance(trained, step, tmp_path, finite=False)

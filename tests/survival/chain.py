@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+# Seconds after which a process hangs, on a machine that is slow and busy with other things too.
+PATIENCE = 600.0
 HEAVY = ("torch", "torch.distributed.fsdp", "torchdiffeq", "timm", "matplotlib.pyplot", "scipy.stats", "h5py", "decord",
          "torch.utils.tensorboard", "tokenizer.stages", "generator.loading", "generator.batches", "eval.sets",
          "eval.page", "eval.figures")  # fmt: skip
@@ -161,7 +163,7 @@ class Launcher:
         """Run a command to its end; returns the exit status of its first process (-9: killed)."""
         processes = self.start(line, folder, **how)
         for process in processes:
-            process.join(120)
+            process.join(PATIENCE)
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -169,7 +171,7 @@ class Launcher:
         return processes[0].exitcode
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:
+def wait_for(condition, seconds: float = PATIENCE) -> None:
     """Wait until `condition()` is true."""
     until = time.monotonic() + seconds
     while not condition():
@@ -184,7 +186,7 @@ def kill(processes: list, number: int = signal.SIGKILL) -> None:
         if process.is_alive():
             os.kill(process.pid, number)
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE)
 
 
 def undisturbed(launcher: Launcher, place: Path) -> dict[str, Path]:

@@ -89,7 +89,7 @@ def test_a_disk_that_fills_up_under_a_training_costs_no_checkpoint(name, left, d
     started = launcher.start(line, folder)
     chain.wait_for(lambda: len(list_checkpoints(run)) >= 2)
     ballast = leave(place, left * KIB)
-    started[0].join(60)
+    started[0].join(chain.PATIENCE)
     assert_one_line(log, started[0].exitcode)
     steps = [step for step, _ in list_checkpoints(run)]
     assert len(steps) >= 2 and not list((run / "checkpoints").glob(".*.partial"))

@@ -22,7 +22,7 @@ def run_both(launcher, line, folder, processes) -> list[int]:
     """The exit codes of a launch of which nobody may hang."""
     started = launcher.start(line, folder, processes=processes)
     for process in started:
-        process.join(60)
+        process.join(chain.PATIENCE)
     hung = [process for process in started if process.is_alive()]
     chain.kill(hung)
     assert not hung, (folder / "log.txt").read_text()[-2000:]

@@ -86,7 +86,7 @@ def test_muon_is_the_same_where_weights_are_sharded(name, begin, launcher):
     shutil.copytree(folder, alone)
     # Stopped in the middle, and gone on with alone: the momentum is saved whole.
     processes = launcher.start(f"{line} --parallel fsdp", folder, processes=2, fault="checkpoint.renamed:1")
-    processes[0].join(120)
+    processes[0].join(chain.PATIENCE)
     chain.kill(processes)
     assert launcher.run(line, folder) == 0, (folder / "log.txt").read_text()[-3000:]
     assert launcher.run(line, alone) == 0
@@ -109,7 +109,7 @@ def test_a_run_may_change_its_processes_in_the_middle(name, begin, launcher):
     ):
         sharded = " --parallel fsdp" if "more" in how else ""
         processes = launcher.start(line + sharded, folder, fault=fault, **how)
-        processes[0].join(60)
+        processes[0].join(chain.PATIENCE)
         chain.kill(processes)
         assert processes[0].exitcode == -9, (folder / "log.txt").read_text()[-2000:]
     assert launcher.run(f"{line} --accumulate 2", folder) == 0, (folder / "log.txt").read_text()[-2000:]
@@ -157,7 +157,7 @@ def test_encoding_sampling_and_evaluation_give_the_same_bytes(name, processes, b
 def test_a_launch_that_lost_a_process_is_finished_by_one(name, begin, launcher, snapshots):
     folder = begin(name)
     processes = launcher.start(chain.CHAIN[name], folder, processes=2, fault="latents.row:3")
-    processes[0].join(60)
+    processes[0].join(chain.PATIENCE)
     chain.kill(processes)
     assert launcher.run(chain.CHAIN[name], folder) == 0
     assert chain.content(folder) == chain.content(snapshots[name])

@@ -49,7 +49,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(name, action, processes, be
     folder = begin(name)
     started = launcher.start(line(name), folder, processes=processes, fault=f"{MIDDLE[name]}:{action}")
     for process in started:
-        process.join(60)
+        process.join(chain.PATIENCE)
     said = (folder / "log.txt").read_text()
     # In training and in evaluation one process writes, and so gets the signal; the others follow it.
     code = INTERRUPTED if action == "INT" else REQUEUE
@@ -82,7 +82,7 @@ def test_a_signal_in_the_last_moment_changes_nothing(name, begin, launcher, undi
     folder = begin(name)
     started = launcher.start(line(name), folder, processes=2, fault="latents.statistics:1:TERM")
     for process in started:
-        process.join(60)
+        process.join(chain.PATIENCE)
     assert [process.exitcode for process in started] == [0, 0], (folder / "log.txt").read_text()[-2000:]
     assert chain.content(folder) == undisturbed[name]
 

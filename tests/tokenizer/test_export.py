@@ -67,6 +67,20 @@ def test_the_folder_holds_the_last_weights_and_those_of_the_video_stage(run, tmp
     assert bits(last) != bits(video)
 
 
+def test_a_run_of_the_video_stage_alone_keeps_its_weights_for_prediction_and_one_without_it_has_none(run, tmp_path):
+    last = max((run / "checkpoints").iterdir())
+    for path in (run / "checkpoints").iterdir():
+        if path != last:
+            shutil.rmtree(path)
+    out = export_with(run, tmp_path / "without")
+    assert names_in(out) == FILES[:3]
+    with pytest.raises(InputError, match="no weights of the video stage"):
+        load(out, stage="video")
+    state = json.loads((last / "state.json").read_text())
+    write_json(last / "state.json", {**state, "stage": "video", "stage_end": "video"})
+    assert bits(load(export_with(run, tmp_path / "with"), stage="video")) == bits(load(run))
+
+
 def test_the_card_tells_training_and_files(run, tmp_path):
     out = export_with(run, tmp_path / "out", license="cc-by-4.0")
     card, manifest = (out / "README.md").read_text(), json.loads((run / "manifest.json").read_text())

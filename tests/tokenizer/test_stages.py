@@ -519,12 +519,39 @@ def test_a_stage_begins_from_another_run_as_it_does_within_one(tmp_path, monkeyp
     assert load(decoder).encoder_hash == load(video).encoder_hash
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*GAN, "--num-frames", "9", "--reverse", "0.5"),
+        (*GAN, "--padding", "gaussian", "--num-frames", "9", "--image-sizes", "32,64", "--batch-size", "4"),
+    ],
+    ids=["plain", "gaussian, mixed resolutions"],
+)
+def test_three_runs_in_a_chain_end_with_the_weights_of_one_run_of_all_stages(tmp_path, words):
+    whole = train(config_for(tmp_path / "whole", *words, "--steps", "12"))
+    before: tuple[str, ...] = ()
+    for stage in stages.STAGES:
+        stage_words = (*words, "--stage", stage, "--steps", "4", *before)
+        run = train(config_for(tmp_path / stage, *stage_words))
+        before = ("--init-from", str(run))
+    one, last = (
+        {name: value for name, value in saved(run).items() if not name.startswith("/state")} for run in (whole, run)
+    )
+    assert {"/model", "/ema", "/discriminator", "/optimizer"} == {name[: name.index("/", 1)] for name in one}
+    assert one.keys() == last.keys()
+    assert all(torch.equal(last[name], value) if torch.is_tensor(value) else last[name] == value
+               for name, value in one.items())  # fmt: skip
+    ours = [{**line, "step": line["step"] + 8} for line in log_of(run)]
+    assert ours == log_of(whole)[8:]
+
+
 def test_a_chain_goes_on_after_an_interruption_like_an_undisturbed_one(tmp_path, monkeypatch):
     images = train(config_for(tmp_path / "images", *GAN, "--stage", "images", "--steps", "3"))
     words = (*GAN, "--stage", "video", "--steps", "4", "--init-from", str(images))
     whole = train(config_for(tmp_path / "whole", *words))
     parts = train_interrupted(monkeypatch, config_for(tmp_path / "parts", *words, "--save-every", "1"), (2,))
     assert_equal(parts, whole)
+    assert saved(whole)["/state/origin"] == 3 and saved(whole)["/state/ema_updates"] == 7
 
 
 def test_a_run_without_adversary_can_be_followed_by_one_with_it(tmp_path, monkeypatch):

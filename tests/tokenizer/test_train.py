@@ -3,6 +3,7 @@ run."""
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -12,9 +13,9 @@ from runtime.command import parse
 from runtime.errors import InputError
 from tokenizer import presets
 from tokenizer.pvvae import PVVAEConfig
-from tokenizer.stages import Stage, stage_plan
+from tokenizer.stages import Stage, bucket_batches, stage_plan
 from tokenizer.train import TrainConfig, preset_defaults, train
-from tokenizer.zoo import load
+from tokenizer.zoo import find_folder, load, video_folder
 
 TINY = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
 
@@ -66,6 +67,21 @@ def test_without_data_the_demo_preset_trains_on_synthetic_clips_and_with_data_th
     assert (paper.learning_rate, paper.max_drop_ratio, paper.reverse, paper.lpips_weight) == (5e-5, 1.0, 0.5, 1.0)
 
 
+@pytest.mark.parametrize("preset", ["paper", "paper-transformer"])
+def test_the_papers_presets_train_at_its_sizes_in_batches_that_divide_over_eight(preset):
+    line = ["--data", "ucf101", "--root", "x", "--preset", preset]
+    paper = parse(line, TrainConfig, preset_defaults)
+    assert paper.image_sizes == (256, 384, 512) and paper.clip_sizes == (256, 512)
+    for parts in (1, 2, 4, 8):
+        images = bucket_batches(paper.batch_size, paper.image_sizes, per_clip=paper.images_per_clip, parts=parts)
+        assert (images, bucket_batches(paper.batch_size, paper.clip_sizes, parts=parts)) == ([128, 56, 32], [32, 8])
+    # A size that is asked for is the size of all stages.
+    small = parse([*line, "--size", "64"], TrainConfig, preset_defaults)
+    assert small.image_sizes == small.clip_sizes == ()
+    both = parse([*line, "--size", "64", "--clip-sizes", "64,128"], TrainConfig, preset_defaults)
+    assert both.image_sizes == () and both.clip_sizes == (64, 128)
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
     whole = train(config_for(tmp_path, "--steps", "20", "--name", "whole", "--save-every", "100"))
 
@@ -101,6 +117,28 @@ def test_decoder_fine_tuning_leaves_the_encoder_alone_and_the_video_stage_is_kep
     assert "step_00000024" in steps and len(steps) == 3  # the newest two, and the end of the video stage
     kept = json.loads((run / "checkpoints" / steps[0] / "state.json").read_text())
     assert kept["stage_end"] == "video" and kept["keep"]
+
+
+def test_weights_of_a_stage_that_are_not_there_are_refused(tmp_path):
+    images = train(config_for(tmp_path, "--stage", "images", "--steps", "2", "--name", "images"))
+    with pytest.raises(InputError, match="of the video stage, only those in images/checkpoints/step_00000002"):
+        load(images, stage="video")
+    words = ("--stage", "video", "--steps", "2", "--save-every", "1", "--name", "video", "--init-from", str(images))
+    video = train(config_for(tmp_path, *words))
+    assert load(video, stage="video").decoder_hash == load(video).decoder_hash
+    # Also while the stage goes on; checkpoints that do not name their stage name its end.
+    newest = video / "checkpoints" / "step_00000002"
+    shutil.rmtree(newest)
+    assert find_folder(video, "video") == newest.with_name("step_00000001") == find_folder(video)
+    state = newest.with_name("step_00000001") / "state.json"
+    for end, found in ((None, None), ("video", state.parent)):
+        state.write_text(json.dumps({"step": 1, "stage_end": end}))
+        assert video_folder(video) == found
+    load(video).save_pretrained(tmp_path / "plain")
+    with pytest.raises(InputError, match="plain' has no weights of the video stage, only those in plain;"):
+        load(tmp_path / "plain", stage="video")
+    load(video).save_pretrained(tmp_path / "plain" / "video")
+    assert find_folder(tmp_path / "plain", "video") == tmp_path / "plain" / "video"
 
 
 def test_the_video_stage_drops_groups_and_the_others_do_not(tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 from runtime.errors import InputError
 from runtime.published_weights import PUBLISHED
-from tokenizer import PVVAE, PVVAEConfig
+from tokenizer import PVVAE, PVVAEConfig, validation
 from tokenizer.spec import Posterior, TokenizerSpec
 from tokenizer.strips import BORDER, FRAMES_SHOWN, PREDICTED, REST, SIDE, playing, strip
 from tokenizer.validation import blank_like, find_lpips_networks, moving_pixels, prediction_errors, validate
@@ -38,7 +38,7 @@ class Known(torch.nn.Module):
         self.clip, self.way = clip, way
         self.error = torch.zeros(clip.shape[2]) if error is None else error
 
-    def encode(self, video):
+    def encode(self, video, chunk_groups=None):
         groups = self.spec.groups(video.shape[2])
         mean = torch.zeros(len(video), 3, groups, 2, 1)
         mean[:, 0, :, 0], mean[:, 0, :, 1] = 1.0, -3.0  # mean -1, variance 4
@@ -47,10 +47,10 @@ class Known(torch.nn.Module):
         logvar[:, 1] = math.log(0.25)
         return Posterior(mean, logvar)
 
-    def decode(self, latents):
+    def decode(self, latents, chunk_groups=None):
         return self.clip + self.error.view(1, 1, -1, 1, 1)
 
-    def predict(self, observed_video, groups):
+    def predict(self, observed_video, groups, chunk_groups=None):
         seen = observed_video.shape[2]
         assert seen + 4 * groups == self.clip.shape[2]
         last = observed_video[:, :, -1:]
@@ -109,6 +109,34 @@ def test_clips_count_alike_in_batches_of_any_size():
     assert whole == pytest.approx(parts, rel=1e-4) and whole.keys() == parts.keys()
 
 
+@pytest.mark.parametrize(("frames", "groups"), [(17, 5), (8, 2), (1, 1)])
+def test_networks_see_no_more_pixels_at_a_time_than_allowed_and_the_numbers_stay(frames, groups, monkeypatch):
+    clips = torch.rand(3, 3, 17, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.manual_seed(0)
+    vae = PVVAE(TINY).eval()
+    seen = {"encoder": [], "decoder": [], "lpips": []}
+
+    # In clips times groups; 1 + 4k frames are 1 + k groups.
+    vae.encoder.register_forward_pre_hook(lambda _, x: seen["encoder"].append(len(x[0]) * -(-x[0].shape[2] // 4)))
+    vae.decoder.register_forward_pre_hook(lambda _, x: seen["decoder"].append(len(x[0]) * x[0].shape[2]))
+
+    def network(a, b):
+        seen["lpips"].append(len(a))
+        return (a - b).square().mean((1, 2, 3), keepdim=True)
+
+    whole = validate(vae, [to_uint8(clips)], CPU, torch.float32, {"alex": network})
+    most = {name: max(sizes) for name, sizes in seen.items()}
+    assert most == {"encoder": 3 * 5, "decoder": 3 * 5, "lpips": 17}
+    for sizes in seen.values():
+        sizes.clear()
+    monkeypatch.setattr(validation, "PIXELS", frames * 32 * 48)
+    parts = validate(vae, [to_uint8(clips)], CPU, torch.float32, {"alex": network})
+    assert {name: max(sizes) for name, sizes in seen.items()} == {"encoder": groups, "decoder": groups, "lpips": frames}
+    assert parts.values == pytest.approx(whole.values, rel=1e-5, abs=1e-5)
+    for name, picture in whole.pictures.items():
+        assert np.abs(picture.astype(int) - parts.pictures[name]).max() <= 1  # rounded to uint8
+
+
 def test_values_outside_the_range_are_clamped_before_they_are_judged():
     clip = torch.ones(1, 3, 1, 16, 16)
     values = values_of(Known(clip, error=torch.tensor([0.7])), clip)
@@ -138,7 +166,7 @@ def test_horizons_weigh_by_their_error():
     model = Known(clip)
     genuine = model.predict
 
-    def wrong_at_the_end(observed_video, groups):
+    def wrong_at_the_end(observed_video, groups, chunk_groups):
         out = genuine(observed_video, groups)
         out[:, :, -1] = observed_video[:, :, -1]
         return out

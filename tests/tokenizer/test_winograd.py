@@ -84,6 +84,7 @@ def test_no_output_of_a_pair_sees_a_later_frame():
 
 
 @pytest.mark.bf16
+@pytest.mark.bf16
 def test_in_bfloat16_pairs_are_about_as_close_to_float32_as_the_plain_formula():
     seen, weight, bias = problem(8, (3, 3))
     seen = seen.bfloat16()
