@@ -154,7 +154,9 @@ def clip_sections(config: ReportConfig, run, facts: dict) -> list[str]:
         )
     pictures = [animation(side_by_side(row), quality=_quality(row[0])) for row in shown]
     captions = [f"{caption}, {float(d):.1f} dB" for caption, d in zip(captions, decibels, strict=True)]
-    sections = [section(title, f"<p class=quiet>{words}</p>", clip_grid(zip(pictures, captions, strict=True), wide=True))]
+    sections = [
+        section(title, f"<p class=quiet>{words}</p>", clip_grid(zip(pictures, captions, strict=True), wide=True))
+    ]
     for scale in shown_scales(config, run.dir, facts["data"]):
         made = replace(config, guidance_scale=scale)
         generated, words = generated_clips(made, str(run.dir), names)

@@ -7,7 +7,7 @@ others; spatial_weight, ours, adds differences between neighbouring pixels. All 
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
+from copy import copy, deepcopy
 
 import torch
 import torch.nn.functional as F
@@ -51,27 +51,25 @@ def perceptual_loss(network: Callable[[Tensor, Tensor], Tensor], output: Tensor,
     return network(frames_out, frames_in).mean()
 
 
-class _MixedFeatures(nn.Module):
-    """A network of features in bfloat16 and channels-last memory; the features come back float32."""
+class _Bfloat16Features(nn.Module):
+    """A frozen network of features in bfloat16 and channels-last memory; the features come back float32."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        self.network = network
+        self.network = deepcopy(network).to(torch.bfloat16, memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        with torch.autocast(images.device.type, torch.bfloat16):
-            features = self.network(images.contiguous(memory_format=torch.channels_last))
+        features = self.network(images.to(torch.bfloat16, memory_format=torch.channels_last))
         return type(features)(*(feature.float() for feature in features))
 
 
 def mixed_precision_lpips(network: nn.Module) -> nn.Module:
-    """An LPIPS network that shares the weights of `network`: convolutions in bfloat16, distances in float32.
+    """An LPIPS network with convolutions in bfloat16 and distances in float32, for training on GPUs.
 
-    For training on GPUs; what is measured and reported stays float32.
+    `network` stays as it is: what is measured and reported is float32.
     """
     mixed = copy(network)
-    mixed._modules = dict(network._modules)
-    mixed.net = _MixedFeatures(network.net.to(memory_format=torch.channels_last))
+    mixed._modules = {**network._modules, "net": _Bfloat16Features(network.net)}
     return mixed
 
 

@@ -142,9 +142,7 @@ class PVVAE(nn.Module):
             padded = padded + unused_parameters_term(self.padding)
         return PVVAE.decode(self, padded), posterior
 
-    def predict(
-        self, observed_video: Tensor, groups: int | Sequence[int], chunk_groups: int | None = None
-    ) -> Tensor:
+    def predict(self, observed_video: Tensor, groups: int | Sequence[int], chunk_groups: int | None = None) -> Tensor:
         """Decode the observed frames and the latent groups that were not observed.
 
         Args:
