@@ -7,10 +7,11 @@ others; spatial_weight, ours, adds differences between neighbouring pixels. All 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenizer.spec import Posterior
 
@@ -48,6 +49,30 @@ def perceptual_loss(network: Callable[[Tensor, Tensor], Tensor], output: Tensor,
     frames_out = output.float().transpose(1, 2).flatten(0, 1)
     frames_in = video.float().transpose(1, 2).flatten(0, 1)
     return network(frames_out, frames_in).mean()
+
+
+class _MixedFeatures(nn.Module):
+    """A network of features in bfloat16 and channels-last memory; the features come back float32."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            features = self.network(images.contiguous(memory_format=torch.channels_last))
+        return type(features)(*(feature.float() for feature in features))
+
+
+def mixed_precision_lpips(network: nn.Module) -> nn.Module:
+    """An LPIPS network that shares the weights of `network`: convolutions in bfloat16, distances in float32.
+
+    For training on GPUs; what is measured and reported stays float32.
+    """
+    mixed = copy(network)
+    mixed._modules = dict(network._modules)
+    mixed.net = _MixedFeatures(network.net.to(memory_format=torch.channels_last))
+    return mixed
 
 
 def tokenizer_loss(

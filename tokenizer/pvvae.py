@@ -38,6 +38,7 @@ class PVVAE(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.padding = PADDINGS[config.padding](config.latent_channels)
+        self._hashes_before_cast: tuple[str, str] | None = None
         self.register_buffer("latents_mean", torch.zeros(config.latent_channels), persistent=False)
         self.register_buffer("latents_std", torch.ones(config.latent_channels), persistent=False)
 
@@ -131,7 +132,10 @@ class PVVAE(nn.Module):
         parts = [video[:, :, frames] for frames in self._frames_of(observed)]
         # The class's own methods: FSDP2 wraps those of the instance, to gather the weights when one is called alone,
         # and in here it would let go of the padding's before their gradient is computed.
-        posterior = PVVAE.encode(self, parts[0] if len(parts) == 1 else torch.cat(parts, dim=2))
+        # A frozen encoder is run as for inference, which has shorter ways and keeps nothing.
+        trained = video.requires_grad or any(parameter.requires_grad for parameter in self.encoder.parameters())
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            posterior = PVVAE.encode(self, parts[0] if len(parts) == 1 else torch.cat(parts, dim=2))
         latents = posterior.sample(None if noise is None else noise[:, :, list(observed)])
         padded = pad_dropped(self.padding, latents, places, padding_noise)
         if self.training and not places:
@@ -197,15 +201,29 @@ class PVVAE(nn.Module):
         shape = (1, -1, 1, 1, 1)
         return latents * self.latents_std.view(shape).to(latents) + self.latents_mean.view(shape).to(latents)
 
+    def cast(self, dtype: torch.dtype) -> PVVAE:
+        """Hold the weights in `dtype`, for inference without autocast; returns itself.
+
+        Statistics of latents stay float32, and both hashes those of the weights before, which name the tokenizer.
+        """
+        self._hashes_before_cast = self.encoder_hash, self.decoder_hash
+        for network in (self.encoder, self.decoder, self.padding):
+            network.to(dtype)
+        return self
+
     @property
     def encoder_hash(self) -> str:
         """16 hex digits over the encoder's config and weights: what latents depend on."""
+        if self._hashes_before_cast:
+            return self._hashes_before_cast[0]
         config = {name: value for name, value in self.config.to_dict().items() if name not in DECODER_FIELDS}
         return weights_hash(config, self.encoder.state_dict())
 
     @property
     def decoder_hash(self) -> str:
         """16 hex digits over the config and the weights of decoder and padding."""
+        if self._hashes_before_cast:
+            return self._hashes_before_cast[1]
         tensors = {**self.decoder.state_dict(), **{f"padding.{k}": v for k, v in self.padding.state_dict().items()}}
         return weights_hash(self.config.to_dict(), tensors)
 
@@ -227,7 +245,10 @@ class PVVAE(nn.Module):
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {**self.state_dict(), "latents_mean": self.latents_mean, "latents_std": self.latents_std}
         # Of float32, which is what they are read into.
-        single = self if all(value.dtype == torch.float32 for value in self.parameters()) else deepcopy(self).float()
+        single = self
+        if any(value.dtype != torch.float32 for value in self.parameters()):
+            single = deepcopy(self).float()
+            single._hashes_before_cast = None
         write_weights(directory / "model.safetensors", tensors, {"hashes": single._hashes()})
         write_json(directory / "config.json", json.loads(json.dumps(self.config.to_dict())))
 

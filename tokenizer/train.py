@@ -119,11 +119,14 @@ def preset_defaults(given: dict) -> dict:
 
 def train(config: TrainConfig) -> Path:
     """Train, or resume, one tokenizer run; returns its directory."""
+    import torch
+
     from runtime import processes, seeds
     from runtime.checkpoint import list_checkpoints
     from runtime.log import MetricsLog, Progress
     from runtime.resources import require_training
     from runtime.run import Run, default_name
+    from tokenizer.losses import mixed_precision_lpips
     from tokenizer.presets import PRESETS
     from tokenizer.stages import StageTraining, stage_plan
     from tokenizer.validation import find_lpips_networks
@@ -136,6 +139,11 @@ def train(config: TrainConfig) -> Path:
     predecessor = find_predecessor(config)
     lpips_network = build_lpips(config, world.device)
     validation_lpips = find_lpips_networks(world.device, lpips_network)
+    if world.device.type == "cuda":
+        if lpips_network is not None and dtype != torch.float32:
+            lpips_network = mixed_precision_lpips(lpips_network)
+        # Try the ways of each convolution where its sizes come again at every step.
+        torch.backends.cudnn.benchmark = max(len(config.image_sizes), len(config.clip_sizes)) < 2
     identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
     identity |= {"steps": plan[-1].stop, "dtype": str(dtype), "model": model_config.to_dict()}
     name = config.name or default_name(config.preset, config.data, identity)

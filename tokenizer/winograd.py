@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 # Pairs are taken together up to so many numbers, so that what is computed of them stays in the processor's cache.
 CACHED = 2**21
 # Channels and pixels, over all pairs, below which the extra sums and transforming the weights cost more than is saved.
-FEW_CHANNELS, FEW_PIXELS = 24, 128
+FEW_CHANNELS, FEW_PIXELS = 24, 512
 
 
 def pays(seen: Tensor, weight: Tensor, start: bool) -> bool:

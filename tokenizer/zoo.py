@@ -20,6 +20,8 @@ def load(
     *,
     stage: str | None = None,
     device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    compile: bool = False,
 ) -> nn.Module:
     """Load a tokenizer, ready to encode and decode.
 
@@ -30,13 +32,16 @@ def load(
         stage: "video" takes the last weights of the predictive stage, which are the ones to predict with; None: the
             last of all.
         device: Where to put it.
+        dtype: To hold the weights in, so that nothing is cast at every call as under autocast; None: float32.
+        compile: Compile every block (torch.compile) when it is first called; for GPUs.
 
     Returns:
-        A `VideoTokenizer` module in evaluation mode, with gradients off.
+        A `VideoTokenizer` module in evaluation mode, with gradients off, its weights in channels-last memory.
 
     Raises:
         InputError: If there is no such tokenizer, it has no weights of that stage, or its files do not fit together.
     """
+    from runtime.parallel import compile_blocks
     from runtime.run import read_json
     from runtime.weights import load_model
     from tokenizer.pvvae import PVVAE, STATISTICS, PVVAEConfig
@@ -53,7 +58,12 @@ def load(
             else:
                 source = Path(weights) if weights is not None else directory / "ema.safetensors"
                 vae, _ = load_model(lambda: PVVAE(config), source, optional=STATISTICS)
-    return vae.to(device).eval().requires_grad_(False)
+    vae = vae.to(device, memory_format=torch.channels_last_3d).eval().requires_grad_(False)
+    if dtype not in (None, torch.float32):
+        vae.cast(dtype)
+    if compile:
+        compile_blocks(vae)
+    return vae
 
 
 def find_folder(name_or_path: str | Path, stage: str | None = None) -> Path:

@@ -14,6 +14,7 @@ from tokenizer.losses import (
     hinge_discriminator_loss,
     hinge_generator_loss,
     kl_loss,
+    mixed_precision_lpips,
     perceptual_loss,
     pixel_loss,
     spatial_loss,
@@ -149,6 +150,20 @@ def lpips_by_hand(network, output: torch.Tensor, video: torch.Tensor) -> torch.T
 
     pairs = zip(heads, features(output), features(video), strict=True)
     return sum(F.conv2d((a - b).square(), head).mean((1, 2, 3)) for head, a, b in pairs)
+
+
+@pytest.mark.bf16
+def test_lpips_in_mixed_precision_is_close_and_leaves_the_one_that_is_reported_alone(vgg):
+    network, _ = vgg
+    output, video = pair(1, 3, 2, 32, 32)
+    exact = perceptual_loss(network, output, video)
+    mixed = perceptual_loss(mixed_precision_lpips(network), output, video)
+    gradients = [torch.autograd.grad(loss, output, retain_graph=True)[0] for loss in (mixed, exact)]
+    assert mixed.dtype == torch.float32 and float(mixed.detach()) == pytest.approx(float(exact.detach()), rel=0.02)
+    assert mixed.detach() != exact.detach()
+    # Rounding closes some units of thirteen random layers and opens others, and their gradients with them.
+    assert torch.cosine_similarity(*(gradient.flatten() for gradient in gradients), dim=0) > 0.95
+    assert perceptual_loss(network, output, video).detach() == exact.detach()
 
 
 def test_perceptual_loss_with_vgg_is_that_of_the_lpips_package_and_of_the_formula(vgg):

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import tokenizer
 from runtime.errors import InputError
 from tokenizer import PVVAE, PVVAEConfig
 
@@ -101,6 +102,33 @@ def test_half_precision_comes_back_as_its_rounded_values(tmp_path):
     assert load_file(tmp_path / "model.safetensors")["encoder.conv_out.weight"].dtype == torch.bfloat16
     again = PVVAE.from_pretrained(tmp_path)
     assert same(again, vae.float())
+
+
+def test_weights_loaded_in_another_type_keep_their_name_and_their_statistics(tmp_path):
+    vae = tiny()
+    vae.set_latent_statistics(torch.rand(4), torch.rand(4) + 1.0)
+    vae.save_pretrained(tmp_path / "a")
+    loaded = tokenizer.load(tmp_path / "a", dtype=torch.bfloat16)
+    assert {value.dtype for value in loaded.parameters()} == {torch.bfloat16}
+    assert torch.equal(loaded.latents_mean, vae.latents_mean)
+    assert (loaded.encoder_hash, loaded.decoder_hash) == (vae.encoder_hash, vae.decoder_hash)
+    weights = [value for value in loaded.parameters() if value.ndim == 5]
+    assert all(value.is_contiguous(memory_format=torch.channels_last_3d) for value in weights)
+    loaded.save_pretrained(tmp_path / "b")  # rounded weights are others, and get a name of their own
+    assert PVVAE.from_pretrained(tmp_path / "b").encoder_hash != vae.encoder_hash
+
+
+@pytest.mark.bf16
+def test_weights_loaded_in_bfloat16_encode_and_decode_nearly_as_in_float32(tmp_path):
+    vae = tiny()
+    vae.save_pretrained(tmp_path)
+    loaded = tokenizer.load(tmp_path, dtype=torch.bfloat16)
+    video = torch.rand(1, 3, 9, 32, 32) * 2 - 1
+    with torch.no_grad():
+        mean = vae.encode(video).mean
+        assert (loaded.encode(video).mean - mean).norm() < 0.05 * mean.norm()
+        decoded = vae.decode(mean)
+        assert (loaded.decode(mean) - decoded).norm() < 0.05 * decoded.norm()
 
 
 def test_the_header_holds_the_hashes(tmp_path):

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import shutil
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from runtime import checkpoint, parallel, trainer
 from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
@@ -16,6 +19,7 @@ from runtime.processes import World
 from tokenizer import presets, stages
 from tokenizer.adversarial import Adversary
 from tokenizer.discriminator import Discriminator, DiscriminatorConfig, SpectralNorm
+from tokenizer.layers import ResidualBlock
 from tokenizer.pvvae import PVVAE, PVVAEConfig
 from tokenizer.stages import Clips, StageTraining, bucket_batches
 from tokenizer.train import TrainConfig, preset_defaults, train
@@ -319,6 +323,30 @@ def test_no_block_is_left_uncompiled_for_its_width_resolution_or_number_of_frame
     for frames, size, dropped in ((1, 32, 0), (9, 32, 0), (9, 32, 1), (9, 48, 2)):
         vae(torch.zeros(1, 3, frames, size, size), num_dropped=dropped)[0].mean().backward()
     assert not torch._dynamo.utils.counters["unimplemented"]
+    torch.compiler.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+def test_a_block_that_inductor_compiled_gives_the_same_result_and_gradients(norm):
+    if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
+        pytest.skip("Inductor needs a C++ compiler for the CPU")
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    plain = nn.ModuleList([ResidualBlock(8, norm)])
+    torch.nn.init.normal_(plain[0].conv1.weight, std=0.1)
+    compiled = deepcopy(plain)
+    parallel.compile_blocks(compiled)
+    x, past = torch.randn(1, 8, 4, 8, 8), [torch.randn(1, 8, 2, 8, 8) for _ in range(2)]
+    for here in (None, past):
+        results = []
+        for blocks in (plain, compiled):
+            y, kept = blocks[0](x, here)
+            gradients = torch.autograd.grad(y.square().sum(), list(blocks.parameters()))
+            results.append([y, *kept, *gradients])
+        for ours, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     torch.compiler.reset()
 
 
