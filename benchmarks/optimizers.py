@@ -63,7 +63,7 @@ def trained(config: OptimizersConfig, optimizer: str, rate: float, seed: int, st
     return train(TrainConfig(**flags, name=name or f"optimizers-{optimizer}-{rate:g}-{seed}-{steps}"))
 
 
-def seconds_a_step(config: OptimizersConfig, steps: int = 24, turns: int = 2) -> dict[str, float]:
+def seconds_a_step(config: OptimizersConfig, steps: int = 12, turns: int = 2) -> dict[str, float]:
     """Processor seconds of a step of each optimizer, over all stages: what `steps` more of them cost, at best."""
     from tempfile import TemporaryDirectory
 

@@ -39,7 +39,7 @@ PRESETS: dict[str, GeneratorPreset] = {
     "demo": GeneratorPreset(
         model=LatteConfig(hidden_size=128, depth=6, num_heads=4, gelu="none"),
         training={
-            "steps": 1200,
+            "steps": 1000,
             "batch_size": 32,
             "optimizer": "muon",
             "learning_rate": 1e-2,

@@ -87,7 +87,7 @@ PRESETS: dict[str, TokenizerPreset] = {
     "paper-transformer": replace(_PAPER, model=PVVAEConfig(architecture="transformer")),
     "demo": TokenizerPreset(
         model=_DEMO_MODEL,
-        stage_steps={"images": 800, "video": 800, "decoder": 200},
+        stage_steps={"images": 700, "video": 700, "decoder": 150},
         training={**_SMALL_TRAINING, "size": 32, "batch_size": 8},
     ),
     "small": TokenizerPreset(

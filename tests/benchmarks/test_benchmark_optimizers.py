@@ -1,10 +1,17 @@
+import dataclasses
 import json
 
 import benchmarks.optimizers as module
 from benchmarks.optimizers import OptimizersConfig, optimizers
+from tokenizer import presets
+from tokenizer.pvvae import PVVAEConfig
+
+TINY = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
 
 
 def test_every_optimizer_and_rate_gets_the_steps_that_fit_into_the_seconds(tmp_path, monkeypatch):
+    demo = presets.PRESETS["demo"]
+    monkeypatch.setitem(presets.PRESETS, "demo", dataclasses.replace(demo, model=TINY))
     monkeypatch.setattr(module, "seconds_a_step", lambda config: {"adamw": 0.1, "muon": 0.15})
     config = OptimizersConfig(
         seeds=(3,),
