@@ -85,7 +85,8 @@ def make_videos(folder: Path) -> None:
 def make_tokenizers(folder: Path) -> None:
     """`vae`, and copies of it (`vae-…`) that are wrong in one way each."""
     torch.manual_seed(0)
-    PVVAE(TINY).save_pretrained(folder / "vae")
+    for place in (folder / "vae", folder / "vae" / "video"):
+        PVVAE(TINY).save_pretrained(place)
     config = json.loads((folder / "vae" / "config.json").read_text())
     weights = (folder / "vae" / "model.safetensors").read_bytes()
     for name, text in {
@@ -257,7 +258,7 @@ def make_checkpoints(folder: Path) -> None:
 
 
 # Flags of the runs in `resumed`; with --steps 2 they go on.
-RESUME = "--preset demo --batch-size 2 --device cpu --dtype float32"
+RESUME = "--preset demo --schedule constant --batch-size 2 --device cpu --dtype float32"
 # Command line after `python -m`; {…} are files of the stage; the words must be in the message.
 TABLE = [
     # flags, of every command alike
@@ -428,7 +429,7 @@ TABLE = [
             ("average", "ema.safetensors: damaged"),
             ("progress", "not readable as JSON"),
             ("log", "metrics.jsonl, line 1: not readable as JSON"),
-            ("sound --learning-rate 1e-4", "learning_rate: was 0.001, now 0.0001"),
+            ("sound --learning-rate 1e-4", "learning_rate: was 0.01, now 0.0001"),
         )
     ),
     ("generator.sample", "no generator run"),
