@@ -27,8 +27,9 @@ TINY = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_block
 @pytest.fixture
 def folder(tmp_path):
     """A folder with a saved tokenizer "vae"."""
-    torch.manual_seed(0)
-    PVVAE(TINY).save_pretrained(tmp_path / "vae")
+    for place in (tmp_path / "vae", tmp_path / "vae" / "video"):  # the last weights, and those to predict with
+        torch.manual_seed(0)
+        PVVAE(TINY).save_pretrained(place)
     return tmp_path
 
 
