@@ -17,7 +17,6 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 # Root mean square of what AdamW adds to a weight, over its learning rate (arXiv 2502.16982, section 2.2).
 ADAMW_RMS = 0.2
-OPTIMIZERS = ("adamw", "muon")
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
@@ -37,12 +36,16 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     x = x / x.norm().clamp_min(1e-7)
     gram = x @ x.mT
     identity = torch.eye(len(gram), device=x.device)
-    product = identity
     a, b, c = COEFFICIENTS
-    for _ in range(ITERATIONS):
-        factor = torch.addmm(a * identity + b * gram, gram, gram, alpha=c)
-        product = factor @ product
+
+    def polynomial(gram: Tensor) -> Tensor:
+        return torch.addmm(a * identity + b * gram, gram, gram, alpha=c)
+
+    factor = product = polynomial(gram)
+    for _ in range(ITERATIONS - 1):
         gram = factor @ gram @ factor
+        factor = polynomial(gram)
+        product = factor @ product
     x = product @ x
     return (x.mT if tall else x).to(matrix.dtype)
 
