@@ -9,7 +9,7 @@ resume, so a second call only measures.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
@@ -29,6 +29,8 @@ class OptimizersConfig(CommonFlags):
 
 def optimizers(config: OptimizersConfig) -> list[dict]:
     """Train what is missing, measure, print the table, write JSON; one row for each run."""
+    import torch
+
     from benchmarks.measuring import matmul_flops, write_benchmark
     from runtime.processes import resolve_device
 
@@ -42,16 +44,10 @@ def optimizers(config: OptimizersConfig) -> list[dict]:
             rows.append({"optimizer": name, "rate": rate, "seed": seed, "steps": steps, **measure(config, run)})
             numbers = "  ".join(f"{key} {value:.3f}" for key, value in rows[-1].items() if isinstance(value, float))
             print(f"{name:>6}  seed {seed}  {steps} steps  {numbers}", flush=True)
-    flops = matmul_flops(resolve_device(config.device), _float32(), "cpu") / 1e9
+    flops = matmul_flops(resolve_device(config.device), torch.float32, "cpu") / 1e9
     facts = {"seconds": config.seconds, "seconds_a_step": costs, "clips": config.clips, "gflops_float32": round(flops)}
     write_benchmark(config.out, rows, **facts)
     return rows
-
-
-def _float32():
-    import torch
-
-    return torch.float32
 
 
 def trained(config: OptimizersConfig, optimizer: str, rate: float, seed: int, steps: int, name: str = "") -> Path:
@@ -74,7 +70,7 @@ def seconds_a_step(config: OptimizersConfig, steps: int = 12, turns: int = 2) ->
             for count in (steps, 2 * steps):
                 with TemporaryDirectory() as folder:
                     began = time.process_time()
-                    trained(OptimizersConfig(**{**vars(config), "runs_dir": folder}), name, 1e-3, turn, count, "cost")
+                    trained(replace(config, runs_dir=folder), name, 1e-3, turn, count, "cost")
                     spent.append(time.process_time() - began)
             costs.append(max(spent[1] - spent[0], 1e-9) / steps)
     return {name: min(costs) for name, costs in found.items()}
@@ -82,11 +78,13 @@ def seconds_a_step(config: OptimizersConfig, steps: int = 12, turns: int = 2) ->
 
 def measure(config: OptimizersConfig, run: Path) -> dict[str, float]:
     """PSNR in dB, error of predicted frames over repeating, and shares of shapes and motions that the judge names."""
+    import numpy as np
     import torch
 
     from eval.features import load_features
     from eval.set_rows import hits
     from runtime.processes import resolve_device
+    from tokenizer.train import validation_batches
     from tokenizer.validation import validate
     from tokenizer.zoo import load
     from videos import ClipSpec, open_dataset, to_float
@@ -94,16 +92,13 @@ def measure(config: OptimizersConfig, run: Path) -> dict[str, float]:
     device = resolve_device(config.device)
     vae, predictor = load(run, device=device), load(run, stage="video", device=device)
     dataset = open_dataset("moving_shapes", split="test", clip=ClipSpec(num_frames=17, size=32))
-    items = [dataset[i] for i in range(config.clips)]
-    batches = [
-        torch.stack([torch.as_tensor(item["video"]) for item in items[i : i + 16]]) for i in range(0, len(items), 16)
-    ]
+    batches = validation_batches(dataset, config.clips, config.seed)
     found, predicted = (validate(model, batches, device, torch.float32).values for model in (vae, predictor))
     judge = load_features("shapes")
     with torch.no_grad():
         decoded = [vae.decode(vae.encode(to_float(batch.to(device))).mode()).clamp(-1, 1).cpu() for batch in batches]
         seen = torch.cat([judge.probabilities(batch).argmax(1) for batch in decoded]).numpy()
-    asked = torch.tensor([item["label"] for item in items]).numpy()
+    asked = np.array(dataset.labels()[: config.clips])
     return {
         "psnr": found["val_psnr"],
         "predicted_over_repeat": predicted["val_predicted_over_repeat"],
