@@ -62,18 +62,19 @@ class TokenizerSpec:
                 )
         return self.channels, self.groups(num_frames), height // self.spatial, width // self.spatial
 
-    def pad_to_valid(self, video: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    def pad_to_valid(self, video: Tensor, first: int = 1) -> tuple[Tensor, tuple[int, int, int]]:
         """Repeat the last frame, row and column of a video of any size until it can be encoded.
 
         Args:
             video: `[B, 3, 1+T, H, W]` float.
+            first: Frames at its beginning that are a group of their own: 1, or 0 for a later part of a video.
 
         Returns:
             The video, at most `temporal - 1` frames and `spatial - 1` rows and columns larger, and the size (1+T, H, W)
             that `crop_to` takes to undo it.
         """
         frames, height, width = size = tuple(video.shape[-3:])
-        padding = (0, -width % self.spatial, 0, -height % self.spatial, 0, (1 - frames) % self.temporal)
+        padding = (0, -width % self.spatial, 0, -height % self.spatial, 0, (first - frames) % self.temporal)
         return (F.pad(video, padding, mode="replicate") if any(padding) else video), size
 
     def to_dict(self) -> dict:

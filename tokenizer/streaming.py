@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer.spec import TokenizerSpec, crop_to
@@ -45,10 +44,10 @@ class Stream:
             Like `video`, float32, not clamped.
         """
         spec = self.vae.spec
-        padded = _padded(video, spec, 0 if self._begun else 1)
+        padded, size = spec.pad_to_valid(video, first=0 if self._begun else 1)
         self._begun = True
         mean = self._blended(self.vae.encoder, padded, (spec.spatial, 1)).chunk(2, dim=1)[0]
-        return crop_to(self._blended(self.vae.decoder, mean, (1, spec.spatial)), tuple(video.shape[-3:]))
+        return crop_to(self._blended(self.vae.decoder, mean, (1, spec.spatial)), size)
 
     def _blended(self, network, inputs: Tensor, scales: tuple[int, int]) -> Tensor:
         """A network over the tiles of a part, each going on from its own past.
@@ -68,13 +67,6 @@ class Stream:
         spatial = self.vae.spec.spatial
         tile = max(cells) if self.tile is None else self.tile // spatial
         return blend_tiles(compute, cells, tile, self.overlap // spatial, scales[1])
-
-
-def _padded(video: Tensor, spec: TokenizerSpec, first: int) -> Tensor:
-    """`TokenizerSpec.pad_to_valid` of a part whose first `first` frames are a group of their own."""
-    frames, height, width = video.shape[-3:]
-    padding = (0, -width % spec.spatial, 0, -height % spec.spatial, 0, (first - frames) % spec.temporal)
-    return F.pad(video, padding, mode="replicate") if any(padding) else video
 
 
 def read_parts(path: str | Path, spec: TokenizerSpec, groups: int, size: int | None = None) -> Iterator[Tensor]:
