@@ -66,14 +66,14 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     from eval.sets import kept_features
     from runtime.processes import resolve_dtype, start_processes
     from runtime.run import newest_run, read_run, timed_part
-    from tokenizer.zoo import load, video_folder
+    from tokenizer.zoo import load, load_predictor
     from videos import open_dataset
 
     began = time.monotonic()
     world = start_processes(config.device)
     name = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
     vae = load(name, device=world.device)
-    predictor = load(name, stage="video", device=world.device) if video_folder(name) else None
+    predictor = load_predictor(name, device=world.device)
     trained = read_run(name).config if (Path(name) / "manifest.json").is_file() else {}
     data = config.data or trained.get("data") or ("moving_shapes" if name == "moving-shapes" else None)
     if data is None:

@@ -116,7 +116,7 @@ def clip_sections(config: ReportConfig, run, facts: dict) -> list[str]:
     from eval.page import clip_grid, section
     from eval.sets import real_batches, stratified_halves
     from runtime.processes import autocast, resolve_device, resolve_dtype
-    from tokenizer.zoo import load, video_folder
+    from tokenizer.zoo import load_predictor
     from videos import psnr, to_float, to_uint8
 
     dataset, seen = shown_clips(facts)
@@ -129,8 +129,7 @@ def clip_sections(config: ReportConfig, run, facts: dict) -> list[str]:
     captions = [names[label] if 0 <= label < len(names) else f"clip {i}" for i, label in enumerate(labels)]
     device = resolve_device(config.device)
     vae = fitting_tokenizer(facts, run.dir, device=config.device)
-    tokenizer = facts["tokenizer"]
-    predictor = load(tokenizer, stage="video", device=device) if video_folder(tokenizer) else None
+    predictor = load_predictor(facts["tokenizer"], device=device)
     video, groups = to_float(clip.to(device)), vae.spec.groups(clip.shape[2])
     observed = vae.spec.frames(groups - groups // 2)
     with torch.no_grad(), autocast(device, resolve_dtype(config.dtype, device)):

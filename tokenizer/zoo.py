@@ -66,6 +66,12 @@ def load(
     return vae
 
 
+def load_predictor(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> nn.Module | None:
+    """`load` of the weights of the video stage, which are the ones to predict with; None where there are none."""
+    folder = video_folder(name_or_path)
+    return None if folder is None else load(folder, device=device)
+
+
 def find_folder(name_or_path: str | Path, stage: str | None = None) -> Path:
     """The folder that holds a tokenizer's config.json and weights; InputError when there is none (see `load`)."""
     if stage not in (None, "video"):
