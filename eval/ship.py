@@ -6,7 +6,6 @@ the numbers of the rounded weights themselves.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -64,7 +63,7 @@ def ship(config: ShipConfig) -> None:
     for place, model in ((folder, vae), (folder / VIDEO_FOLDER, predictor)):
         place.mkdir(parents=True, exist_ok=True)
         write_rounded(place / "model.safetensors", model.state_dict())
-        write_json(place / "config.json", json.loads(json.dumps(model.config.to_dict())))
+        write_json(place / "config.json", model.config.to_dict())
     rounded = load(config.out_name)
 
     target = GENERATORS[config.out_name]

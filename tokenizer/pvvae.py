@@ -6,7 +6,6 @@ Legend: B batch, T frames after the first, G = 1 + T/4 latent groups, C latent c
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from copy import deepcopy
 from numbers import Integral
@@ -248,7 +247,7 @@ class PVVAE(nn.Module):
             single = deepcopy(self).float()
             single._hashes_before_cast = None
         write_weights(directory / "model.safetensors", tensors, {"hashes": single._hashes()})
-        write_json(directory / "config.json", json.loads(json.dumps(self.config.to_dict())))
+        write_json(directory / "config.json", self.config.to_dict())
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Send the weights to the Hugging Face Hub, with a model card; returns the address of the repository.
