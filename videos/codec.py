@@ -161,16 +161,23 @@ def _open_with_av(path: Path):
     return container
 
 
-def _count_with_av(path: Path) -> int:
+@contextmanager
+def _reading(path: Path) -> Iterator:
+    """A PyAV container to read from; what goes wrong with the file in the with-block is an InputError that names it."""
     import av
 
     try:
         with _open_with_av(path) as container:
-            return sum(packet.size > 0 for packet in container.demux(video=0))
+            yield container
     except InputError:
         raise
     except (av.FFmpegError, *_DAMAGE) as error:
         raise InputError(f"{path}: damaged video ({_reason(error)})") from error
+
+
+def _count_with_av(path: Path) -> int:
+    with _reading(path) as container:
+        return sum(packet.size > 0 for packet in container.demux(video=0))
 
 
 def iterate_video(path: str | Path) -> Iterator[np.ndarray]:
@@ -179,43 +186,29 @@ def iterate_video(path: str | Path) -> Iterator[np.ndarray]:
     Raises:
         InputError: As `read_video`, for damage when it is reached.
     """
-    import av
-
     path = Path(path)
     length, shape = count_frames(path), None
     found = 0
-    try:
-        with _open_with_av(path) as container:
-            for frame in container.decode(video=0):
-                picture = frame.to_ndarray(format="rgb24")
-                if picture.shape != (shape or picture.shape):
-                    raise InputError(f"{path}: its frames differ in size")
-                shape, found = picture.shape, found + 1
-                yield picture
-    except InputError:
-        raise
-    except (av.FFmpegError, *_DAMAGE) as error:
-        raise InputError(f"{path}: damaged video ({_reason(error)})") from error
+    with _reading(path) as container:
+        for frame in container.decode(video=0):
+            picture = frame.to_ndarray(format="rgb24")
+            if picture.shape != (shape or picture.shape):
+                raise InputError(f"{path}: its frames differ in size")
+            shape, found = picture.shape, found + 1
+            yield picture
     if found < length:
         raise InputError(f"{path}: truncated or damaged, frame {found} cannot be decoded")
 
 
 def _read_with_av(path: Path, wanted: list[int]) -> np.ndarray:
     """Decode from the start; slower than decord, but right for what decord refuses."""
-    import av
-
     keep, last, found = set(wanted), max(wanted), {}
-    try:
-        with _open_with_av(path) as container:
-            for index, frame in enumerate(container.decode(video=0)):
-                if index in keep:
-                    found[index] = frame.to_ndarray(format="rgb24")
-                if index >= last:
-                    break
-    except InputError:
-        raise
-    except (av.FFmpegError, *_DAMAGE) as error:
-        raise InputError(f"{path}: damaged video ({_reason(error)})") from error
+    with _reading(path) as container:
+        for index, frame in enumerate(container.decode(video=0)):
+            if index in keep:
+                found[index] = frame.to_ndarray(format="rgb24")
+            if index >= last:
+                break
     lost = sorted(keep - found.keys())
     if lost:
         raise InputError(f"{path}: truncated or damaged, frame {lost[0]} cannot be decoded")
