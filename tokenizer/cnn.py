@@ -7,14 +7,12 @@ With `patch` p > 1 the pixels of p x p squares enter as channels, and that repla
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from einops import rearrange
 from torch import Tensor, nn
 
-from runtime.errors import InputError
+from tokenizer.config import TEMPORAL_STAGES, CNNConfig
 from tokenizer.layers import (
     CausalConv3d,
     CausalSequential,
@@ -26,16 +24,6 @@ from tokenizer.layers import (
     Upsample,
 )
 from tokenizer.spec import INITIAL_LOGVAR
-
-if TYPE_CHECKING:
-    from tokenizer.config import CNNConfig
-
-TEMPORAL_STAGES = 2
-
-
-def spatial_stride(channels: tuple[int, ...], patch: int) -> int:
-    """Pixels per latent cell of a network with one level for each entry of `channels`."""
-    return patch * 2 ** (len(channels) - 1)
 
 
 def _middle(channels: int, blocks: int, norm: str) -> list[nn.Module]:
@@ -117,11 +105,3 @@ class Decoder(nn.Module):
         for layer in self.layers:
             if isinstance(layer, Upsample) and layer.time is not None:
                 yield from layer.time.parameters()
-
-
-def check_strides(channels: tuple[int, ...], patch: int) -> None:
-    """Raise InputError unless the levels hold both temporal stages and the patch is a power of two."""
-    if len(channels) <= TEMPORAL_STAGES:
-        raise InputError(f"channels needs at least {TEMPORAL_STAGES + 1} levels, got {channels}")
-    if patch < 1 or math.log2(patch) % 1:
-        raise InputError(f"patch must be a power of two, got {patch}")

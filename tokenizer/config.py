@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 from runtime.errors import InputError
 from runtime.records import from_record
-from tokenizer.cnn import check_strides, spatial_stride
 from tokenizer.predictive import PADDINGS
 from tokenizer.spec import TokenizerSpec
 
-TEMPORAL_STRIDE = 4
+TEMPORAL_STAGES = 2  # of the convolutional network, each halving time
+TEMPORAL_STRIDE = 2**TEMPORAL_STAGES
 
 # What latents do not depend on; every other field is part of the encoder's identity.
 DECODER_FIELDS = frozenset({"padding", "decoder_channels", "decoder_blocks", "decoder_depth"})
@@ -120,7 +121,10 @@ class CNNConfig(PVVAEConfig):
         _check_count("patch", self.patch, 1, 64)
         if self.norm not in ("rms", "layer"):
             raise InputError(f"norm {self.norm!r} is not known; known: rms, layer")
-        check_strides(self.channels, self.patch)
+        if len(self.channels) <= TEMPORAL_STAGES:
+            raise InputError(f"channels needs at least {TEMPORAL_STAGES + 1} levels, got {self.channels}")
+        if math.log2(self.patch) % 1:
+            raise InputError(f"patch must be a power of two, got {self.patch}")
 
     @property
     def encoder_levels(self) -> list[tuple[int, int]]:
@@ -138,7 +142,7 @@ class CNNConfig(PVVAEConfig):
 
     @property
     def spec(self) -> TokenizerSpec:
-        return self._spec("pvvae", spatial_stride(self.channels, self.patch))
+        return self._spec("pvvae", self.patch * 2 ** (len(self.channels) - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
