@@ -20,14 +20,12 @@ from runtime.records import check_fields, parse_json
 FORMAT_VERSION = 1
 NAME_BYTES = 128
 MAX_COMPRESSION = 1100  # deflate, the usual filter, reaches 1032
-# What h5py raises on damaged bytes.
-DAMAGE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError)
 LATENTS = np.dtype("<f2")
 STATISTICS = ("latents_mean", "latents_std")
 # Types of the attributes that readers rely on, where they are there; three of them are JSON texts.
 _ATTRIBUTES = {
-    **dict.fromkeys(("kind", "tokenizer", "tokenizer_name", "encoder_hash", "decoder_hash", "data", "root"), str),
-    **dict.fromkeys(("split", "clip", "spec", "class_names", "data_fingerprint"), str),
+    **dict.fromkeys(("kind", "tokenizer", "tokenizer_name", "weights", "encoder_hash", "decoder_hash"), str),
+    **dict.fromkeys(("data", "root", "split", "clip", "spec", "class_names", "data_fingerprint"), str),
     **dict.fromkeys(("num_classes", "windows", "flip", "seed"), int),
 }
 _TEXTS = {"clip": dict, "spec": dict, "class_names": list[str]}
@@ -102,24 +100,3 @@ def encode_name(name: str) -> bytes:
     if len(encoded) > NAME_BYTES:
         encoded = encoded[-NAME_BYTES:].decode(errors="ignore").encode()
     return encoded
-
-
-def partial_path(path: Path) -> Path:
-    """Where a file lies until it is whole."""
-    return path.with_name(path.name + ".partial")
-
-
-def lock_path(path: Path) -> Path:
-    """The file whose lock keeps a second launch out; nothing needs it once `path` is whole."""
-    return path.with_name(f".{path.name}.lock")
-
-
-def plain(value: object) -> object:
-    """An HDF5 attribute as a plain Python value."""
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    return list(value) if isinstance(value, tuple) else value

@@ -10,16 +10,14 @@ import numpy as np
 
 from latents_cache.heap import check_heaps
 from latents_cache.layout import (
-    DAMAGE,
     FORMAT_VERSION,
     LATENTS,
     STATISTICS,
     check_attributes,
     check_datasets,
-    partial_path,
-    plain,
     row_checksum,
 )
+from latents_cache.row_file import DAMAGE, partial_path, plain
 from runtime.errors import InputError
 
 
