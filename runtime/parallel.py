@@ -6,6 +6,9 @@ DDP and of FSDP2 load in each other.
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -20,6 +23,7 @@ from runtime.weights import check_weights
 
 MODES = ("ddp", "fsdp")
 VARIANTS = 128
+LARGE = 100_000_000  # parameters from which compiling is soon made up for
 _GO_BACK = "remove that checkpoint to go on from the one before"
 
 
@@ -92,6 +96,23 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     for block in blocks_of(model):
         block.compile(backend=backend)
+
+
+def compile_as_asked(model: nn.Module, choice: str, device: torch.device) -> bool:
+    """`compile_blocks` as a flag `--compile` says, and whether it was called.
+
+    Args:
+        choice: "true", "false", or "auto": a large model on a GPU, where Inductor finds what it builds kernels with.
+    """
+    if choice == "auto":
+        large = sum(parameter.numel() for parameter in model.parameters()) >= LARGE
+        compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")  # of Triton's launchers
+        wanted = large and device.type == "cuda" and importlib.util.find_spec("triton") and compiler
+    else:
+        wanted = choice == "true"
+    if wanted:
+        compile_blocks(model)
+    return bool(wanted)
 
 
 def whole(value: Tensor) -> Tensor:

@@ -36,9 +36,9 @@ class PublishedFile:
     @property
     def known(self) -> str:
         """What is known of the bytes, in words."""
-        size = f"{self.bytes:,} bytes" if self.bytes else "size not known"
+        size = f"{self.bytes:,} bytes" if self.bytes else "size not published"
         if not self.sha256:
-            return f"{size}, sha256 not known"
+            return f"{size}, sha256 not published"
         return f"{size}, sha256 {self.sha256}{'…' if len(self.sha256) < 64 else ''}"
 
 
@@ -117,10 +117,22 @@ def cache_folder() -> Path:
 
 def locate(name: str) -> Path | None:
     """The file as it lies in `$PVVAE_WEIGHTS`, else in the cache, unchecked; None when it is in neither."""
-    published = published_file(name)
+    return place_of(published_file(name))
+
+
+def place_of(published: PublishedFile) -> Path | None:
+    """`locate` of a file that is not in the list above."""
     folders = [Path(os.environ["PVVAE_WEIGHTS"])] if os.environ.get("PVVAE_WEIGHTS") else []
     paths = [folder / published.filename for folder in [*folders, cache_folder()]]
     return next((path for path in paths if path.is_file()), None)
+
+
+def missing(published: PublishedFile) -> str:
+    """That it is not here, what is known of it, and where to get and put it."""
+    return (
+        f"{published.filename} is not here ({published.known}); get it from {published.address} and put it into "
+        f"$PVVAE_WEIGHTS or {cache_folder()}"
+    )
 
 
 def find_weights(name: str, path: str | Path | None = None, *, download: bool = False) -> Path:
@@ -138,10 +150,7 @@ def find_weights(name: str, path: str | Path | None = None, *, download: bool = 
         return check_file(found, published)
     if download:
         return fetch(published)
-    raise InputError(
-        f"{published.filename} is not here ({published.known}); get it from {published.address} and put it into "
-        f"$PVVAE_WEIGHTS or {cache_folder()}, or fetch it with python -m eval.weights --download {name}"
-    )
+    raise InputError(f"{missing(published)}, or fetch it with python -m runtime.check --download {name}")
 
 
 def check_file(path: Path, published: PublishedFile) -> Path:

@@ -6,7 +6,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -37,11 +37,33 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         InputError: When the file is damaged, holds more than tensors, or none.
     """
+    return _tensors_of(_read(path), path)
+
+
+def read_checkpoint(path: str | Path, key: str, *, dropped: Sequence[str] = ()) -> dict[str, Tensor]:
+    """Tensors by name, on the CPU, of a `torch.save` file that keeps them under `key` beside other things, as PyTorch
+    Lightning does, or that holds nothing else.
+
+    Args:
+        dropped: Beginnings of names that are left out.
+
+    Raises:
+        InputError: When the file is damaged, holds objects that are no plain data, or no tensors there.
+    """
+    found = _read(path)
+    state = _tensors_of(found[key] if isinstance(found, Mapping) and key in found else found, path)
+    return {name: value for name, value in state.items() if not name.startswith(tuple(dropped))}
+
+
+def _read(path: str | Path) -> object:
     try:
-        state = read_torchscript(path) if is_torchscript(path) else torch.load(path, "cpu", weights_only=True)
+        return read_torchscript(path) if is_torchscript(path) else torch.load(path, "cpu", weights_only=True)
     except DAMAGED as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: not readable as weights ({first}); fetch it again") from error
+
+
+def _tensors_of(state: object, path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: holds no state dict; fetch it again")
     return dict(state)

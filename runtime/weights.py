@@ -45,7 +45,11 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def load_model(
-    build: Callable[[], nn.Module], path: Path, *, optional: Sequence[str] = ()
+    build: Callable[[], nn.Module],
+    path: Path,
+    *,
+    optional: Sequence[str] = (),
+    rename: Callable[[str], str] | None = None,
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """Build a model and load its weights, which must be exactly those that it has.
 
@@ -56,6 +60,7 @@ def load_model(
         build: Makes the model.
         path: The safetensors file.
         optional: Names that the file may hold beside the model's.
+        rename: Takes a name of the file to the model's; None: they are the same.
 
     Returns:
         The model, and the optional tensors that were there.
@@ -65,9 +70,10 @@ def load_model(
     """
     with torch.device("meta"):
         wanted = {name: tuple(value.shape) for name, value in build().state_dict().items()}
-    found = {name: shape for name, shape in _header(path).items() if name not in optional}
+    rename = rename or str
+    found = {rename(name): shape for name, shape in _header(path).items() if name not in optional}
     _refuse_unfit(wanted, found, path)
-    tensors = read_weights(path)
+    tensors = {rename(name): value for name, value in read_weights(path).items()}
     extra = {name: tensors.pop(name) for name in optional if name in tensors}
     model = build()
     load_strictly(model, tensors, path)

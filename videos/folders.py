@@ -59,16 +59,20 @@ class ClipDataset:
             self._refuse_many(list(unreadable.values()), len(sources), f"{where} lists all; remove or repair them")
         self._use(clip, strict=strict)
 
-    def as_listed(self, listed: Sequence[ListedFile]) -> Self:
+    def as_listed(self, listed: Sequence[ListedFile], flag: str = "--name") -> Self:
         """The data set with the `files` that it had at an earlier time, in their places.
 
         One that has gone or cannot be read any more fails when it is read.
+
+        Args:
+            listed: Those files.
+            flag: What an error advises to give anew.
 
         Raises:
             InputError: If files that make clips are new or of another size, or more than one in a hundred has gone.
         """
         other = copy.copy(self)
-        other.gone = self._gone(listed)
+        other.gone = self._gone(listed, flag)
         self._refuse_many(other.gone, len(listed), "the run was begun with them; bring them back, or begin another")
         other.files = list(listed)
         other._use(self.clip)
@@ -116,7 +120,7 @@ class ClipDataset:
         self.strides = [clip.fitting_stride(file.frames) for file in chosen]
         self.num_enlarged = sum(clip.enlarges(file.height, file.width) for file in chosen)
 
-    def _gone(self, listed: Sequence[ListedFile]) -> list[str]:
+    def _gone(self, listed: Sequence[ListedFile], flag: str) -> list[str]:
         before, now = ({file.name: file for file in files} for files in (listed, self.files))
         changed = [f"{name} has changed" for name in now if name in before and before[name].bytes != now[name].bytes]
         new = [f"{name} is new" for name in now if name not in before and self.clip.fitting_stride(now[name].frames)]
@@ -125,7 +129,7 @@ class ClipDataset:
             more = f" and {len(found) - NUM_LISTED} more" if len(found) > NUM_LISTED else ""
             raise InputError(
                 f"{self.root}: not the files that the run was begun with: {'; '.join(found[:NUM_LISTED])}{more}; put "
-                "them back as they were, or begin another run under another --name"
+                f"them back as they were, or begin another under another {flag}"
             )
         return [name for name in before if name not in now]
 

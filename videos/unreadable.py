@@ -27,6 +27,9 @@ class UnreadableClip(InputError):
         self.path, self.reason = str(path), reason.removeprefix(f"{path}: ")
         super().__init__(f"{path}: {self.reason}")
 
+    def __reduce__(self):
+        return type(self), (self.path, self.reason)  # from one process of a launch to another
+
 
 class UnreadableFiles:
     """The record of a run's undecodable files: JSON lines {"path", "reason"}, each path once.

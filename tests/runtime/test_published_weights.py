@@ -126,6 +126,6 @@ def test_every_entry_says_what_is_known_where_it_is_and_what_for():
         assert entry.address.startswith("https://") and entry.purpose and entry.filename
         assert set(entry.sha256) <= set("0123456789abcdef") and len(entry.sha256) in (0, 8, 64)
         assert len(entry.git_blob) in (0, 40)
-        assert ("not known" in entry.known) is (not entry.sha256 or not entry.bytes)
+        assert ("not published" in entry.known) is (not entry.sha256 or not entry.bytes)
     assert len({entry.filename for entry in ENTRIES.values()}) == len(ENTRIES)
     assert {"i3d_torchscript", "i3d_pretrained_400", "c3d_ucf101", "c3d_mean", "vgg16", "alexnet"} <= set(ENTRIES)

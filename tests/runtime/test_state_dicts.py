@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from runtime.errors import InputError
-from runtime.state_dicts import load_exactly, read_state_dict
+from runtime.state_dicts import load_exactly, read_checkpoint, read_state_dict
 from runtime.torchscript import is_torchscript
 
 
@@ -145,3 +145,14 @@ def test_a_state_dict_is_taken_only_when_it_fits_exactly():
     state.pop("norm.num_batches_tracked")  # older files do not have it
     load_exactly(module, state, "file")
     assert torch.equal(module.conv.weight, state["conv.weight"])
+
+
+def test_tensors_are_found_beside_other_plain_values(tmp_path):
+    path, state = tmp_path / "a.ckpt", {"a": torch.ones(2), "loss.b": torch.ones(1)}
+    torch.save({"state_dict": state, "epoch": 3}, path)
+    assert read_checkpoint(path, "state_dict", dropped=("loss.",)).keys() == {"a"}
+    torch.save(state, path)
+    assert read_checkpoint(path, "state_dict").keys() == {"a", "loss.b"}
+    torch.save({"state_dict": {"a": 1}}, path)
+    with pytest.raises(InputError, match="holds no state dict"):
+        read_checkpoint(path, "state_dict")
