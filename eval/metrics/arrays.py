@@ -12,15 +12,15 @@ def as_array(values: object) -> np.ndarray:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
-def as_features(values: object, name: str = "features", least: int = 2) -> np.ndarray:
-    """float64 `[N, d]` from NumPy or torch; InputError unless N >= `least` and everything is finite."""
+def as_features(values: object, name: str = "features") -> np.ndarray:
+    """float64 `[N, d]` from NumPy or torch; InputError unless N >= 2 and everything is finite."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().double().numpy()
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2:
         raise InputError(f"{name} must be [N, d], got {list(array.shape)}")
-    if len(array) < least:
-        raise InputError(f"{name}: a set metric needs at least {least} clips, got {len(array)}")
+    if len(array) < 2:
+        raise InputError(f"{name}: a set metric needs at least 2 clips, got {len(array)}")
     if not np.isfinite(array).all():
         raise InputError(f"{name}: {int((~np.isfinite(array)).any(1).sum())} clips have features that are not finite")
     return array

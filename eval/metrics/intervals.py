@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 from eval.metrics.arrays import as_array
-from eval.metrics.jackknife import BLOCKS, NO_ROWS, ROUNDS, deal, degrees_of_freedom, jackknife_variance, left_out
+from eval.metrics.frechet import NO_ROWS
+from eval.metrics.jackknife import ROUNDS, Spread, jackknife, left_out
 from runtime.errors import InputError
 
 
@@ -56,7 +57,8 @@ def estimate(
         b: `[M, ...]` or None.
         paired: Whether row i of `a` and of `b` belong together (N == M).
         labels: Classes `[N]` of `a` (of both sets when paired), where the number of clips of each class was *chosen*:
-            blocks then hold every class in proportion, and the draw of classes is no part of the interval.
+            blocks then hold every class in proportion, and the draw of classes is no part of the interval. Classes
+            of fewer than ten clips make fewer blocks; what classes of one clip add is overstated.
         labels_b: Likewise of `b`, `[M]`.
         rounds: How often the clips are dealt into ten blocks; more rounds make the interval itself less random.
         seed: Of the dealing.
@@ -66,10 +68,9 @@ def estimate(
     """
     a, b = as_array(a), None if b is None else as_array(b)
     check_sets(a, b, paired)
-    value = float(metric(a) if b is None else metric(a, b))
-    sizes = (len(a), None if b is None else len(b))
-    spread = spread_of(left_out(metric, a, b), sizes, paired, (labels, labels_b), rounds, seed)
-    return interval(value, spread, sizes, rounds)
+    without, sizes = left_out(metric, a, b), (len(a), None if b is None else len(b))
+    spreads = spread_of(without, sizes, paired, (labels, labels_b), rounds, seed)
+    return interval(without(NO_ROWS, NO_ROWS), spreads, len(a))
 
 
 def compare_paired(
@@ -97,6 +98,19 @@ def compare_paired(
         paired: Whether row i of `a` and of `b` belong together, as in rFVD (N == M). False for generated against real.
         labels, labels_b, rounds, seed: As in `estimate`.
     """
+    without, sizes = difference_left_out(metric, a1, b1, a2, b2, paired)
+    spreads = spread_of(without, sizes, paired, (labels, labels_b), rounds, seed)
+    return interval(without(NO_ROWS, NO_ROWS), spreads, sizes[0])
+
+
+def difference_left_out(
+    metric: Callable, a1: object, b1: object, a2: object, b2: object, paired: bool
+) -> tuple[Callable[[np.ndarray, np.ndarray], float], tuple[int, int]]:
+    """A function (rows_a, rows_b) -> metric(a1, b1) - metric(a2, b2) without these rows, and the sizes of both sets.
+
+    Raises:
+        InputError: Where the two sides are not of the same clips, or sets do not pair.
+    """
     a1, b1, a2, b2 = (as_array(values) for values in (a1, b1, a2, b2))
     if len(a1) != len(a2) or len(b1) != len(b2):
         raise InputError(
@@ -105,13 +119,7 @@ def compare_paired(
         )
     check_sets(a1, b1, paired)
     first, second = left_out(metric, a1, b1), left_out(metric, a2, b2)
-    value = float(metric(a1, b1)) - float(metric(a2, b2))
-    sizes = (len(a1), len(b1))
-
-    def without(rows_a: np.ndarray, rows_b: np.ndarray) -> float:
-        return first(rows_a, rows_b) - second(rows_a, rows_b)
-
-    return interval(value, spread_of(without, sizes, paired, (labels, labels_b), rounds, seed), sizes, rounds)
+    return lambda rows_a, rows_b: first(rows_a, rows_b) - second(rows_a, rows_b), (len(a1), len(b1))
 
 
 def spread_of(
@@ -120,25 +128,26 @@ def spread_of(
     paired: bool,
     labels: tuple[object | None, object | None],
     rounds: int,
-    seed: int,
-) -> float:
-    """Jackknife variance of a metric given as a function (rows_a, rows_b) -> value without these rows."""
-    blocks_a = deal(sizes[0], labels[0], rounds, seed)
+    seed: int = 0,
+) -> list[Spread]:
+    """How far a metric, a function (rows_a, rows_b) -> value without these rows, moves with each draw of clips: of
+    pairs, or of either set."""
     if paired:
-        return jackknife_variance([[without(rows, rows) for rows in blocks] for blocks in blocks_a])
-    spread = jackknife_variance([[without(rows, NO_ROWS) for rows in blocks] for blocks in blocks_a])
+        return [jackknife(lambda rows: without(rows, rows), sizes[0], labels[0], rounds, seed)]
+    spreads = [jackknife(lambda rows: without(rows, NO_ROWS), sizes[0], labels[0], rounds, seed)]
     if sizes[1] is not None:
-        blocks_b = deal(sizes[1], labels[1], rounds, seed)
-        spread += jackknife_variance([[without(NO_ROWS, rows) for rows in blocks] for blocks in blocks_b])
-    return spread
+        spreads.append(jackknife(lambda rows: without(NO_ROWS, rows), sizes[1], labels[1], rounds, seed))
+    return spreads
 
 
-def interval(value: float, spread: float, sizes: tuple[int, int | None], rounds: int, made: str = "") -> Estimate:
-    """The 95 % interval of Student's t around `value`; `made` is what else the method did."""
-    smaller = min(size for size in sizes if size is not None)
-    reach = float(stats.t.ppf(0.975, degrees_of_freedom(smaller, rounds)) * np.sqrt(spread))
-    method = f"{made}delete-d jackknife, {min(BLOCKS, smaller)} blocks dealt {rounds} times"
-    return Estimate(value, value - reach, value + reach, sizes[0], method)
+def interval(value: float, spreads: Sequence[Spread], count: int, made: str = "") -> Estimate:
+    """The 95 % interval of Student's t around `value`, from independent spreads, by the degrees of freedom and in the
+    words of the one that has fewest; `made` is what else the method did."""
+    fewest = min(spreads, key=lambda spread: spread.freedom)
+    variance = sum(spread.variance for spread in spreads)
+    reach = float(stats.t.ppf(0.975, fewest.freedom) * np.sqrt(variance))
+    method = f"{made}delete-d jackknife, {fewest.blocks} blocks dealt {fewest.rounds} times"
+    return Estimate(value, value - reach, value + reach, count, method)
 
 
 def check_sets(a: np.ndarray, b: np.ndarray | None, paired: bool) -> None:

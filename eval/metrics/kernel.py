@@ -16,7 +16,7 @@ def kernel_distance(a: object, b: object) -> float:
     """Unbiased MMD² with k(x, y) = (x·y / d + 1)³ over all clips, no subsets, no factor; may be slightly negative.
 
     The kernel matrix is summed tile by tile, so memory does not grow with its N² entries. Unlike moments, its sums do
-    not merge across processes: gather the features (`eval.feature_store`).
+    not merge across processes: gather the features (`eval.features.store`).
 
     Args:
         a: Features `[N, d]`, N >= 2.

@@ -6,13 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from eval.metrics.arrays import as_array
 from runtime.errors import InputError
-
-
-def _array(values: object) -> np.ndarray:
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().numpy()
-    return np.asarray(values)
 
 
 def endpoint_error(flow: object, truth: object, valid: object | None = None) -> float:
@@ -23,12 +18,12 @@ def endpoint_error(flow: object, truth: object, valid: object | None = None) -> 
         truth: Like `flow`.
         valid: Bool `[..., H, W]`; only these pixels count.
     """
-    flow, truth = _array(flow).astype(np.float64), _array(truth).astype(np.float64)
+    flow, truth = as_array(flow).astype(np.float64), as_array(truth).astype(np.float64)
     if flow.shape != truth.shape or flow.ndim < 3 or flow.shape[-3] != 2:
         raise InputError(f"flow and truth must both be [..., 2, H, W], got {list(flow.shape)} and {list(truth.shape)}")
     error = np.sqrt(np.square(flow - truth).sum(-3))
     if valid is not None:
-        error = error[_array(valid).astype(bool)]
+        error = error[as_array(valid).astype(bool)]
     if error.size == 0:
         raise InputError("no valid pixel to compare flow at")
     return float(error.mean())
@@ -41,7 +36,7 @@ def tracking_auc(errors_px: object, visible: object) -> float:
         errors_px: Distances in pixels, any shape.
         visible: Bool, same shape; only visible points count.
     """
-    errors, visible = _array(errors_px).astype(np.float64), _array(visible).astype(bool)
+    errors, visible = as_array(errors_px).astype(np.float64), as_array(visible).astype(bool)
     if errors.shape != visible.shape:
         raise InputError(
             f"errors and visible must have the same shape, got {list(errors.shape)} and {list(visible.shape)}"
@@ -60,7 +55,7 @@ def latent_temporal_distance(latents: object, intervals: Sequence[int]) -> np.nd
         latents: `[B, C, G, h, w]`.
         intervals: Group distances k, each 1 … G - 1.
     """
-    values = _array(latents).astype(np.float64)
+    values = as_array(latents).astype(np.float64)
     if values.ndim != 5:
         raise InputError(f"latents must be [B, C, G, h, w], got {list(values.shape)}")
     groups = values.shape[2]

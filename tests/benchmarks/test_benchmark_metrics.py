@@ -11,9 +11,11 @@ def test_every_contender_finds_the_same_number(tmp_path, capsys):
     results = metrics(MetricsConfig(out=str(tmp_path / "metrics.json"), **SMALL))
     assert {label.split(":")[0] for label in results} == {"frechet", "kernel", "inception", "intervals"}
     assert all(found["relative_difference"] < 1e-8 for found in results.values())
-    assert all(found["repeats"] >= 3 and found["peak_mib"] >= 0 for found in results.values())
+    assert all(found["repeats"] >= 3 and found["peak_mib"] >= 0 < found["cpu_seconds"] for found in results.values())
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["results"] == results and written["samples"] == 40 and "threads" in written
+    assert written["gflops"] > 0
+    assert {"frechet: eval.frechet_distance, reference kept", "frechet: eigenvalues of the product"} < {*results}
     assert len(capsys.readouterr().out.splitlines()) == len(results)
 
 

@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from eval import compare_paired, estimate, frechet_at_infinity, frechet_distance, inception_score, kernel_distance
-from eval.metrics.jackknife import NO_ROWS, deal, left_out
+from eval import (
+    compare_at_infinity,
+    compare_paired,
+    estimate,
+    frechet_at_infinity,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+)
+from eval.metrics.frechet import NO_ROWS
+from eval.metrics.jackknife import blocks_of, deal, left_out
 from runtime.errors import InputError
 
 RANDOM = np.random.default_rng(0)
@@ -144,6 +153,50 @@ class TestDeal:
             counts = np.array([np.bincount(labels[block], minlength=12) for block in blocks])
             assert (counts == 2).all()
 
+    def test_classes_of_fewer_than_ten_clips_make_as_many_blocks_as_hold_all_classes_alike(self):
+        labels = np.arange(505) % 101
+        dealt = deal(505, labels)
+        assert len(dealt) == 8 and not np.array_equal(dealt[0][0], dealt[1][0])
+        for blocks in dealt:
+            assert sorted(np.concatenate(blocks)) == list(range(505))
+            assert all((np.bincount(labels[block], minlength=101) == 1).all() for block in blocks)
+        assert estimate(np.mean, np.arange(505.0), labels=labels).method.endswith("5 blocks dealt 8 times")
+
+    def test_what_is_over_of_a_class_stays_in_for_a_round_and_leaves_in_another(self):
+        labels = np.repeat(np.arange(60), [2, 3] * 30)
+        dealt = deal(150, labels, rounds=4)
+        assert blocks_of(150, labels) == 2 and len(dealt) == 20
+        for blocks in dealt:
+            assert all((np.bincount(labels[block], minlength=60) == 1).all() for block in blocks)
+        assert len(np.unique(np.concatenate([np.concatenate(blocks) for blocks in dealt]))) == 150
+
+    @pytest.mark.parametrize(("count", "classes"), [(2048, 101), (240, 12), (3000, 101), (505, None)])
+    def test_large_classes_and_none_are_dealt_in_turn_into_tenths(self, count, classes):
+        labels = np.arange(count) % classes if classes else None
+        random = np.random.default_rng(7)
+        for blocks in deal(count, labels, seed=7):
+            order = random.permutation(count)
+            if classes:
+                order = order[np.argsort(labels[order], kind="stable")]
+            assert all(np.array_equal(block, order[start::10]) for start, block in enumerate(blocks))
+
+    def test_classes_of_one_clip_are_dealt_as_without_labels(self):
+        with_labels, without = deal(50, np.arange(50)), deal(50)
+        assert all(
+            np.array_equal(x, y) for p, q in zip(with_labels, without, strict=True) for x, y in zip(p, q, strict=True)
+        )
+
+    @pytest.mark.parametrize(("count", "classes"), [(512, 101), (256, 101), (512, 400), (330, 30), (450, 30)])
+    def test_intervals_of_small_classes_are_as_wide_as_the_mean_scatters(self, count, classes):
+        random = np.random.default_rng(11)
+        labels = random.permutation(np.arange(count) % classes)
+        means, found = 2.0 * random.standard_normal(classes), []
+        for _ in range(200):
+            found.append(estimate(np.mean, means[labels] + random.standard_normal(count), labels=labels))
+        wide = np.mean([one.high - one.low for one in found]) / (2 * 1.96 / np.sqrt(count))
+        assert 0.95 < wide < 1.15  # a lone block of a class more, and it is 1.3 to 2.7
+        assert 0.90 <= coverage(found, means[labels].mean()) <= 0.985
+
     def test_stratified_clips_have_the_narrower_interval_that_they_earn(self):
         random, labels = np.random.default_rng(2), np.repeat(np.arange(5), 40)
         found = [estimate(np.mean, 10.0 * labels + random.standard_normal(200), labels=labels) for _ in range(200)]
@@ -228,6 +281,44 @@ class TestInfinity:
         assert inside >= 11
         assert "1/N" in at_infinity.method
 
+    def test_of_heavy_tails_takes_off_most_of_the_bias_and_not_all(self):
+        # Clips of one spread each, t with five degrees of freedom: the fourth moments that the bias is made of are
+        # themselves hardly known from 205 clips.
+        here, beyond = [], []
+        for seed in range(12):
+            random = np.random.default_rng(seed)
+            a, b = (random.standard_normal((205, 40)) / np.sqrt(random.chisquare(5, (205, 1)) / 3) for _ in range(2))
+            here.append(frechet_distance(a, b))
+            beyond.append(frechet_at_infinity(a, b, rounds=1))
+        left = np.mean([one.value for one in beyond]) / np.mean(here)
+        assert 0.05 < left < 0.25
+        assert all(0.0 < one.high - one.low < 3 * bias for one, bias in zip(beyond, here, strict=True))
+
+    def test_takes_sets_whose_classes_are_dealt_into_unequal_numbers_of_blocks(self):
+        a, b = gaussians(np.random.default_rng(12), 300, 8, 0.0)
+        found = frechet_at_infinity(a[:240], b[:120], labels=np.arange(240) % 20, labels_b=np.arange(120) % 30)
+        assert found.low <= 0 <= found.high and "4 blocks dealt 10 times" in found.method
+        alone = frechet_at_infinity(a, b, labels=np.arange(300), labels_b=np.arange(300))
+        assert alone.value == frechet_at_infinity(a, b).value  # classes of one clip count for nothing
+
+    def test_of_sets_drawn_by_class_takes_off_the_bias_of_such_sets(self):
+        random, found = np.random.default_rng(13), []
+        for _ in range(12):
+            centres, labels = 3.0 * random.standard_normal((20, 20)), np.arange(100) % 20
+            other = random.permutation(labels)
+            a, b = (centres[rows] + random.standard_normal((100, 20)) for rows in (labels, other))
+            found.append(
+                (
+                    frechet_distance(a, b),
+                    *(
+                        frechet_at_infinity(a, b, labels=x, labels_b=y, rounds=1).value
+                        for x, y in ((labels, other), (None, None))
+                    ),
+                )
+            )
+        here, by_class, free = np.mean(found, 0)
+        assert abs(by_class) < 0.1 * here and free < -here  # free shuffles take off a bias that the sets do not have
+
     def test_agrees_between_numbers_of_clips_where_the_distance_does_not(self):
         a, b = gaussians(np.random.default_rng(9), 1200, 10, 0.3)
         few, many = (frechet_at_infinity(a[:n], b[:n]).value for n in (100, 1200))
@@ -246,3 +337,41 @@ class TestInfinity:
             frechet_at_infinity(np.zeros((79, 40)), np.zeros((100, 40)))
         with pytest.raises(InputError, match="same number"):
             frechet_at_infinity(np.zeros((90, 4)), np.zeros((100, 4)), paired=True)
+
+
+class TestCompareAtInfinity:
+    """compare_at_infinity."""
+
+    def test_has_the_right_sign_where_the_paired_interval_excludes_zero_on_the_wrong_side(self):
+        clips, dim, less, shift = 100, 40, 0.12, 0.2
+        truth = dim * less**2 - shift**2  # 0.536: the second is better
+        wrong, right, covered = 0, 0, 0
+        for seed in range(12):
+            random = np.random.default_rng(seed)
+            same, real = random.standard_normal((2, clips, dim))
+            narrow, moved = (1 - less) * same, same + shift * np.eye(dim)[0]
+            here = compare_paired(frechet_distance, narrow, real, moved, real, paired=False, rounds=1)
+            beyond = compare_at_infinity(narrow, real, moved, real, rounds=1)
+            wrong += here.high < 0
+            right += beyond.low > 0
+            covered += beyond.low <= truth <= beyond.high
+            assert beyond.value > 0
+        assert wrong >= 11 and right >= 8 and covered >= 11
+        assert "1/N" in beyond.method and beyond.n == clips
+
+    def test_is_the_difference_of_two_extrapolations_and_nothing_between_a_set_and_itself(self):
+        a, b = gaussians(np.random.default_rng(14), 120, 6, 0.3)
+        labels = np.arange(120) % 12
+        for classes in ({}, {"labels": labels, "labels_b": labels}):
+            found = compare_at_infinity(2 * a, b, a, b, **classes)
+            sides = [frechet_at_infinity(x, b, **classes) for x in (2 * a, a)]
+            assert found.value == pytest.approx(sides[0].value - sides[1].value)
+            assert found.high - found.low < sum(side.high - side.low for side in sides)
+            nothing = compare_at_infinity(a, b, a, b, **classes)
+            assert (nothing.value, nothing.low, nothing.high) == (0.0, 0.0, 0.0)
+
+    def test_other_clips_and_too_few_are_refused(self):
+        with pytest.raises(InputError, match="same clips on both sides, got 90 and 89"):
+            compare_at_infinity(np.zeros((90, 4)), np.zeros((90, 4)), np.zeros((89, 4)), np.zeros((90, 4)))
+        with pytest.raises(InputError, match="at least 80 clips in each set, got 79"):
+            compare_at_infinity(*[np.zeros((79, 40))] * 4)

@@ -16,6 +16,7 @@ from eval import (
     latent_temporal_distance,
     tracking_auc,
 )
+from eval.metrics.frechet import Gaussian
 from runtime.errors import InputError
 
 RANDOM = np.random.default_rng(0)
@@ -88,6 +89,68 @@ class TestFrechet:
         assert frechet_distance(torch.from_numpy(a), b) == pytest.approx(
             frechet_distance(a.astype(float), b), abs=1e-12
         )
+
+    @pytest.mark.parametrize("fall", [0.0, 1.0, 2.0, 4.0])
+    @pytest.mark.parametrize("n", [60, 300])
+    def test_keeps_its_digits_however_steeply_the_spectrum_falls(self, fall, n):
+        scale = np.arange(1.0, 51.0) ** -fall
+        turn = np.linalg.qr(RANDOM.standard_normal((50, 50)))[0]
+        a, b = ((RANDOM.standard_normal((n, 50)) * scale) @ turn for _ in range(2))
+        root_a, root_b = ((x - x.mean(0)) / np.sqrt(n - 1) for x in (a, b))
+        trace = np.square(root_a).sum() + np.square(root_b).sum()
+        shift = a.mean(0) - b.mean(0)
+        expected = shift @ shift + trace - 2 * np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+        assert frechet_distance(a, b) == pytest.approx(expected, abs=1e-12 * trace)
+        assert abs(frechet_distance(a, a)) < 1e-12 * trace
+
+    def test_features_that_never_change_or_repeat_others_do_no_harm(self):
+        a, b = RANDOM.standard_normal((90, 6)), 2 * RANDOM.standard_normal((80, 6))
+        distance = frechet_distance(a, b)
+        dead_a, dead_b = (np.hstack([x, np.full((len(x), 2), 4.0)]) for x in (a, b))
+        twice_a, twice_b = (np.hstack([x, x]) for x in (a, b))
+        assert frechet_distance(dead_a, dead_b) == pytest.approx(distance, rel=1e-12)
+        assert frechet_distance(twice_a, twice_b) == pytest.approx(2 * distance, rel=1e-10)
+        assert frechet_distance(np.ones((9, 3)), np.zeros((8, 3))) == pytest.approx(3.0)
+
+    def test_features_far_from_zero_lose_no_digits(self):
+        a, b = RANDOM.standard_normal((90, 6)), 2 * RANDOM.standard_normal((80, 6))
+        assert frechet_distance(a + 1e6, b + 1e6) == pytest.approx(frechet_distance(a, b), rel=1e-8)
+
+
+class TestGaussian:
+    """Gaussian: a reference kept for many sets."""
+
+    @pytest.mark.parametrize(("n", "m", "d"), [(200, 90, 20), (30, 25, 60), (15, 200, 60), (200, 15, 60)])
+    def test_gives_the_distance_either_way_round_and_computes_its_root_once(self, monkeypatch, n, m, d):
+        a, b = RANDOM.standard_normal((n, d)), 1.3 * RANDOM.standard_normal((m, d)) + 0.2
+        expected = frechet_distance(a, b)
+        reference = Gaussian(b)
+        assert reference.distance(Gaussian(a)) == expected
+        monkeypatch.setattr(np.linalg, "cholesky", None)
+        monkeypatch.setattr(np.linalg, "qr", None)
+        if m > d and n > d:
+            assert reference.distance(Gaussian(2 * a)) > 0  # of the other set no root is needed
+        assert reference.root is reference.root and reference.root.shape == (min(m, d) if m > d else m, d)
+        np.testing.assert_allclose(reference.root.T @ reference.root, np.cov(b.T), atol=1e-12)
+        monkeypatch.undo()
+        assert Gaussian(a).distance(reference) == pytest.approx(expected, abs=1e-10)
+
+    @pytest.mark.parametrize(("n", "d"), [(60, 7), (60, 55), (30, 40)])
+    def test_without_some_clips_is_that_of_the_others(self, n, d):
+        features = RANDOM.standard_normal((n, d)) * 3 + 1000.0
+        rows = RANDOM.permutation(n)[: n // 5]
+        left, expected = Gaussian(features).without(rows), Gaussian(np.delete(features, rows, 0))
+        assert left.count == expected.count
+        np.testing.assert_allclose(left.mean, expected.mean, rtol=1e-13)
+        np.testing.assert_allclose(left.covariance, expected.covariance, atol=1e-9)
+        np.testing.assert_allclose(left.covariance, np.cov(np.delete(features, rows, 0).T), atol=1e-9)
+        assert Gaussian(features).without([]).covariance.shape == (d, d)
+
+    def test_of_other_widths_or_a_single_clip_is_refused(self):
+        with pytest.raises(InputError, match="same network"):
+            Gaussian(np.eye(3)).distance(Gaussian(np.eye(4)))
+        with pytest.raises(InputError, match="at least 2 clips"):
+            Gaussian(np.ones((1, 3)))
 
 
 class TestKernel:
