@@ -10,19 +10,20 @@ import pytest
 import torch
 
 from eval import frechet_distance
-from eval import protocols as words
-from eval.feature_store import FeatureSet
 from eval.features.i3d import I3D
 from eval.fvd import FVDConfig, fvd
-from eval.measure_protocol import FOLLOWED, mean_distance
 from eval.metrics.published_roots import frechet_by_sqrtm, frechet_by_tfgan
-from eval.protocol_clips import EveryWindow, crop_to, cut, plan_clips, stored, truncate_to_uint8
-from eval.protocol_networks import FOLLOWED_BY_I3D, load_network
-from eval.protocols import PAPER, PROTOCOLS
-from eval.results import read_results
+from eval.protocols import presets as words
+from eval.protocols.clips import plan_clips
+from eval.protocols.distances import mean_distance
+from eval.protocols.follow import FOLLOWED
+from eval.protocols.networks import FOLLOWED_BY_I3D, load_network
+from eval.protocols.presets import PAPER, PROTOCOLS, protocol_hash
+from eval.results.rows import read_results
+from eval.verify import VERIFIED, checks_of
 from runtime.command import parse
 from runtime.errors import InputError
-from videos import ClipSpec, open_dataset, to_uint8, write_video
+from videos import ClipSpec
 
 COMMON = {"device": "cpu", "dtype": "float32", "steps": 2, "samples": 12}
 CLIP = ClipSpec(num_frames=17, size=256, frame_stride=3)
@@ -69,7 +70,7 @@ def test_the_papers_number_is_the_one_that_eval_fvd_gives_by_default(chain, judg
 
 def test_a_second_call_takes_the_kept_features(chain, judge, tmp_path, monkeypatch):
     _, first = run_fvd(chain, tmp_path, protocol=("latte", "tats"))
-    monkeypatch.setattr("eval.sets.feature_batches", lambda *_, **__: pytest.fail("features were computed again"))
+    monkeypatch.setattr("eval.features.shapes.ShapesNet.features", lambda *_: pytest.fail("computed again"))
     assert run_fvd(chain, tmp_path, protocol=("latte", "tats"))[1] == first
 
 
@@ -79,8 +80,9 @@ def test_without_weights_all_is_rows_that_say_so_and_a_name_is_refused(chain, ju
     assert len(rows) == len(PROTOCOLS) and all(row.value is None for row in rows)
     said = {row.subject.removeprefix("generated, "): row.note for row in rows}
     assert said["paper"].startswith("not measured: i3d_torchscript.pt is not here (51,235,320 bytes, sha256 bec6519f")
-    assert "python -m eval.weights --download i3d_pretrained_400" in said["tats"]
-    assert "VideoMAE" in said["cd-fvd"] and "not built here" in said["cd-fvd"]
+    assert "python -m runtime.check --download i3d_pretrained_400" in said["tats"]
+    assert "VideoMAE" in said["cd-fvd-videomae"] and "not built here" in said["cd-fvd-videomae"]
+    assert "python -m runtime.check --download i3d_pretrained_400" in said["cd-fvd"]
     with pytest.raises(InputError, match="protocol tats: i3d_pretrained_400.pt is not here") as error:
         run_fvd(chain, tmp_path, protocol=("tats",), features="i3d")
     assert "\n" not in str(error.value)
@@ -102,16 +104,16 @@ def test_every_setting_of_every_protocol_is_followed_but_those_of_an_absent_netw
         for name, values in {**FOLLOWED, **FOLLOWED_BY_I3D}.items()
         if getattr(protocol, name) not in values
     }
-    assert {name for name, _ in unknown} == {"cd-fvd"}
+    assert {name for name, _ in unknown} == {"cd-fvd-videomae"}
     # Each text setting is either checked there, or says something of the source and not of what to do.
     texts = {field.name for field in dataclasses.fields(PAPER) if isinstance(getattr(PAPER, field.name), str)}
     assert texts - {*FOLLOWED, *FOLLOWED_BY_I3D} == {"name", "source", "remark", "key_layout"}
 
 
 def test_counts_frames_and_size_are_the_protocols_where_clips_allow():
-    plan = plan_clips(PROTOCOLS["tats"], CLIP, 2048)
+    plan = plan_clips(PROTOCOLS["tats"], ClipSpec(num_frames=17, size=128), 2048)
     assert (plan.generated, plan.real, plan.frames, plan.size, plan.unmet) == (2048, 2048, 16, 128, ())
-    plan = plan_clips(PROTOCOLS["videogpt"], CLIP, 2048)
+    plan = plan_clips(PROTOCOLS["videogpt"], ClipSpec(num_frames=17, size=128), 2048)
     assert (plan.generated, plan.repeats, plan.unmet) == (256, 4, ())
     assert plan_clips(PAPER, CLIP, 4096).generated == 2048 and plan_clips(PROTOCOLS["cd-fvd"], CLIP, 2048).real is None
     small = plan_clips(PAPER, ClipSpec(num_frames=13, size=(48, 64)), 100)
@@ -121,83 +123,6 @@ def test_counts_frames_and_size_are_the_protocols_where_clips_allow():
         plan_clips(PROTOCOLS["videogpt"], CLIP, 7)
     with pytest.raises(InputError, match="5 frames"):
         plan_clips(PAPER, ClipSpec(num_frames=5), 100)
-
-
-def test_clips_are_cut_shrunk_and_stored_as_told():
-    video = torch.randint(256, (2, 3, 17, 32, 48), dtype=torch.uint8)
-    assert torch.equal(cut(video, 5, 3, 32)[:, :, 1], video[:, :, 3, :, 8:40])
-    assert cut(video, 16, 1, 16).shape == (2, 3, 16, 16, 16)
-    plan = plan_clips(PROTOCOLS["latte"], ClipSpec(num_frames=17, size=32), 100)
-    (whole,) = stored([(video[..., 8:40], [0, 1])], PAPER, dataclasses.replace(plan, frames=17))
-    assert torch.equal(whole[0], video[..., 8:40])
-    smooth = torch.linspace(0, 255, 32).to(torch.uint8).expand(2, 3, 17, 32, 32)
-    ((jpeg, labels),) = stored([(smooth, [0, 1])], PROTOCOLS["latte"], plan)
-    difference = (jpeg.int() - smooth[:, :, :16].int()).abs()
-    assert jpeg.shape == (2, 3, 16, 32, 32) and labels == [0, 1] and 0 < difference.max() < 20
-
-
-def test_truncating_darkens_by_half_a_level():
-    video = torch.rand(100_000) * 2 - 1
-    assert (to_uint8(video).float() - truncate_to_uint8(video).float()).mean() == pytest.approx(0.5, abs=0.01)
-    assert truncate_to_uint8(torch.tensor([-2.0, 1.0, 5.0])).tolist() == [0, 255, 255]
-
-
-def test_cropping_and_squashing_agree_on_squares_only():
-    from eval.features.i3d import resize_for_i3d
-
-    square, wide = torch.rand(1, 3, 2, 64, 64), torch.rand(1, 3, 2, 64, 96)
-    assert torch.allclose(crop_to(square, 224), resize_for_i3d(square))
-    assert crop_to(wide, 224).shape == (1, 3, 2, 224, 224)
-    assert not torch.allclose(crop_to(wide, 224), resize_for_i3d(wide), atol=0.05)
-    assert torch.allclose(crop_to(wide, 64), wide[..., 16:80])
-
-
-def test_every_window_is_a_clip_of_its_own(tmp_path):
-    rng = np.random.default_rng(0)
-    for name, length in (("a", 12), ("b", 9), ("c", 11)):
-        write_video(tmp_path / f"{name}.mp4", rng.integers(0, 255, (length, 32, 32, 3)).astype(np.uint8), 8, crf=0)
-    dataset = open_dataset("videos", root=str(tmp_path), clip=ClipSpec(num_frames=9, size=32))
-    windows = EveryWindow(dataset)
-    assert len(windows) == 4 + 1 + 3
-    for index, (video, start) in enumerate([(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (2, 0), (2, 1), (2, 2)]):
-        expected = dataset.read(dataset.sources[video], np.arange(start, start + 9)).transpose(3, 0, 1, 2)
-        assert np.array_equal(windows.item(index, 0)["video"], expected)
-    assert len(EveryWindow(open_dataset("moving_shapes", split="test"))) == 2000
-
-
-def test_real_clips_come_from_the_split_window_and_stride_of_the_protocol(tmp_path):
-    from types import SimpleNamespace
-
-    from eval.protocol_clips import choose_real
-
-    rng = np.random.default_rng(0)
-    for split, lengths in {"train": (40, 60, 50), "test": (30, 35)}.items():
-        (tmp_path / split).mkdir()
-        for number, length in enumerate(lengths):
-            video = rng.integers(0, 255, (length, 32, 32, 3)).astype(np.uint8)
-            write_video(tmp_path / split / f"{number}.mp4", video, 8)
-    facts = {"data": "videos", "split": "train", "root": str(tmp_path)}
-    clip = ClipSpec(num_frames=17, size=32)
-    dataset = open_dataset("videos", root=str(tmp_path), split="train", clip=clip)
-    judge = SimpleNamespace(facts=facts, dataset=dataset, reference_items=[2, 0])
-
-    def chosen(name, samples=8):
-        protocol = PROTOCOLS[name]
-        return choose_real(protocol, plan_clips(protocol, clip, samples), judge, None, 0)
-
-    assert chosen("paper").items == [2, 0] and chosen("stylegan-v").items == [0, 1, 2]
-    latte = chosen("latte")
-    assert (
-        sorted(latte.items) == [0, 1, 2] and latte.dataset.clip.frame_stride == 3 and latte.dataset.strides == [2, 3, 3]
-    )
-    assert any("1 of 3 real videos are too short for stride 3" in line for line in latte.unmet)
-    assert any("drawn with seed 0" in line for line in latte.unmet)
-    videogpt, tats = chosen("videogpt"), chosen("tats")
-    assert videogpt.split == "test" and len(videogpt.dataset) == 15 + 20 and len(set(videogpt.items)) == 8
-    assert tats.split == "train" and len(tats.dataset) == 25 + 45 + 35
-    assert sorted(chosen("cd-fvd", 2048).items) == [0, 1, 2] and not any(
-        "real" in u for u in chosen("cd-fvd", 2048).unmet
-    )
 
 
 @pytest.mark.parametrize("root", [frechet_by_sqrtm, frechet_by_tfgan])
@@ -215,12 +140,12 @@ def test_the_float32_root_is_off_where_clips_are_fewer_than_features():
 
 
 def test_the_mean_of_pairs_has_the_interval_of_independent_pairs(features):
-    a, b = (FeatureSet(x[:200], None, np.full(200, -1)) for x in features)
+    a, b = (x[:200] for x in features)
     videogpt = dataclasses.replace(PROTOCOLS["videogpt"], root=words.NUCLEAR)
-    found = mean_distance(videogpt, a, b, (None, None), 4)
-    pairs = [frechet_distance(a.features[s : s + 50], b.features[s : s + 50]) for s in (0, 50, 100, 150)]
+    found = mean_distance(videogpt, a, b, labels=None, labels_b=None)
+    pairs = [frechet_distance(a[s : s + 50], b[s : s + 50]) for s in (0, 50, 100, 150)]
     assert found.value == pytest.approx(np.mean(pairs)) and found.n == 200
-    one = mean_distance(videogpt, a, b, (None, None), 1)
+    one = mean_distance(dataclasses.replace(videogpt, repeats=1), a, b, labels=None, labels_b=None)
     assert found.value > one.value  # the bias of small sets, which the protocol has
     assert found.low < found.value < found.high
 
@@ -250,7 +175,9 @@ def test_eps_and_weights_of_the_protocol_reach_the_network(tmp_path, monkeypatch
 def test_settings_are_written_as_json(chain, judge, tmp_path):
     fvd(FVDConfig(runs_dir=str(chain.runs), out=str(tmp_path / "p.json"), protocol=("tats",), **COMMON))
     record = json.loads((tmp_path / "p.json").read_text())
-    assert record["protocols"]["tats"]["bn_eps"] == 1e-5 and record["protocols"]["tats"]["to_uint8"] == "truncating"
+    assert (
+        record["protocols"]["tats"]["bn_eps"] == 1e-5 and record["protocols"]["tats"]["generated_bytes"] == "truncating"
+    )
 
 
 class Eye:
@@ -274,15 +201,18 @@ class Guesser:
     def to(self, device):
         return self
 
-    def probabilities(self, video):
+    def features(self, video):
         bright = torch.sigmoid(5 * video.mean((1, 2, 3, 4)))
         return torch.stack([bright, 1 - bright], dim=1)
 
+    def classify(self, features):
+        return features
+
 
 def test_with_weights_numbers_have_their_published_names(chain, judge, tmp_path, monkeypatch):
-    monkeypatch.setattr("eval.measure_protocol.load_network", lambda protocol, shapes, device: Eye())
-    monkeypatch.setattr("eval.measure_protocol.load_classifier", lambda facts, device: (Guesser(), ""))
-    monkeypatch.setattr("eval.measure_protocol.IS_DATA_SETS", ("moving_shapes",))
+    monkeypatch.setattr("eval.protocols.follow.load_network", lambda protocol, shapes, device: Eye())
+    monkeypatch.setattr("eval.protocols.follow.load_classifier", lambda facts, device: (Guesser(), ""))
+    monkeypatch.setattr("eval.protocols.follow.IS_DATA_SETS", ("moving_shapes",))
     facts, rows = run_fvd(chain, tmp_path, protocol=("paper", "stylegan-v", "tats"), features="i3d", samples=20)
     said = {(row.metric, row.subject.removeprefix("generated, ")): row for row in rows}
     assert set(said) == {
@@ -300,13 +230,18 @@ def test_with_weights_numbers_have_their_published_names(chain, judge, tmp_path,
     assert said["IS (10 splits)", "paper"].note == "not measured: 20 clips are too few for 10 splits"
     assert said["IS", "stylegan-v"].note.startswith("not measured: StyleGAN-V's port of C3D")
     assert Eye.seen == {(3, 17, 32, 32), (3, 16, 32, 32)}
-    # What is kept is enough to have the paper's numbers again; others have settings of their own.
-    assert said["FVD", "paper"].sources and said["KVD", "paper"].sources and not said["FVD", "tats"].sources
+    # What is kept is enough to have every number again, by the settings of its protocol.
+    assert all(row.sources for row in rows if row.value is not None)
+    assert (
+        said["FVD", "tats"].protocol == f"tats@{protocol_hash(PROTOCOLS['tats'])}" and not said["FVD", "paper"].protocol
+    )
+    states = {check.what: check.state for check in checks_of(tmp_path / "fvd.json", weights=False)}
+    assert {states[f"{row.metric}, {row.subject}"] for row in rows if row.value is not None} == {VERIFIED}
     assert not any("no FVD" in line for line in facts["protocols"]["paper"]["differences"])
 
 
 def test_a_protocol_of_an_unknown_setting_is_refused_before_anything(chain, judge, tmp_path, monkeypatch):
-    odd = dataclasses.replace(PROTOCOLS["tats"], storage="GIF files")
+    odd = dataclasses.replace(PROTOCOLS["tats"], real_storage="GIF files")
     monkeypatch.setitem(PROTOCOLS, "tats", odd)
     monkeypatch.setattr("generator.sample.sample", lambda config: pytest.fail("sampled all the same"))
     with pytest.raises(InputError, match="protocol tats: GIF files .*not built here"):

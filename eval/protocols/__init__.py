@@ -1,0 +1,1 @@
+"""How published code makes FVD, KVD and IS, and following it."""
