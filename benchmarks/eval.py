@@ -2,7 +2,8 @@
 
 Set metrics beside torch-fidelity, SciPy and scikit-learn (`benchmarks.metrics`); clips a second through each feature
 network, with random weights, which are as fast as the published ones; and a whole evaluation, from the data set to FVD,
-KVD and IS with their intervals, at a quarter of the clips and at all of them, which shows what memory grows with.
+KVD and IS with their intervals, at a quarter of the clips and at all of them, which shows what memory grows with; and
+what `eval.fvd` of the shipped weights reads, decodes and looks at, from nothing and again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
 
-PARTS = ("metrics", "features", "end-to-end")
+PARTS = ("metrics", "features", "end-to-end", "judging")
 NETWORKS = ("i3d", "c3d", "shapes")
 
 
@@ -30,6 +31,7 @@ class EvalConfig(CommonFlags):
     size: int = flag(256, "height and width of a clip", low=32, high=8192)
     data: str = flag("moving_shapes_textured", "data set that the whole evaluation reads")
     root: str | None = flag(None, "its folder")
+    steps: int = flag(8, "Euler steps of the samples that are judged", low=1, high=100_000)
     seconds: float = flag(3.0, "time for each measurement", low=0.0)
     out: str | None = flag(None, "JSON file to write, e.g. benchmarks/results/eval-gpu.json", check=check_file)
 
@@ -47,6 +49,8 @@ def evaluation(config: EvalConfig) -> dict:
         for count in (config.clips // 4, config.clips):
             results[f"end-to-end, {count} clips"] = end_to_end(config, count, device)
         results |= growth(*results.values())
+    if "judging" in config.parts:
+        results |= judging(config)
     if "features" in config.parts:
         for name in config.networks:
             results[f"features: {name}"] = extraction(config, name, device)
@@ -76,7 +80,7 @@ def extraction(config: EvalConfig, name: str, device) -> dict:
     """Clips a second from bytes on the CPU to features there, with the network's own resize."""
     import torch
 
-    from benchmarks.measuring import peak_memory_gib, timed
+    from runtime.measuring import peak_memory_gib, timed
     from videos import to_float
 
     network = untrained(name, config.seed, device)
@@ -96,50 +100,117 @@ def extraction(config: EvalConfig, name: str, device) -> dict:
 
 def end_to_end(config: EvalConfig, count: int, device) -> dict:
     """Two sets of clips from the data set to FVD, KVD and IS with intervals: seconds of each part, and memory."""
-    from benchmarks.measuring import peak_memory_gib
+    from tempfile import TemporaryDirectory
+
+    from eval.clip_sets import names_of
+    from eval.extract import View, extract, read_items, seen_by
+    from eval.features.store import FeatureStore
     from eval.metrics.frechet import frechet_distance
     from eval.metrics.inception import inception_score
     from eval.metrics.intervals import estimate
     from eval.metrics.kernel import kernel_distance
-    from eval.sets import extract
+    from runtime.measuring import peak_memory_gib
+    from runtime.processes import start_processes
     from videos import ClipSpec, open_dataset
 
     clip = ClipSpec(num_frames=config.num_frames, size=config.size)
     dataset = open_dataset(config.data, root=config.root, clip=clip)
     if len(dataset) < 2 * count:
         raise InputError(f"--clips {count} needs {2 * count} clips, data set {config.data!r} has {len(dataset)}")
-    network, classifier = (untrained(name, config.seed, device) for name in ("i3d", "c3d"))
-    reading = Stopwatch()
+    networks = {name: untrained(name, config.seed, device) for name in ("i3d", "c3d")}
     began = time.perf_counter()
-    sets = [
-        extract(network, reading.over(batches(dataset, part, config)), device=str(device), classifier=classifier)
-        for part in (range(count), range(count, 2 * count))
-    ]
+    with TemporaryDirectory() as folder:
+        views = {
+            name: View(store=FeatureStore(folder, name, {"network": name}), see=seen_by(network, device))
+            for name, network in networks.items()
+        }
+        sets = [
+            extract(
+                views,
+                names_of(dataset, items),
+                read_items(dataset, items, config.seed, device),
+                world=start_processes(config.device),
+                label=f"end to end, {count} clips",
+            )
+            for items in (range(count), range(count, 2 * count))
+        ]
     extracted = time.perf_counter()
-    a, b = (found.features for found in sets)
+    a, b = (found["i3d"].features for found in sets)
     numbers = {
         "FVD": estimate(frechet_distance, a, b),
         "KVD": estimate(kernel_distance, a, b),
-        "IS": estimate(inception_score, sets[0].probabilities),
+        "IS": estimate(inception_score, sets[0]["c3d"].probabilities),
     }
     ended = time.perf_counter()
     found = {
         "clips": 2 * count,
         "seconds": ended - began,
-        "seconds_reading": reading.seconds,
-        "seconds_features": extracted - began - reading.seconds,
+        "seconds_features": extracted - began,
         "seconds_numbers": ended - extracted,
         "clips_per_second": 2 * count / (ended - began),
         "peak_memory_gib": peak_memory_gib(device),
-        "kept_mib": sum(x.features.nbytes + x.probabilities.nbytes for x in sets) / 2**20,
+        "kept_mib": sum(x["i3d"].features.nbytes + x["c3d"].probabilities.nbytes for x in sets) / 2**20,
         "random_weights": {name: value.value for name, value in numbers.items()},
     }
     print(
         f"{f'end to end: 2 x {count} clips':52} {found['clips_per_second']:10.2f} clips/s  "
-        f"({found['seconds_reading']:.1f} s reading, {found['seconds_features']:.1f} s I3D and C3D, "
-        f"{found['seconds_numbers']:.1f} s numbers with intervals), {found['peak_memory_gib']:.2f} GiB"
+        f"({found['seconds_features']:.1f} s reading, I3D and C3D, {found['seconds_numbers']:.1f} s numbers with "
+        f"intervals), {found['peak_memory_gib']:.2f} GiB"
     )
     return found
+
+
+def judging(config: EvalConfig) -> dict[str, dict]:
+    """`eval.fvd` of the shipped weights with every control: clips read, encoded, decoded and seen, and seconds; from
+    nothing, and again with everything kept. Sampling stands apart."""
+    from tempfile import TemporaryDirectory
+
+    from eval.clip_sets import Judge
+    from eval.features.shapes import ShapesNet
+    from eval.fvd import FVDConfig, fvd
+    from tokenizer.pvvae import PVVAE
+    from videos.moving_shapes import MovingShapes
+
+    found = {}
+    with TemporaryDirectory() as folder:
+        common = {"runs_dir": folder, "seed": config.seed, "device": config.device, "dtype": config.dtype}
+        flags = FVDConfig(run="moving-shapes", samples=config.clips, steps=config.steps, **common)
+        began = time.perf_counter()
+        judge = Judge("moving-shapes", flags)
+        judge.samples()
+        judge.samples(untrained=True)
+        print(f"sampling took {time.perf_counter() - began:.1f} s", flush=True)
+        for kept in ("from nothing", "with everything kept"):
+            with (
+                Counted(MovingShapes, "item", lambda *_: 1) as read,
+                Counted(PVVAE, "encode") as encoded,
+                Counted(PVVAE, "decode") as decoded,
+                Counted(ShapesNet, "features") as seen,
+            ):
+                began = time.perf_counter()
+                fvd(flags)
+                counts = {"read": read.clips, "encoded": encoded.clips, "decoded": decoded.clips, "seen": seen.clips}
+                found[f"eval.fvd, {kept}"] = counts | {"seconds": time.perf_counter() - began}
+            print(f"{f'eval.fvd, {config.clips} clips, {kept}':52} {found[f'eval.fvd, {kept}']}")
+    return found
+
+
+class Counted:
+    """Counts the clips that pass through a method, which takes them as its first argument, while a with-block lasts."""
+
+    def __init__(self, owner: type, name: str, clips=lambda self, video, *_: len(video)):
+        self._owner, self._name, self._real, self._of, self.clips = owner, name, getattr(owner, name), clips, 0
+
+    def __enter__(self) -> Counted:
+        def counted(*args, **more):
+            self.clips += self._of(*args)
+            return self._real(*args, **more)
+
+        setattr(self._owner, self._name, counted)
+        return self
+
+    def __exit__(self, *_) -> None:
+        setattr(self._owner, self._name, self._real)
 
 
 def growth(few: dict, many: dict) -> dict[str, dict]:
@@ -149,31 +220,6 @@ def growth(few: dict, many: dict) -> dict[str, dict]:
     kept = 1024 * (many["kept_mib"] - few["kept_mib"]) / (many["clips"] - few["clips"])
     print(f"{'memory for each clip more':52} {each:10.1f} KiB, of which features {kept:.1f} KiB")
     return {"memory": {"kib_each_clip": each, "kib_each_clip_features": kept}}
-
-
-def batches(dataset, items: range, config: EvalConfig):
-    """uint8 batches with labels."""
-    from eval.sets import real_batches
-
-    return real_batches(dataset, items, config.seed, config.batch_size)
-
-
-class Stopwatch:
-    """Seconds that an iterator takes to make its items, without what is done with them."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def over(self, items):
-        """The same items, timed."""
-        items = iter(items)
-        while True:
-            began = time.perf_counter()
-            item = next(items, None)
-            self.seconds += time.perf_counter() - began
-            if item is None:
-                return
-            yield item
 
 
 if __name__ == "__main__":

@@ -1,100 +1,12 @@
-"""Time something in a way that can be quoted: warm-up, several repeats, median with range, device synchronised."""
+"""The file that a benchmark leaves: results with everything that is needed to repeat them."""
 
 from __future__ import annotations
 
-import ctypes
-import resource
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from runtime.run import command_line, git_commit, machine, now, versions, write_json
-
-
-def timed(work: Callable[[], object], *, items: int, unit: str, seconds: float, device: torch.device) -> dict:
-    """Repeat `work` for about `seconds` (at least three times, after one warm-up).
-
-    Args:
-        items: How many `unit` one call handles.
-
-    Returns:
-        {"unit", "per_second" (median), "low", "high" (slowest and fastest repeat), "repeats", "seconds_each"}.
-    """
-    work()
-    wait(device)
-    each: list[float] = []
-    began = time.perf_counter()
-    while len(each) < 3 or time.perf_counter() - began < seconds:
-        start = time.perf_counter()
-        work()
-        wait(device)
-        each.append(time.perf_counter() - start)
-    return {
-        "unit": f"{unit}/s",
-        "per_second": items / statistics.median(each),
-        "low": items / max(each),
-        "high": items / min(each),
-        "repeats": len(each),
-        "seconds_each": statistics.median(each),
-    }
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done all work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Largest memory so far: allocated on the GPU, resident on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def extra_memory_gib(work: Callable[[], object], device: torch.device) -> float | None:
-    """What one call of `work` needs at its peak beyond what is held before it; None where the system does not tell."""
-    if device.type == "cuda":
-        wait(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        work()
-        wait(device)
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**30
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not reset.exists():
-        work()
-        return None
-    if hasattr(ctypes.CDLL(None), "malloc_trim"):
-        ctypes.CDLL(None).malloc_trim(0)  # else the memory that is kept for reuse would hide what the call takes
-    reset.write_text("5")
-    before = _kib(status, "VmRSS")
-    work()
-    return (_kib(status, "VmHWM") - before) / 2**20
-
-
-def _kib(status: Path, field: str) -> int:
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
-
-
-def matmul_flops(device: torch.device, dtype: torch.dtype, clock: str = "wall") -> float:
-    """FLOP/s of a large square matrix product, the fastest of five: the device's peak as far as PyTorch reaches it.
-
-    Args:
-        clock: "wall", or "cpu" for processor time.
-    """
-    side = 8192 if device.type == "cuda" else 2048
-    read = time.process_time if clock == "cpu" else time.perf_counter
-    matrix, each = torch.randn(side, side, device=device).to(dtype), []
-    for _ in range(6):
-        start = read()
-        matrix @ matrix
-        wait(device)
-        each.append(read() - start)
-    return 2 * side**3 / min(each)
 
 
 def write_benchmark(path: str | Path, results: dict, **facts) -> None:

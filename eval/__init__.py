@@ -6,6 +6,7 @@ import importlib
 _EXPORTS = {
     "Estimate": "eval.metrics.intervals",
     "I3D": "eval.features.i3d",
+    "compare_at_infinity": "eval.metrics.extrapolation",
     "compare_paired": "eval.metrics.intervals",
     "endpoint_error": "eval.metrics.motion",
     "estimate": "eval.metrics.intervals",

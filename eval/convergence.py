@@ -23,7 +23,9 @@ class ConvergenceConfig(CommonFlags):
     """Flags of `python -m eval.convergence`."""
 
     runs: tuple[str, ...] = flag((), "runs of generator.train; default: the newest")
-    samples: int = flag(512, "generated clips at each checkpoint, and as many real ones", low=2, high=1_000_000)
+    samples: int = flag(
+        800, "generated clips at each checkpoint, and as many real ones; FVD has 400 features", low=2, high=1_000_000
+    )
     steps: int = flag(100, "Euler steps of the sampler", low=1, high=100_000)
     root: str | None = flag(None, "folder of the real clips; default: where the latents were encoded from")
     features: str = flag(
@@ -50,13 +52,6 @@ def step_reaching(steps: Sequence[int], values: Sequence[float], target: float) 
     return None
 
 
-def percent_faster(steps: Sequence[int], values: Sequence[float], other_final: float, total: int) -> float | None:
-    """ "x % faster": 100 * (1 - S / total), S the step at which this curve reaches the other's final value; None if it
-    never does."""
-    reached = step_reaching(steps, values, other_final)
-    return None if reached is None else 100.0 * (1.0 - reached / total)
-
-
 @dataclass(frozen=True)
 class Faster:
     """ "x % faster" than another run, with the ends that it takes when both curves are at the ends of their intervals.
@@ -65,7 +60,8 @@ class Faster:
     clips, not other training seeds.
 
     Attributes:
-        percent: PV-VAE figure 1a: 100 * (1 - S / total); negative when it is slower; None: it never gets there.
+        percent: PV-VAE figure 1a: 100 * (1 - S / total), S the step at which this curve reaches the other's final
+            value; negative when it is slower; None: it never gets there.
         low: With this curve at its upper and the other's final value at its lower ends; None: then it never gets there.
         high: The other way round.
         at_least: Whether the first kept checkpoint is there already, so that S may be smaller still.
@@ -92,11 +88,15 @@ def faster_than(curve: Sequence[dict], rival: Sequence[dict]) -> Faster:
         curve, rival: Points {"step", "value", "low", "high"} with rising steps; ends None where there is no interval.
     """
     steps, final = [point["step"] for point in curve], rival[-1]
-    percent, low, high = (
-        _percent([_end(point, ours) for point in curve], steps, _end(final, theirs), final["step"])
-        for ours, theirs in (("value", "value"), ("high", "low"), ("low", "high"))
-    )
-    return Faster(percent, low, high, percent is not None and curve[0]["value"] < final["value"])
+
+    def percent(ours: str, theirs: str) -> float | None:
+        values, target = [_end(point, ours) for point in curve], _end(final, theirs)
+        reached = step_reaching(steps, values, target) if min(*values, target) > 0 else None
+        return None if reached is None else 100.0 * (1.0 - reached / final["step"])
+
+    found = percent("value", "value")
+    at_least = found is not None and curve[0]["value"] < final["value"]
+    return Faster(found, percent("high", "low"), percent("low", "high"), at_least)
 
 
 def _end(point: dict, end: str) -> float:
@@ -106,15 +106,9 @@ def _end(point: dict, end: str) -> float:
     return max(point[end], SMALLEST_END * abs(point["value"]))
 
 
-def _percent(values: Sequence[float], steps: Sequence[int], target: float, total: int) -> float | None:
-    if min(*values, target) <= 0:
-        return None
-    return percent_faster(steps, values, target, total)
-
-
 def convergence(config: ConvergenceConfig) -> list[Path]:
     """Measure every kept checkpoint of every run, print the curves, write one JSON a run."""
-    from eval.results import table, write_results
+    from eval.results.rows import table, write_results
     from runtime.run import newest_run
 
     runs = config.runs or (str(newest_run(config.runs_dir, "generator")),)
@@ -135,6 +129,8 @@ def convergence(config: ConvergenceConfig) -> list[Path]:
         compared = {other: asdict(found) for other, found in faster.items()}
         write_results(out, kind="convergence", rows=rows, **facts, faster_than=compared, notes=notes)
         print(f"eval.convergence: wrote {out}")
+    for words in dict.fromkeys(word for _, facts, _ in found.values() for word in facts["differences"]):
+        print(f"  differs from the paper: {words}")
     for words in notes:
         print(f"  {words}")
     return [out for out, _, _ in found.values()]
@@ -144,44 +140,36 @@ def measure_run(run: str, steps: Sequence[int], config: ConvergenceConfig) -> tu
     """(where it is written, facts, rows) of one run; what was measured before is taken from the kept features."""
     import time
 
+    from eval.clip_sets import Judge, Watcher
     from eval.features import FRECHET_NAMES
-    from eval.judge import Judge
-    from eval.set_rows import TO_RECONSTRUCTIONS, differences, distance_rows
+    from eval.protocols.follow import differences
+    from eval.quantities import TO_RECONSTRUCTIONS, distance_rows, no_infinity
     from runtime.run import timed_part
 
     began = time.monotonic()
-    judge = Judge(
-        run,
-        features=config.features,
-        root=config.root,
-        samples=config.samples,
-        seed=config.seed,
-        device=config.device,
-    )
+    judge = Judge(run, config, root=config.root, features=config.features)
     network = judge.network
-    folder = judge.folder(config.runs_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    with timed_part(folder.parent, "eval.convergence"):
-        targets = {
-            "": judge.real(folder, "reference"),
-            TO_RECONSTRUCTIONS: judge.real(folder, "reconstructed-reference"),
-        }
+    watchers = {"features": Watcher(network=network)}
+    with timed_part(judge.run_folder, "eval.convergence"):
+        reference = judge.real(judge.reference_items, ["real", "reconstructed"], watchers)
+        others = judge.real(judge.other_items, ["real"], watchers)["real", "features"]
+        targets = {"": reference["real", "features"], TO_RECONSTRUCTIONS: reference["reconstructed", "features"]}
         rows, curves = [], {suffix: [] for suffix in targets}
         for step in steps:
-            found = judge.generated(folder, config, step=step)
+            found = judge.generated(watchers, step=step, label=f"{judge.run_folder.name}, step {step}")["features"]
             for suffix, target in targets.items():
-                at_step = distance_rows(found, target, f"generated, step {step}", network, "", suffix)
+                at_step = distance_rows(found, target, f"generated, step {step}", suffix=suffix)
                 rows += at_step
                 first = at_step[0]
                 curves[suffix].append({"step": step, "value": first.value, "low": first.low, "high": first.high})
-        floor = distance_rows(judge.real(folder, "real"), targets[""], "real", network)
+        floor = distance_rows(others, targets[""], "real")
+        noise = judge.generated(watchers, untrained=True, label="untrained generator's clips")["features"]
         untrained = {
-            suffix: distance_rows(
-                judge.generated(folder, config, untrained=True), target, "untrained", network, "", suffix
-            )
-            for suffix, target in targets.items()
+            suffix: distance_rows(noise, target, "untrained", suffix=suffix) for suffix, target in targets.items()
         }
         rows += floor + untrained[""] + untrained[TO_RECONSTRUCTIONS]
+    words = differences(network.name, config.samples, len(targets[""].features), config.steps, judge.facts)
+    too_few = no_infinity(noise, targets[""])
     facts = {
         "run": str(run),
         "metric": FRECHET_NAMES[network.name],
@@ -199,10 +187,12 @@ def measure_run(run: str, steps: Sequence[int], config: ConvergenceConfig) -> tu
         "fingerprint": judge.dataset.fingerprint(),
         "features": f"{network.name}@{network.version_hash}",
         "trained_on": trained_on(run),
-        "differences": differences(network.name, config.samples, len(targets[""].features), config.steps, judge.facts),
+        "differences": [*words, *([f"curves are biased by their few clips: {too_few}"] if too_few else [])],
         "seconds": round(time.monotonic() - began, 1),
     }
-    return folder / f"convergence-{network.name}-n{config.samples}.json", facts, rows
+    out = judge.results_folder / f"convergence-{network.name}-n{config.samples}.json"
+    facts["samples_of"] = judge.samples_as_seen_from(out.parent)
+    return out, facts, rows
 
 
 def trained_on(run: str) -> dict:

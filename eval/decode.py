@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,19 +12,19 @@ from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_folder
 
-
-def tokenizer_for(reader, tokenizer: str | None = None, device: str = "auto"):
-    """The tokenizer whose decoder fits an open latents or samples file; see `fitting_tokenizer`."""
-    return fitting_tokenizer(reader.attributes, reader.path, tokenizer, device)
+BATCH = 32  # clips that are decoded at once
 
 
-def fitting_tokenizer(facts: dict, source: object, tokenizer: str | None = None, device: str = "auto"):
+def fitting_tokenizer(
+    facts: dict, source: object, tokenizer: str | None = None, weights: str | None = None, *, device: str = "auto"
+):
     """The tokenizer whose decoder fits latents.
 
     Args:
-        facts: What is known of the latents: "tokenizer" and "encoder_hash".
+        facts: What is known of the latents: "tokenizer", "weights" where it was given others, and "encoder_hash".
         source: Where they come from, for the message.
         tokenizer: Run, folder or name; default: the one that the facts name.
+        weights: Its weight file, or "random"; default: that of the facts, if they name this tokenizer.
 
     Raises:
         InputError: If its *encoder* is another one than theirs. Another decoder of the same encoder is welcome.
@@ -35,7 +35,9 @@ def fitting_tokenizer(facts: dict, source: object, tokenizer: str | None = None,
     name = tokenizer or facts.get("tokenizer")
     if not name:
         raise InputError(f"{source}: it names no tokenizer; give --tokenizer")
-    vae = load(name, device=resolve_device(device))
+    if weights is None and name == facts.get("tokenizer"):
+        weights = facts.get("weights")
+    vae = load(name, weights, device=resolve_device(device))
     wanted = facts.get("encoder_hash")
     if wanted and vae.encoder_hash != wanted:
         raise InputError(
@@ -58,35 +60,32 @@ def sampled(config: CommonFlags, run: str, samples: int, **more) -> Path:
     return sample(SampleConfig(**common, run=run, samples=samples, **more))
 
 
-def decoded_clips(
-    reader,
-    vae,
-    rows: int | Sequence[int],
-    batch_size: int = 32,
-    device: str = "cpu",
-    dtype: str = "auto",
-    to_bytes: Callable | None = None,
-) -> Iterator[tuple]:
-    """Decode the first so many rows, or these: yields (uint8 `[b, 3, 1+T, H, W]`, int32 labels `[b]`).
-
-    Floats in [-1, 1] become bytes by `to_bytes`; default: `videos.to_uint8`, which rounds.
-    """
+def decoded(reader, vae, blocks: Iterable[Sequence[int]], device, dtype) -> Iterator[tuple]:
+    """Decode blocks of rows: yields (float `[b, 3, 1+T, H, W]` on `device`, in [-1, 1] or a little outside, int32
+    labels `[b]`); `dtype` is the compute type."""
     import numpy as np
     import torch
 
-    from runtime.processes import autocast, resolve_device, resolve_dtype
+    from runtime.processes import autocast
+
+    for rows in blocks:
+        batch = reader.batch(rows)
+        with torch.no_grad(), autocast(device, dtype):
+            video = vae.decode(torch.from_numpy(batch["mean"].astype(np.float32)).to(device))
+        yield video, batch["label"]
+
+
+def decoded_clips(reader, vae, count: int, device: str = "cpu", dtype: str = "auto") -> Iterator[tuple]:
+    """Decode the first `count` rows in batches: yields (uint8 `[b, 3, 1+T, H, W]`, int32 labels `[b]`)."""
+    from runtime.processes import resolve_device, resolve_dtype
     from videos import to_uint8
 
-    rows = range(rows) if isinstance(rows, int) else rows
-    if max(rows, default=-1) >= len(reader):
-        raise InputError(f"{reader.path}: {max(rows) + 1} clips asked, it has {len(reader)}")
+    if count > len(reader):
+        raise InputError(f"{reader.path}: {count} clips asked, it has {len(reader)}")
     place = resolve_device(device)
-    compute = resolve_dtype(dtype, place)
-    for start in range(0, len(rows), batch_size):
-        batch = reader.batch(np.asarray(rows[start : start + batch_size]))
-        with torch.no_grad(), autocast(place, compute):
-            video = vae.decode(torch.from_numpy(batch["mean"].astype(np.float32)).to(place))
-        yield (to_bytes or to_uint8)(video).cpu(), batch["label"]
+    blocks = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+    for video, labels in decoded(reader, vae, blocks, place, resolve_dtype(dtype, place)):
+        yield to_uint8(video).cpu(), labels
 
 
 def file_word(name: str) -> str:
@@ -101,6 +100,7 @@ class DecodeConfig(CommonFlags):
     run: str | None = flag(None, "run of generator.train or shipped name; default: the newest run")
     step: int | None = flag(None, "which checkpoint; default: the newest", low=0)
     tokenizer: str | None = flag(None, "tokenizer to decode with; default: the one that encoded the latents")
+    weights: str | None = flag(None, "its weight file, or 'random'; default: as the latents were encoded")
     count: int = flag(16, "how many clips", low=1, high=100_000)
     steps: int = flag(100, "Euler steps", low=1, high=100_000)
     guidance_scale: float = flag(1.0, "classifier-free guidance; 1 is off", low=0.0, high=1000.0)
@@ -117,7 +117,8 @@ def decode(config: DecodeConfig) -> None:
 
     run = config.run or str(newest_run(config.runs_dir, "generator"))
     # Before anything is sampled: the wrong tokenizer should cost nothing.
-    vae = fitting_tokenizer(load_generator(run, config.step).latents, run, config.tokenizer, config.device)
+    latents = load_generator(run, config.step).latents
+    vae = fitting_tokenizer(latents, run, config.tokenizer, config.weights, device=config.device)
     flow = {"step": config.step, "steps": config.steps, "guidance_scale": config.guidance_scale}
     path = sampled(config, run, config.count, **flow)
     if not is_main():

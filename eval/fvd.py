@@ -6,8 +6,8 @@ reference a seeded, class-stratified set of the generator's training clips, set-
 stand beside every number: other real clips (the floor at this sample size), real clips frozen or shuffled in time, and
 the untrained generator.
 
-`--protocol all`, or several names, takes the same samples and the same data set through each of `eval.protocols`
-instead, and says under every number how it differs from the paper's.
+`--protocol all`, or several names, takes the same samples and the same data set through each of
+`eval.protocols.presets` instead, and says under every number how it differs from the paper's.
 """
 
 from __future__ import annotations
@@ -15,13 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.judge import Judge, choose_features, load_chosen, load_classifier
-from eval.protocols import PAPER, PROTOCOLS
+from eval.protocols.presets import PAPER, PROTOCOLS
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
-
-__all__ = ["FVDConfig", "Judge", "choose_features", "fvd", "load_chosen", "load_classifier"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +29,7 @@ class FVDConfig(CommonFlags):
     step: int | None = flag(None, "which checkpoint; default: the newest", low=0)
     samples: int = flag(2048, "generated clips, and as many real ones", low=2, high=1_000_000)
     tokenizer: str | None = flag(None, "tokenizer to decode with; default: the one that encoded the latents")
+    weights: str | None = flag(None, "its weight file, or 'random'; default: as the latents were encoded")
     root: str | None = flag(None, "folder of the real clips; default: where the latents were encoded from")
     protocol: tuple[str, ...] = flag(
         (PAPER.name,), "how the numbers are made: names, comma-separated, or all", choices=(*PROTOCOLS, "all")
@@ -43,7 +41,7 @@ class FVDConfig(CommonFlags):
     guidance_scales: tuple[float, ...] = flag(
         (1.0,), "guidance scales to judge, the first is the headline", low=0.0, high=1000.0
     )
-    controls: bool = flag(True, "also measure the controls")
+    controls: bool = flag(True, "also measure the controls, and distances to reconstructions")
     batch_size: int = flag(64, "samples in one forward pass", low=1, high=65_536)
     out: str | None = flag(None, "JSON file to write; default: eval/fvd-….json in the run", check=check_file)
 
@@ -61,107 +59,22 @@ class FVDConfig(CommonFlags):
 
 def fvd(config: FVDConfig) -> Path:
     """Measure, print the table, write the JSON; returns its path."""
-    from eval.measure_protocol import measure_protocols
-    from runtime.run import newest_run
-
-    alone = config.protocols == (PAPER.name,)
-    judge = Judge(
-        config.run or str(newest_run(config.runs_dir, "generator")),
-        features=config.features if alone else None,
-        root=config.root,
-        samples=config.samples,
-        seed=config.seed,
-        device=config.device,
-        step=config.step,
-        tokenizer=config.tokenizer,
-    )
-    folder = judge.folder(config.runs_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    if min(len(judge.reference_items), len(judge.other_items)) < 2:
-        found = f"{len(judge.reference_items)} and {len(judge.other_items)}"
-        raise InputError(
-            f"the clips that the latents were encoded from are too few for two sets to compare with ({found}, at least "
-            "2 each): every class needs two; encode more of them"
-        )
-    return (judge_generator if alone else measure_protocols)(judge, folder, config)
-
-
-def judge_generator(judge: Judge, folder: Path, config: FVDConfig) -> Path:
-    """The paper's protocol, with every control."""
     import time
+    from dataclasses import asdict
 
-    from eval.results import table, write_results
-    from eval.set_rows import (
-        TO_RECONSTRUCTIONS,
-        differences,
-        distance_rows,
-        inception_rows,
-        infinity_rows,
-        judge_rows,
-        no_infinity,
-    )
-    from runtime.run import timed_part
+    from eval.clip_sets import Judge, choose_features
+    from eval.protocols.follow import follow
+    from eval.results.rows import table, write_results
+    from runtime.run import newest_run, timed_part
 
     began = time.monotonic()
-    synthetic = judge.facts["data"].startswith("moving_shapes")  # what the judge has learned to name
-    with timed_part(folder.parent, "eval.fvd"):
-        reference = judge.real(folder, "reference")
-        through = judge.real(folder, "reconstructed-reference")
-        rows = []
-        for scale in config.guidance_scales:
-            found = judge.generated(folder, config, guidance_scale=scale, step=config.step)
-            subject = "generated" if scale == config.guidance_scales[0] else f"generated (guidance {scale:g})"
-            note = f"guidance {scale:g}" if subject == "generated" else ""
-            for to, suffix in ((reference, ""), (through, TO_RECONSTRUCTIONS)):
-                rows += distance_rows(found, to, subject, judge.network, note, suffix)
-                rows += infinity_rows(found, to, subject, judge.network, note, suffix)
-            rows += inception_rows(found, subject, judge, note and f"{note}, first 16 frames")
-            rows += judge_rows(found, subject, judge.network) if synthetic else []
-        notes = [words for words in [no_infinity(found, reference)] if words]
-        if config.controls:
-            for subject in ("real", "reconstructed", "frozen", "shuffled"):
-                found = judge.real(folder, subject)
-                rows += distance_rows(found, reference, subject, judge.network)
-                if subject == "real":
-                    rows += infinity_rows(found, reference, subject, judge.network)
-                if subject in ("real", "reconstructed"):
-                    rows += inception_rows(found, subject, judge) if judge.classifier else []
-                    rows += judge_rows(found, subject, judge.network) if synthetic else []
-            untrained = judge.generated(folder, config, untrained=True, step=config.step)
-            rows += distance_rows(untrained, reference, "untrained", judge.network)
-            for subject, found in (("reconstructed", judge.real(folder, "reconstructed")), ("untrained", untrained)):
-                rows += distance_rows(found, through, subject, judge.network, suffix=TO_RECONSTRUCTIONS)
-    out = (
-        Path(config.out)
-        if config.out
-        else folder / f"fvd-{judge.network.name}-step{judge.step:08d}-n{config.samples}.json"
-    )
-    words = differences(judge.network.name, config.samples, len(reference.features), config.steps, judge.facts)
-    write_results(
-        out,
-        kind="fvd",
-        rows=rows,
-        **run_facts(judge, config),
-        features=f"{judge.network.name}@{judge.network.version_hash}",
-        protocol=PAPER.name,
-        reference_clips=len(reference.features),
-        differences=words,
-        notes=notes,
-        seconds=round(time.monotonic() - began, 1),
-    )
-    print(table(rows))
-    for word in words:
-        print(f"  differs from the paper: {word}")
-    for word in notes:
-        print(f"  {word}")
-    print(f"eval.fvd: wrote {out}")
-    return out
-
-
-def run_facts(judge: Judge, config: FVDConfig) -> dict:
-    """What a results file says of generator, samples and seeds."""
-    return {
-        "run": str(judge.run),
+    run = config.run or str(newest_run(config.runs_dir, "generator"))
+    alone = config.protocols == (PAPER.name,)
+    where = {name: getattr(config, name) for name in ("root", "step", "tokenizer", "weights")}
+    judge = Judge(run, config, features=config.features if alone else None, **where)
+    network = judge.network
+    facts = {
+        "run": run,
         "step": judge.step,
         "samples": config.samples,
         "seed": config.seed,
@@ -172,6 +85,87 @@ def run_facts(judge: Judge, config: FVDConfig) -> dict:
         "decoder_hash": judge.vae.decoder_hash,
         "encoder_hash": judge.vae.encoder_hash,
     }
+    own = config.tokenizer in (None, judge.facts.get("tokenizer"))
+    weights = config.weights or (judge.facts.get("weights") if own else None)
+    facts |= {"weights": weights} if weights else {}
+    with timed_part(judge.run_folder, "eval.fvd"):
+        if alone:
+            kind, name = "fvd", network.name
+            rows, more = judge_generator(judge, config)
+            said = {PAPER.name: more["differences"]}
+            facts |= {"features": f"{network.name}@{network.version_hash}", "protocol": PAPER.name, **more}
+            tables = {PAPER.name: rows}
+        else:
+            kind, name = "protocols", f"{'-'.join(config.protocol)}-{choose_features(config.features, facts['data'])}"
+            tables, said = follow(judge, config)
+            rows = [row for part in tables.values() for row in part]
+            protocols = {word: asdict(PROTOCOLS[word]) | {"differences": lines} for word, lines in said.items()}
+            facts |= {"features": choose_features(config.features, facts["data"]), "protocols": protocols}
+    out = judge.results_folder / f"{kind}-{name}-step{judge.step:08d}-n{config.samples}.json"
+    out = Path(config.out) if config.out else out
+    facts["samples_of"] = judge.samples_as_seen_from(out.parent)
+    write_results(out, kind=kind, rows=rows, **facts, seconds=round(time.monotonic() - began, 1))
+    for word, part in tables.items():
+        if not alone:
+            print(f"protocol {word}, of {PROTOCOLS[word].source}")
+        print(table(part))
+        for line in said[word]:
+            print(f"  differs from the paper: {line}")
+    for line in facts.get("notes", ()):
+        print(f"  {line}")
+    print(f"eval.fvd: wrote {out}")
+    return out
+
+
+def judge_generator(judge, config: FVDConfig) -> tuple[list, dict]:
+    """(rows, facts) of the paper's protocol, with every control that was asked for."""
+    from eval.clip_sets import CONTROLS, Watcher, load_classifier
+    from eval.protocols.follow import differences
+    from eval.quantities import TO_RECONSTRUCTIONS, distance_rows, judge_rows, no_infinity, score_rows
+    from eval.results.rows import Row
+
+    classifier, no_classifier = load_classifier(judge.facts, judge.device)
+    watchers = {"features": Watcher(network=judge.network)}
+    watchers |= {"scores": Watcher(network=classifier)} if classifier else {}
+
+    def scores(seen: dict, subject: str, note: str = "") -> list[Row]:
+        if no_classifier:
+            return [Row(metric="IS", subject=subject, value=None, note=f"not measured: {no_classifier}")]
+        note = ", ".join(filter(None, (note, "first 16 frames")))
+        return score_rows(seen["scores"], subject, note=note) if classifier else []
+
+    def real(items: list[int], *pictures: str) -> dict[str, dict]:
+        found = judge.real(items, pictures, watchers)
+        return {picture: {name: found[picture, name] for name in watchers} for picture in pictures}
+
+    references = real(judge.reference_items, "real", *(["reconstructed"] if config.controls else []))
+    reference = references["real"]["features"]
+    targets = {"": reference}
+    targets |= {TO_RECONSTRUCTIONS: references["reconstructed"]["features"]} if config.controls else {}
+    rows = []
+    for scale in config.guidance_scales:
+        headline = scale == config.guidance_scales[0]
+        seen = judge.generated(watchers, guidance_scale=scale, label=f"generated clips, guidance {scale:g}")
+        found, subject = seen["features"], "generated" if headline else f"generated (guidance {scale:g})"
+        note = f"guidance {scale:g}" if headline else ""
+        for suffix, target in targets.items():
+            rows += distance_rows(found, target, subject, note=note, suffix=suffix, infinity=True)
+        rows += scores(seen, subject, note) + judge_rows(found, subject)
+    notes = [words for words in [no_infinity(found, reference)] if words]
+    if config.controls:
+        others = real(judge.other_items, *CONTROLS)
+        for subject in ("real", "reconstructed", "frozen", "shuffled"):
+            found = others[subject]["features"]
+            rows += distance_rows(found, reference, subject, infinity=subject == "real")
+            if subject in ("real", "reconstructed"):
+                rows += scores(others[subject], subject) if classifier else []
+                rows += judge_rows(found, subject)
+        untrained = judge.generated(watchers, untrained=True, label="untrained generator's clips")["features"]
+        rows += distance_rows(untrained, reference, "untrained")
+        for subject, found in (("reconstructed", others["reconstructed"]["features"]), ("untrained", untrained)):
+            rows += distance_rows(found, targets[TO_RECONSTRUCTIONS], subject, suffix=TO_RECONSTRUCTIONS)
+    words = differences(judge.network.name, config.samples, len(reference.features), config.steps, judge.facts)
+    return rows, {"reference_clips": len(reference.features), "differences": words, "notes": notes}
 
 
 if __name__ == "__main__":

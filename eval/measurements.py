@@ -2,25 +2,22 @@
 rows alone.
 
 A row is float32 and holds, beside each other, what `layout_of` lists: quality in pixels, how well change and
-prediction come out, and features of the clip before and after the tokenizer. The rows of a set are kept by
-`eval.sets.kept_features`, so every number can be computed again without a pixel, and an interrupted evaluation goes on.
+prediction come out, and features of the clip before and after the tokenizer. Rows are kept (`eval.extract`), so every
+number can be computed again without a pixel, and an interrupted evaluation goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eval.feature_store import FeatureSet, join
 from eval.features import FRECHET_NAMES
+from eval.features.store import FeatureSet
 from eval.metrics.frechet import frechet_distance
-from eval.metrics.intervals import estimate
-from eval.results import Row, row_from
-from eval.sets import real_batches
 from runtime.errors import InputError
 from runtime.processes import autocast
 from runtime.records import check_fields
@@ -30,11 +27,81 @@ from videos.quality import LPIPS_SMALLEST, lpips_network
 
 # dB of a frame that comes out as it went in, which has no finite PSNR; the field's evaluators count it so, too.
 PSNR_CAP = 100.0
-NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips_alex": "LPIPS (alex)", "lpips_vgg": "LPIPS (vgg)"}
-ROUNDING = "what rounding the output to uint8 costs by itself: no tokenizer can be told from a better one beyond it"
 
 # What rows are read by.
-_KEY = {"layout": dict, "num_frames": int, "observed": int | None, "features": str, "weights": str, "stratified": bool}
+_KEY = {"layout": dict, "num_frames": int, "observed": int | None, "network": str, "weights": str, "stratified": bool}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number that follows from columns of rows.
+
+    Attributes:
+        metric, subject: As in results; "rFVD" stands for the distance on whatever features there are.
+        better: "lower" or "higher".
+        names: One column; two, of which sums over frames and clips are divided; or the features of two sets.
+        function: Arrays, a row a clip -> float.
+        note: Words that belong to the number.
+    """
+
+    metric: str
+    subject: str
+    better: str
+    names: tuple[str, ...]
+    function: Callable
+    note: str = ""
+
+    def is_in(self, columns: Mapping[str, np.ndarray], ahead: int | None = None) -> bool:
+        """Whether rows hold it, with something to divide by; `ahead`: at this frame alone."""
+        if not columns.keys() >= {*self.names}:
+            return False
+        ratio = self.function in (_ratio, _explained)
+        return not ratio or self.arrays(columns, ahead)[0][:, 1].sum() > 0
+
+    def arrays(self, columns: Mapping[str, np.ndarray], ahead: int | None = None) -> tuple[np.ndarray, ...]:
+        """What `function` takes; `ahead`: of one predicted frame instead of all."""
+        found = tuple(columns[name] for name in self.names)
+        if self.function not in (_ratio, _explained):
+            return found
+        parts = [part.reshape(len(part), -1) for part in found]
+        return (np.stack([p.sum(1) if ahead is None else p[:, ahead] for p in parts], axis=1),)
+
+
+def _ratio(pairs: np.ndarray) -> float:
+    return pairs[:, 0].sum() / pairs[:, 1].sum()
+
+
+def _explained(pairs: np.ndarray) -> float:
+    return 1.0 - _ratio(pairs)
+
+
+NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips_alex": "LPIPS (alex)", "lpips_vgg": "LPIPS (vgg)"}
+_BETTER = {"psnr": "higher", "ssim": "higher", "lpips_alex": "lower", "lpips_vgg": "lower"}
+_ROUNDING = "what rounding the output to uint8 costs by itself: no tokenizer can be told from a better one beyond it"
+_FROZEN = "control: the first frame repeated, later frames"
+_CHANGE = "1 - squared error of frame differences over their power; standing still scores 0"
+_REPEAT = "squared error on moving pixels over that of repeating the last observed frame"
+COLUMNS = (
+    *(Column(NAMES[name], "reconstructed", way, (name,), np.mean) for name, way in _BETTER.items()),
+    *(Column(NAMES[name], "rounding", way, (f"rounding_{name}",), np.mean, _ROUNDING) for name, way in _BETTER.items()),
+    Column("PSNR", "frozen", "higher", ("frozen",), np.mean, _FROZEN),
+    Column("change explained", "reconstructed", "higher", ("change_error", "change"), _explained, _CHANGE),
+    Column(
+        "change explained", "predicted", "higher", ("predicted_change_error", "predicted_change"), _explained, _CHANGE
+    ),
+    Column("error / repeat", "predicted", "lower", ("predicted", "repeat"), _ratio, _REPEAT),
+    Column("error / repeat", "blank", "lower", ("blank", "repeat"), _ratio, _REPEAT),
+    Column("rFVD", "reconstructed", "lower", ("features", "real_features"), frechet_distance),
+    Column("rFVD", "rounding", "lower", ("features", "exact_features"), frechet_distance, _ROUNDING),
+)
+
+
+def horizons_of(columns: Mapping[str, np.ndarray], column: Column) -> list[int]:
+    """Frames ahead (from 0) at which the error of prediction is also a number of its own: four of them, or five."""
+    if (column.metric, column.subject) != ("error / repeat", "predicted"):
+        return []
+    ahead = columns["predicted"].reshape(len(columns["predicted"]), -1).shape[1]
+    return [frame for frame in range(0, ahead, max(1, ahead // 4)) if column.is_in(columns, frame)]
 
 
 def layout_of(num_frames: int, observed: int | None, lpips_nets: Sequence[str], features: int) -> dict[str, int]:
@@ -71,8 +138,8 @@ def columns_of(kept: FeatureSet) -> dict[str, np.ndarray]:
     layout = layout_of(key["num_frames"], key["observed"], nets, features)
     if layout != key["layout"] or min(layout.values()) < 1 or sum(layout.values()) != width:
         raise InputError(f"{kept.path}: rows of {width} numbers are not laid out as their key says")
-    if features and key["features"] not in FRECHET_NAMES:
-        raise InputError(f"{kept.path}: features {key['features']!r} are not known")
+    if features and key["network"] not in FRECHET_NAMES:
+        raise InputError(f"{kept.path}: features {key['network']!r} are not known")
     edges = np.cumsum([0, *layout.values()])
     rows = kept.features.astype(np.float64)
     found = {name: rows[:, a:b] for name, a, b in zip(layout, edges[:-1], edges[1:], strict=True)}
@@ -107,7 +174,6 @@ class Measurer:
     Attributes:
         vae: The tokenizer, on `device`.
         predictor: The one to predict with, on `device`: weights of the video stage.
-        dataset: Where items come from.
         observed: Frames that prediction sees; None: nothing is predicted.
         lpips_nets: LPIPS networks by "alex" and "vgg".
         network: For features, or None.
@@ -117,13 +183,11 @@ class Measurer:
 
     vae: torch.nn.Module
     predictor: torch.nn.Module
-    dataset: object
     observed: int | None
     lpips_nets: Mapping[str, Callable]
     network: object
     stratified: bool = False
     batch_size: int = 16
-    seed: int = 0
     device: torch.device
     dtype: torch.dtype = torch.float32
 
@@ -131,7 +195,7 @@ class Measurer:
         """Everything that the rows depend on."""
         return {
             "layout": self.layout(clip.num_frames),
-            "features": self.network.name if self.network else "",
+            "network": self.network.name if self.network else "",
             "weights": self.network.version_hash if self.network else "",
             "encoder": self.vae.encoder_hash,
             "decoder": self.vae.decoder_hash,
@@ -140,7 +204,6 @@ class Measurer:
             "num_frames": clip.num_frames,
             "clip": [clip.height, clip.width, clip.frame_stride, clip.window],
             "stratified": self.stratified,
-            "seed": self.seed,
             "dtype": str(self.dtype),
             **more,
         }
@@ -150,17 +213,13 @@ class Measurer:
         nets = [net for net in LPIPS_SMALLEST if net in self.lpips_nets]
         return layout_of(num_frames, self.observed, nets, self.network.dim if self.network else 0)
 
-    def rows(self, items: Sequence[int]) -> Iterator[FeatureSet]:
-        """Rows of the items, in batches of `eval.sets.BATCH`."""
-        for video, labels in real_batches(self.dataset, items, self.seed):
-            parts = []
-            for start in range(0, len(video), self.batch_size):
-                part = slice(start, start + self.batch_size)
-                found = self.measure(video[part])
-                columns = [found[name].reshape(-1, width) for name, width in self.layout(video.shape[2]).items()]
-                table = torch.cat(columns, dim=1)
-                parts.append(FeatureSet(table.float().cpu().numpy(), None, np.asarray(labels[part])))
-            yield join(parts)
+    def see(self, video: Tensor) -> tuple[Tensor, None]:
+        """Rows float32 `[B, width]` of uint8 clips `[B, 3, 1+T, H, W]`, as a view of `eval.extract` gives features."""
+        layout, parts = self.layout(video.shape[2]), []
+        for part in video.split(self.batch_size):
+            found = self.measure(part)
+            parts.append(torch.cat([found[name].reshape(-1, width) for name, width in layout.items()], dim=1))
+        return torch.cat(parts).float(), None
 
     def measure(self, clip: Tensor) -> dict[str, Tensor]:
         """The columns of `layout_of` for uint8 clips `[B, 3, 1+T, H, W]`."""
@@ -213,63 +272,3 @@ def _change(prefix: str, output: Tensor, real: Tensor) -> dict[str, Tensor]:
         f"{prefix}change_error": (ours - truth).square().sum(axes),
         f"{prefix}change": truth.square().sum(axes),
     }
-
-
-def rows_from(kept: FeatureSet) -> list[Row]:
-    """Every number that kept rows hold, with its interval; the same from a file as from the measurement."""
-    found = columns_of(kept)
-    labels = kept.labels if kept.key["stratified"] else None
-    rows: list[Row] = []
-
-    def add(metric: str, subject: str, function: Callable, *arrays: np.ndarray, note: str = "", features: str = ""):
-        values = estimate(function, *arrays, paired=len(arrays) > 1, labels=labels)
-        rows.append(row_from(values, metric=metric, subject=subject, features=features, note=note, of=(kept,)))
-
-    for name, metric in NAMES.items():
-        if name in found:
-            add(metric, "reconstructed", np.mean, found[name])
-    for name, metric in NAMES.items():
-        if f"rounding_{name}" in found:
-            add(metric, "rounding", np.mean, found[f"rounding_{name}"], note=ROUNDING)
-    if "frozen" in found:
-        add("PSNR", "frozen", np.mean, found["frozen"], note="control: the first frame repeated, later frames")
-    for prefix, subject in (("", "reconstructed"), ("predicted_", "predicted")):
-        change = _pairs(found, f"{prefix}change_error", f"{prefix}change")
-        if change is not None:
-            note = "1 - squared error of frame differences over their power; standing still scores 0"
-            add("change explained", subject, _explained, change, note=note)
-    for subject in ("predicted", "blank"):
-        pairs = _pairs(found, subject, "repeat")
-        if pairs is not None:
-            note = "squared error on moving pixels over that of repeating the last observed frame"
-            add("error / repeat", subject, _ratio, pairs, note=note)
-    if "predicted" in found:
-        ahead = kept.key["layout"]["predicted"]
-        for horizon in range(0, ahead, max(1, ahead // 4)):
-            pairs = _pairs(found, "predicted", "repeat", horizon)
-            if pairs is not None:
-                add(f"error / repeat, frame +{horizon + 1}", "predicted", _ratio, pairs)
-    if "features" in found:
-        network = kept.key["features"]
-        name = "rFVD" if network == "i3d" else f"r{FRECHET_NAMES[network]}"
-        for subject, other, note in (("reconstructed", "real_features", ""), ("rounding", "exact_features", ROUNDING)):
-            features = f"{network}@{kept.key['weights']}"
-            add(name, subject, frechet_distance, found["features"], found[other], features=features, note=note)
-    return rows
-
-
-def _pairs(found: dict, above: str, below: str, horizon: int | None = None) -> np.ndarray | None:
-    """`[N, 2]` of two columns, summed over frames or at one; None where they are absent or the lower one is all 0."""
-    if above not in found:
-        return None
-    columns = [found[name].reshape(len(found[name]), -1) for name in (above, below)]
-    pairs = np.stack([c.sum(1) if horizon is None else c[:, horizon] for c in columns], axis=1)
-    return pairs if pairs[:, 1].sum() > 0 else None
-
-
-def _ratio(pairs: np.ndarray) -> float:
-    return pairs[:, 0].sum() / pairs[:, 1].sum()
-
-
-def _explained(pairs: np.ndarray) -> float:
-    return 1.0 - _ratio(pairs)

@@ -24,7 +24,8 @@ NO_PREDICTOR = "the tokenizer has no weights to predict with, which are those of
 class ReconstructionConfig(CommonFlags):
     """Flags of `python -m eval.reconstruction`."""
 
-    tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or shipped name; default: the newest run")
+    tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or known name; default: the newest run")
+    weights: str | None = flag(None, "weight file to use instead of the tokenizer's own, or 'random'")
     data: str | None = flag(None, "data set; default: the one that the tokenizer was trained on")
     root: str | None = flag(None, "its folder; default: likewise")
     split: str = flag(
@@ -61,9 +62,12 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     """Measure at one size, print the table, write the JSON; returns its path."""
     import time
 
-    from eval.measurements import Measurer, lpips_networks, rows_from
-    from eval.results import table, write_results
-    from eval.sets import kept_features
+    from eval.clip_sets import names_of
+    from eval.extract import View, extract, read_items, record_of
+    from eval.features.store import FeatureStore
+    from eval.measurements import Measurer, lpips_networks
+    from eval.quantities import measurement_rows
+    from eval.results.rows import table, write_results
     from runtime.processes import resolve_dtype, start_processes
     from runtime.run import newest_run, read_run, timed_part
     from tokenizer.zoo import load, load_predictor
@@ -72,7 +76,7 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     began = time.monotonic()
     world = start_processes(config.device)
     name = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
-    vae = load(name, device=world.device)
+    vae = load(name, config.weights, device=world.device)
     predictor = load_predictor(name, device=world.device)
     trained = read_run(name).config if (Path(name) / "manifest.json").is_file() else {}
     data = config.data or trained.get("data") or ("moving_shapes" if name == "moving-shapes" else None)
@@ -89,39 +93,40 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     measurer = Measurer(
         vae=vae,
         predictor=predictor,
-        dataset=dataset,
         observed=observed,
         lpips_nets=nets,
         network=network,
         stratified=stratified,
         batch_size=config.batch_size,
-        seed=config.seed,
         device=world.device,
         dtype=resolve_dtype(config.dtype, world.device),
     )
-    folder = (Path(name) if trained else Path(config.runs_dir) / f"shipped-{Path(name).name}") / "eval"
+    folder = (Path(name) if trained else Path(config.runs_dir) / folder_name(name, vae)) / "eval"
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"reconstruction-{data}-{config.split}-{clip.height}px-n{len(items)}"
     out = Path(config.out) if config.out else folder / f"{stem}.json"
-    key = measurer.key(clip, data=data, fingerprint=dataset.fingerprint(), split=config.split, samples=len(items))
+    key = measurer.key(clip, data=data, fingerprint=dataset.fingerprint(), split=config.split, seed=config.seed)
+    kept_below = Path(config.runs_dir) / "features"
+    store = FeatureStore(kept_below, f"{data}-reconstruction-{clip.height}px", key)
     with timed_part(folder.parent, "eval.reconstruction"):
-        kept = kept_features(
-            folder / "features",
-            f"reconstruction-{data}-{clip.height}px",
-            key,
-            [_name_of(dataset, item) for item in items],
-            lambda rows: measurer.rows([items[row] for row in rows]),
-            world,
-        )
+        kept = extract(
+            {"": View(store=store, see=measurer.see)},
+            names_of(dataset, items),
+            read_items(dataset, items, config.seed, world.device),
+            world=world,
+            label=f"reconstruct {data}",
+            unreadable=record_of(kept_below, dataset),
+        )[""]
         if not world.is_main:
             return out
-        rows = rows_from(kept) + not_measured(no_nets, no_network, "" if predictor else NO_PREDICTOR)
-    words = differences(data, config.split, clip, len(items), network)
+        rows = measurement_rows(kept) + not_measured(no_nets, no_network, "" if predictor else NO_PREDICTOR)
+    words = differences(data, config.split, clip, len(kept.features), network)
     write_results(
         out,
         kind="reconstruction",
         rows=rows,
         tokenizer=name,
+        **({"weights": config.weights} if config.weights else {}),
         encoder_hash=vae.encoder_hash,
         decoder_hash=vae.decoder_hash,
         data=data,
@@ -129,7 +134,7 @@ def reconstruction(config: ReconstructionConfig) -> Path:
         size=clip.height,
         num_frames=clip.num_frames,
         frame_stride=clip.frame_stride,
-        samples=len(items),
+        samples=len(kept.features),
         seed=config.seed,
         device=config.device,
         observed_frames=observed,
@@ -141,6 +146,16 @@ def reconstruction(config: ReconstructionConfig) -> Path:
         print(f"  differs from the paper: {word}")
     print(f"eval.reconstruction: wrote {out}")
     return out
+
+
+def folder_name(name: str, vae) -> str:
+    """Of the folder below `--runs-dir` for results of a tokenizer that has none of its own."""
+    from eval.decode import file_word
+    from tokenizer.baselines.registry import is_baseline
+
+    # Two files of weights, or two folders of one class, are two tokenizers.
+    own = f"baseline-{file_word(vae.spec.name)}-{vae.decoder_hash[:8]}"
+    return own if is_baseline(name) else f"shipped-{Path(name).name}"
 
 
 def clip_of(config: ReconstructionConfig, trained: dict, data: str, size: int):
@@ -189,16 +204,9 @@ def drawn(dataset, data: str, config: ReconstructionConfig) -> tuple[list[int], 
     return sorted(stratified_order(labels, config.seed)[:count]), len(set(labels)) > 1
 
 
-def _name_of(dataset, item: int) -> object:
-    """The file of an item, below the data set's root; of a synthetic one its number."""
-    if not hasattr(dataset, "sources"):
-        return item
-    return dataset.sources[item].relative_to(dataset.root).as_posix()
-
-
 def _features(config: ReconstructionConfig, data: str, device: str):
     """The feature network or None, and why there is none."""
-    from eval.fvd import load_chosen
+    from eval.clip_sets import load_chosen
 
     if config.features == "none":
         return None, "not asked for"
@@ -214,7 +222,7 @@ def not_measured(no_nets: dict[str, str], no_network: str, no_predictor: str = "
     """A row for every number that is missing, with the reason; where to get a file is for the command that asks for it
     by name."""
     from eval.measurements import NAMES
-    from eval.results import Row
+    from eval.results.rows import Row
 
     reasons = {("reconstructed", NAMES[f"lpips_{net}"]): reason for net, reason in no_nets.items()}
     reasons |= {("reconstructed", "rFVD"): no_network, ("predicted", "error / repeat"): no_predictor}

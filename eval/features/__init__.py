@@ -22,20 +22,13 @@ def load_features(name: str, path: str | None = None, device: str = "cpu"):
     Raises:
         InputError: On an unknown name, or weights that are absent, damaged or others than the published ones.
     """
-    if name == "shapes":
-        from eval.features.shapes import ShapesNet
+    from eval.features.c3d import C3D
+    from eval.features.i3d import I3D
+    from eval.features.shapes import ShapesNet
 
-        return ShapesNet.from_file(path).to(device)
-    if name == "i3d":
-        from eval.features.i3d import I3D
-
-        return I3D.from_file(path).to(device)
-    if name == "i3d-rgb-imagenet":
-        from eval.features.i3d import I3D
-
-        return I3D.from_file(path, "i3d_rgb_imagenet").to(device)
-    if name == "c3d":
-        from eval.features.c3d import C3D
-
-        return C3D.from_file(path).to(device)
-    raise InputError(f"features {name!r} are not known; known: {', '.join(FEATURE_NETWORKS)}")
+    kinds = {"shapes": ShapesNet, "i3d": I3D, "i3d-rgb-imagenet": I3D, "c3d": C3D}
+    if name not in kinds:
+        raise InputError(f"features {name!r} are not known; known: {', '.join(FEATURE_NETWORKS)}")
+    # In one graph two sets of weights, of which one only goes in when asked for.
+    asked = {"weights": "i3d_rgb_imagenet"} if name == "i3d-rgb-imagenet" else {}
+    return kinds[name].from_file(path, **asked).to(device)

@@ -8,6 +8,7 @@ size up, as Caffe does, so the last one turns 7x7 into 4x4 without padding.
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ MEAN_CORNER = 8
 SCALE = 128.0
 # Layers of the archive that hold the preprocessing where somebody saved it along.
 _NOT_WEIGHTS = ("pre/W", "mean/b")
+_pool = partial(F.max_pool3d, ceil_mode=True)
 
 
 class C3D(nn.Module):
@@ -115,10 +117,6 @@ class C3D(nn.Module):
         # Neither file has a published hash, so the numbers carry the one that was found.
         network.version_hash = hashlib.sha256((file_sha256(weights) + file_sha256(mean)).encode()).hexdigest()[:12]
         return network.requires_grad_(False)
-
-
-def _pool(x: Tensor, size: int | tuple[int, int, int]) -> Tensor:
-    return F.max_pool3d(x, size, ceil_mode=True)
 
 
 def read_weights(path: Path, network: nn.Module) -> dict[str, Tensor]:

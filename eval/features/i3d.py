@@ -8,6 +8,7 @@ Parameter names follow the layout common to the PyTorch ports.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -81,17 +82,6 @@ class Mixed(nn.Module):
         return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], dim=1)
 
 
-class Logits(nn.Module):
-    """The last 1x1x1 convolution, with bias and nothing after it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv3d = nn.Conv3d(1024, 400, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv3d(x)
-
-
 class I3D(nn.Module):
     """`[B, 3, T >= 9, 224, 224]` in [-1, 1] -> logits `[B, 400]`, in evaluation mode from the start.
 
@@ -99,6 +89,9 @@ class I3D(nn.Module):
 
     Args:
         bn_eps: 1e-3 is the original graph's; some ports use 1e-5 and give other numbers.
+
+    Attributes:
+        resize: How `features` brings clips to 224x224; protocols have ways of their own.
     """
 
     dim = 400
@@ -106,6 +99,7 @@ class I3D(nn.Module):
     def __init__(self, bn_eps: float = 1e-3):
         super().__init__()
         self.name, self.version_hash = "i3d", "untrained"
+        self.resize = resize_for_i3d
         self.Conv3d_1a_7x7 = Unit(3, 64, 7, 2, eps=bn_eps)
         self.MaxPool3d_2a_3x3 = Pool((1, 3, 3), (1, 2, 2))
         self.Conv3d_2b_1x1 = Unit(64, 64, eps=bn_eps)
@@ -119,7 +113,8 @@ class I3D(nn.Module):
         self.MaxPool3d_5a_2x2 = Pool((2, 2, 2), (2, 2, 2))
         for block in ("5b", "5c"):
             self.add_module(f"Mixed_{block}", Mixed(MIXED[block], bn_eps))
-        self.logits = Logits()
+        # The last convolution, with bias and nothing after it.
+        self.logits = nn.Sequential(OrderedDict(conv3d=nn.Conv3d(1024, 400, 1)))
         self.eval()
 
     def trunk(self, video: Tensor) -> Tensor:
@@ -138,7 +133,7 @@ class I3D(nn.Module):
         """Logits, float32 `[B, 400]`, of clips of any size in [-1, 1], without TF32 or mixed precision."""
         check_clips(video, "I3D", MIN_FRAMES)
         with exact_float32(video.device):
-            return self(resize_for_i3d(video))
+            return self(self.resize(video))
 
     @classmethod
     def from_file(cls, path: str | Path | None = None, weights: str | None = None, bn_eps: float = 1e-3) -> I3D:

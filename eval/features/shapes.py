@@ -1,13 +1,12 @@
 """A small 3D CNN that names shape and motion of `moving_shapes` clips: the judge of runs without published weights.
 
-It is trained by `python -m eval.train_features`, on synthetic clips only. Its numbers carry their own names (FD-shapes,
-accuracy-…): they are never FVD, and nothing is trained against it.
+It is trained by `python -m benchmarks.train_judge`, on synthetic clips only. Its numbers carry their own names
+(FD-shapes, accuracy-…): they are never FVD, and nothing is trained against it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import torch
@@ -24,6 +23,10 @@ MIN_FRAMES = 9
 WIDTHS = (48, 96)
 
 
+def _normed(convolution: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
+    return convolution, nn.GroupNorm(8, convolution.out_channels), nn.SiLU()
+
+
 class ShapesNet(nn.Module):
     """Clip `[B, 3, T >= 9, H, W]` in [-1, 1], resized to 32x32 -> features `[B, dim]`, probabilities `[B, 3 shapes * 4
     motions]`.
@@ -33,43 +36,27 @@ class ShapesNet(nn.Module):
     """
 
     name = "shapes"
+    dim = 128
 
     def __init__(self) -> None:
         super().__init__()
         first, second = WIDTHS
         # 2x2 pixels enter as channels: a third of the time of full-resolution convolutions.
         self.frame = nn.Sequential(
-            nn.Conv2d(12 + 2, first, 3, padding=1),
-            nn.GroupNorm(8, first),
-            nn.SiLU(),
-            nn.Conv2d(first, second, 3, stride=2, padding=1),
-            nn.GroupNorm(8, second),
-            nn.SiLU(),
-            nn.Conv2d(second, second, 3, padding=1),
-            nn.GroupNorm(8, second),
-            nn.SiLU(),
+            *_normed(nn.Conv2d(12 + 2, first, 3, padding=1)),
+            *_normed(nn.Conv2d(first, second, 3, stride=2, padding=1)),
+            *_normed(nn.Conv2d(second, second, 3, padding=1)),
         )
         self.movement = nn.Sequential(
-            nn.Conv3d(second, second, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
-            nn.GroupNorm(8, second),
-            nn.SiLU(),
-            nn.Conv3d(second, second, 3, stride=(2, 1, 1), padding=1),
-            nn.GroupNorm(8, second),
-            nn.SiLU(),
-            nn.Conv3d(second, second, 3, stride=(2, 2, 2), padding=1),
-            nn.GroupNorm(8, second),
-            nn.SiLU(),
+            *_normed(nn.Conv3d(second, second, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))),
+            *_normed(nn.Conv3d(second, second, 3, stride=(2, 1, 1), padding=1)),
+            *_normed(nn.Conv3d(second, second, 3, stride=(2, 2, 2), padding=1)),
         )
         self.form_out = nn.Linear(second, 64)
         self.movement_out = nn.Linear(second * 4, 64)
         self.shape_head = nn.Linear(64, len(SHAPES))
         self.motion_head = nn.Linear(64, len(MOTIONS))
         self.version_hash = "untrained"
-
-    @property
-    def dim(self) -> int:
-        """Width of the features."""
-        return 128
 
     def features(self, video: Tensor) -> Tensor:
         """float32 `[B, 128]`: what the heads see, 64 for form and 64 for movement."""
@@ -113,15 +100,7 @@ class ShapesNet(nn.Module):
         except (OSError, SafetensorError, RuntimeError) as error:
             raise InputError(
                 f"{path}: no weights of the shapes network ({str(error).splitlines()[0]}); "
-                "python -m eval.train_features trains them"
+                "python -m benchmarks.train_judge trains them"
             ) from error
         network.version_hash = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         return network.eval().requires_grad_(False)
-
-    @staticmethod
-    def recipe(path: str | Path | None = None) -> dict:
-        """How the weights were made and how well they judge, from the file's header."""
-        from safetensors import safe_open
-
-        with safe_open(str(path or WEIGHTS), "pt") as file:
-            return json.loads((file.metadata() or {}).get("recipe", "{}"))

@@ -245,7 +245,7 @@ def test_truncated_foreign_and_misshapen_archives_are_refused(shelf):
 
 @pytest.mark.skipif(
     locate("c3d_ucf101") is None or locate("c3d_mean") is None,
-    reason="conv3d_deepnetA_ucf.npz or mean2.npz is not here; python -m eval.weights --download c3d_ucf101,c3d_mean",
+    reason="conv3d_deepnetA_ucf.npz or mean2.npz is not here; python -m runtime.check --download c3d_ucf101,c3d_mean",
 )
 def test_the_published_files_fit_and_subtract_the_mean_of_natural_pictures():
     network = load_features("c3d")

@@ -11,11 +11,10 @@ from eval.convergence import (
     comparability,
     convergence,
     faster_than,
-    percent_faster,
     same_clips,
     step_reaching,
 )
-from eval.results import read_results
+from eval.results.rows import read_results
 from runtime.errors import InputError
 
 COMMON = {"device": "cpu", "dtype": "float32"}
@@ -43,8 +42,9 @@ def test_the_first_crossing_counts_on_a_curve_that_rises_again():
 
 
 def test_percent_faster_compares_with_the_rivals_whole_training():
-    assert percent_faster([1000, 2000], [400.0, 100.0], other_final=200.0, total=2000) == pytest.approx(25.0)
-    assert percent_faster([1000], [400.0], other_final=200.0, total=2000) is None
+    ours, final = points([400.0, 100.0]), [{"step": 2000, "value": 200.0, "low": None, "high": None}]
+    assert faster_than(ours, final).percent == pytest.approx(25.0)
+    assert faster_than(ours[:1], final).percent is None
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from eval.decode import DecodeConfig, decode, decoded_clips, fitting_tokenizer, tokenizer_for
+from eval.decode import DecodeConfig, decode, decoded_clips, fitting_tokenizer
 from latents_cache import open_latents
 from runtime.errors import InputError
 
 COMMON = {"device": "cpu", "dtype": "float32"}
 
 
-def test_decoded_clips_are_uint8_and_do_not_depend_on_the_batch_size(chain):
+def test_decoded_clips_are_uint8_and_do_not_depend_on_the_batch_size(chain, monkeypatch):
     with open_latents(chain.latents) as reader:
-        vae = tokenizer_for(reader, device="cpu")
-        one = list(decoded_clips(reader, vae, 5, batch_size=1, **COMMON))
-        all_at_once = list(decoded_clips(reader, vae, 5, batch_size=8, **COMMON))
+        vae = fitting_tokenizer(reader.attributes, reader.path, device="cpu")
+        all_at_once = list(decoded_clips(reader, vae, 5, **COMMON))
+        monkeypatch.setattr("eval.decode.BATCH", 1)
+        one = list(decoded_clips(reader, vae, 5, **COMMON))
     assert [len(video) for video, _ in one] == [1] * 5
     video = torch.cat([video for video, _ in one])
     assert video.dtype == torch.uint8 and video.shape == (5, 3, 17, 32, 32)
@@ -38,7 +39,7 @@ def test_latents_without_a_tokenizer_ask_for_one():
 
 def test_more_clips_than_rows_are_refused(chain):
     with open_latents(chain.latents) as reader, pytest.raises(InputError, match="41 clips asked, it has 40"):
-        next(decoded_clips(reader, tokenizer_for(reader, device="cpu"), 41, **COMMON))
+        next(decoded_clips(reader, fitting_tokenizer(reader.attributes, reader.path, device="cpu"), 41, **COMMON))
 
 
 def test_the_command_writes_one_playable_file_a_clip(chain, tmp_path, capsys):

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.eval import Counted
 from eval import features, inception_score
+from eval.clip_sets import (
+    Judge,
+    Watcher,
+    choose_features,
+    frozen,
+    load_classifier,
+    sample_names,
+    shuffled,
+    stratified_halves,
+)
+from eval.features.shapes import ShapesNet
+from eval.features.store import FeatureSet
 from eval.fvd import FVDConfig, fvd
-from eval.judge import Judge, choose_features, load_classifier
-from eval.results import read_results
-from eval.set_rows import distance_rows, inception_rows, infinity_rows, judge_rows, no_infinity
-from eval.sets import FeatureSet, frozen, shuffled, stratified_halves
+from eval.quantities import distance_rows, judge_rows, no_infinity, score_rows
+from eval.results.rows import read_results
 from runtime.command import parse
 from runtime.errors import InputError
+from tokenizer.pvvae import PVVAE
+from videos.moving_shapes import MovingShapes
 
 COMMON = {"device": "cpu", "dtype": "float32", "steps": 2, "samples": 12}
+
+
+def seen(features, labels, probabilities=None, network="shapes") -> FeatureSet:
+    """A set as `network` would have seen it."""
+    key = {"network": network, "weights": "test", "data": "moving_shapes"}
+    return FeatureSet(features, probabilities, np.asarray(labels), key=key)
 
 
 def run_fvd(chain, tmp_path, **flags):
@@ -48,11 +67,11 @@ def test_too_few_clips_for_infinity_are_a_note_and_enough_are_a_row(chain, judge
     ]
     assert facts["notes"][0] in capsys.readouterr().out and not any("infinity" in row.metric for row in rows)
     rng = np.random.default_rng(0)
-    sets = [FeatureSet(rng.normal(size=(400, 6)), None, np.arange(400) % 4) for _ in range(2)]
-    (row,) = infinity_rows(*sets, "generated", Named, suffix=" to reconstructions")
+    sets = [seen(rng.normal(size=(400, 6)), np.arange(400) % 4) for _ in range(2)]
+    plain, _, row = distance_rows(*sets, "generated", suffix=" to reconstructions", infinity=True)
     assert row.metric == "FD-shapes at infinity to reconstructions" and no_infinity(*sets) == ""
-    assert row.low < 0 < row.high and row.method.endswith("class-stratified")  # the truth of equal sets
-    assert row.value < distance_rows(*sets, "generated", Named)[0].value
+    assert row.low < 0 < row.high and row.method.endswith("class-stratified in equal shares")  # the truth of equal sets
+    assert row.value < plain.value
 
 
 def test_intervals_leave_the_draw_of_classes_out():
@@ -60,9 +79,9 @@ def test_intervals_leave_the_draw_of_classes_out():
     labels = np.arange(80) % 4
     apart = 5.0 * labels[:, None] + rng.normal(size=(80, 2))
     moved = apart + np.array([3.0, 0.0]) + 0.1 * rng.normal(size=(80, 2))
-    with_classes = distance_rows(FeatureSet(apart, None, labels), FeatureSet(moved, None, labels), "x", Named)
+    with_classes = distance_rows(seen(apart, labels), seen(moved, labels), "x")
     nowhere = np.full(80, -1)
-    without = distance_rows(FeatureSet(apart, None, nowhere), FeatureSet(moved, None, nowhere), "x", Named)
+    without = distance_rows(seen(apart, nowhere), seen(moved, nowhere), "x")
     for narrow, wide in zip(with_classes, without, strict=True):
         assert narrow.value == wide.value and narrow.high - narrow.low < 0.7 * (wide.high - wide.low)
         assert "class-stratified" in narrow.method and "class-stratified" not in wide.method
@@ -70,7 +89,7 @@ def test_intervals_leave_the_draw_of_classes_out():
 
 def test_a_second_call_takes_the_kept_features_and_says_the_same(chain, judge, tmp_path, monkeypatch):
     _, first = run_fvd(chain, tmp_path)
-    monkeypatch.setattr("eval.sets.feature_batches", lambda *_, **__: pytest.fail("features were computed again"))
+    monkeypatch.setattr("eval.features.shapes.ShapesNet.features", lambda *_: pytest.fail("computed again"))
     _, second = run_fvd(chain, tmp_path)
     assert first == second
 
@@ -87,7 +106,7 @@ def test_another_tokenizer_is_refused_before_anything_is_sampled(chain, judge, t
 
 
 def test_only_clips_that_were_encoded_are_references(chain, judge):
-    found = Judge(str(chain.generator), features="auto", root=None, samples=2048, seed=0, device="cpu")
+    found = Judge(str(chain.generator), FVDConfig(runs_dir=str(chain.runs), device="cpu"))
     assert sorted(found.reference_items + found.other_items) == list(range(40))
 
 
@@ -115,21 +134,24 @@ class Guesser:
     def to(self, device):
         return self
 
-    def probabilities(self, video):
+    def features(self, video):
         bright = torch.sigmoid(5 * video.mean((1, 2, 3, 4)))
         return torch.stack([bright, 1 - bright], dim=1)
+
+    def classify(self, features):
+        return features
 
 
 @pytest.fixture
 def scored(monkeypatch):
     """IS is asked for on the chain's data set, too."""
-    monkeypatch.setattr("eval.judge.IS_DATA_SETS", ("moving_shapes",))
+    monkeypatch.setattr("eval.clip_sets.IS_DATA_SETS", ("moving_shapes",))
 
 
 def test_c3d_gives_is_of_generated_real_and_reconstructed_clips(chain, judge, scored, tmp_path, monkeypatch):
     load = features.load_features
     monkeypatch.setattr(
-        features, "load_features", lambda name, **more: Guesser() if name == "c3d" else load(name, **more)
+        "eval.clip_sets.load_features", lambda name, **more: Guesser() if name == "c3d" else load(name, **more)
     )
     _, rows = run_fvd(chain, tmp_path, guidance_scales=(1.0, 2.0))
     scores = {row.subject: row for row in rows if row.metric == "IS"}
@@ -143,8 +165,7 @@ def test_c3d_gives_is_of_generated_real_and_reconstructed_clips(chain, judge, sc
 
 def test_ten_splits_are_the_mean_of_ten_scores():
     p = np.random.default_rng(0).dirichlet(np.full(5, 0.3), size=60)
-    found = FeatureSet(np.zeros((60, 2)), p, np.zeros(60, dtype=int))
-    one, ten = inception_rows(found, "generated", SimpleNamespace(classifier=Guesser(), no_classifier=""))
+    one, ten = score_rows(seen(np.zeros((60, 2)), np.zeros(60, dtype=int), p, network="c3d"), "generated")
     assert (one.metric, ten.metric) == ("IS", "IS (10 splits)")
     assert one.value == pytest.approx(inception_score(p)) and ten.value == pytest.approx(inception_score(p, splits=10))
     assert ten.value < one.value and one.low <= one.value <= one.high
@@ -164,17 +185,15 @@ def test_is_is_asked_for_on_ucf101_alone_and_of_clips_that_are_long_enough():
 
 
 def test_a_set_of_equal_clips_is_refused_as_reference_and_noted_as_generated(chain, judge, tmp_path, monkeypatch):
-    still = FeatureSet(np.ones((8, 3), np.float32), None, np.full(8, -1))
-    varied = FeatureSet(np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32), None, np.full(8, -1))
-    network = SimpleNamespace(name="shapes", version_hash="0")
-    rows = distance_rows(still, varied, "generated", network)
+    still = seen(np.ones((8, 3), np.float32), np.full(8, -1))
+    varied = seen(np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32), np.full(8, -1))
+    rows = distance_rows(still, varied, "generated")
     assert all("the same features" in row.note and row.value > 0 for row in rows)
-    assert not any("same" in row.note for row in distance_rows(varied, varied, "real", network))
-    monkeypatch.setattr("eval.sets.kept_features", lambda *_: still)
+    assert not any("same" in row.note for row in distance_rows(varied, varied, "real"))
+    judge = Judge(str(chain.generator), FVDConfig(runs_dir=str(tmp_path), device="cpu", samples=8))
+    monkeypatch.setattr("eval.clip_sets.extract", lambda views, *_, **__: dict.fromkeys(views, still))
     with pytest.raises(InputError, match="real clips of moving_shapes have the same features"):
-        Judge(str(chain.generator), features="shapes", root=None, samples=8, seed=0, device="cpu").real(
-            tmp_path, "reference"
-        )
+        judge.real(judge.reference_items, ["real"], {"features": Watcher(network=Guesser())})
 
 
 def test_halves_are_disjoint_seeded_and_stratified():
@@ -196,16 +215,55 @@ def test_controls_keep_the_pictures_and_change_the_motion():
 
 
 def test_accuracy_counts_shape_and_motion_apart():
-    seen = np.array([0, 1, 4, 5])  # shape 0 0 1 1, motion 0 1 0 1
-    probabilities = np.eye(12)[seen]
-    rows = judge_rows(FeatureSet(np.zeros((4, 2)), probabilities, np.zeros(4, dtype=int)), "generated", Named)
+    probabilities = np.eye(12)[[0, 1, 4, 5]]  # shape 0 0 1 1, motion 0 1 0 1
+    rows = judge_rows(seen(np.zeros((4, 2)), np.zeros(4, dtype=int), probabilities), "generated")
     values = {row.metric: row.value for row in rows}
     assert values["accuracy-shape"] == values["accuracy-motion"] == 0.5
     assert values["accuracy-class"] == 0.25
     assert values["IS-shapes"] == pytest.approx(4.0)
 
 
-class Named:
-    """Stands for a feature network where only its name counts."""
+@pytest.fixture
+def counters():
+    """Clips that are read, encoded, decoded, and seen by the judge."""
+    targets = {
+        "read": (MovingShapes, "item", lambda *_: 1),
+        "encoded": (PVVAE, "encode"),
+        "decoded": (PVVAE, "decode"),
+        "seen": (ShapesNet, "features"),
+    }
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(Counted(*target)) for name, target in targets.items()}
 
-    name, version_hash = "shapes", "test"
+
+def test_each_clip_is_read_encoded_and_decoded_once(chain, judge, tmp_path, counters):
+    flags = {"run": str(chain.generator), "out": str(tmp_path / "fvd.json"), **COMMON}
+    fvd(FVDConfig(runs_dir=str(tmp_path), **flags))
+    # Both halves are read; reconstructed; and beside these two sets those of generator and untrained one are decoded.
+    assert {name: counter.clips for name, counter in counters.items()} == {
+        "read": 2 * 12,
+        "encoded": 2 * 12,
+        "decoded": 4 * 12,
+        "seen": 8 * 12,
+    }
+    fvd(FVDConfig(runs_dir=str(tmp_path), **flags | {"samples": 6}))
+    more = {name: counter.clips for name, counter in counters.items()}
+    assert (more["read"], more["encoded"]) == (24, 24)  # smaller draws are the first ones of larger
+    fvd(FVDConfig(runs_dir=str(tmp_path), **flags | {"samples": 16, "controls": False}))
+    # The block of clips that the new ones are in is made whole.
+    assert counters["read"].clips == 24 + 16 and counters["encoded"].clips == 24
+
+
+def test_without_controls_nothing_is_made_for_them(chain, judge, tmp_path, counters):
+    flags = {"run": str(chain.generator), "out": str(tmp_path / "fvd.json"), **COMMON}
+    fvd(FVDConfig(runs_dir=str(tmp_path), controls=False, **flags))
+    assert [counter.clips for counter in counters.values()] == [12, 0, 12, 24]
+
+
+def test_samples_are_told_apart_by_their_latents(chain):
+    from latents_cache import open_latents
+
+    with open_latents(chain.latents) as reader:
+        names = sample_names(reader, 7)
+        assert len(set(names)) == 7 and names == sample_names(reader, 40)[:7]
+        assert names[3].startswith(f"3-{reader.labels[3]}-")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import h5py
 import numpy as np
 import pytest
 import torch
 
-from eval.feature_store import join, load_feature_set
-from eval.measurements import PSNR_CAP, Measurer, columns_of, lpips_networks, rows_from
+from eval.extract import View, extract, read_items
+from eval.features.store import FeatureSet, FeatureStore, load_feature_set
+from eval.measurements import PSNR_CAP, Measurer, columns_of, lpips_networks
 from eval.metrics.frechet import frechet_distance
 from eval.metrics.intervals import estimate
+from eval.quantities import measurement_rows
 from eval.reconstruction import (
     ReconstructionConfig,
     differences,
@@ -23,8 +24,7 @@ from eval.reconstruction import (
     reconstruction,
     reconstructions,
 )
-from eval.results import read_results
-from eval.sets import kept_features
+from eval.results.rows import read_results
 from runtime.command import parse
 from runtime.errors import InputError
 from runtime.processes import start_processes
@@ -86,13 +86,15 @@ def kept_of(vae, predictor=None, count: int = 4, clips=None, **more):
     """The rows of some clips, as they would be kept."""
     clips = clips or Clips(count)
     settings = {"observed": 9, "lpips_nets": {}, "network": None, "device": CPU} | more
-    measurer = Measurer(vae=vae, predictor=predictor or vae, dataset=clips, **settings)
-    rows = join(list(measurer.rows(range(len(clips)))))
-    return replace(rows, key=measurer.key(ClipSpec(17, (16, 32))))
+    measurer = Measurer(vae=vae, predictor=predictor or vae, **settings)
+    items = [clips.item(i, 0) for i in range(len(clips))]
+    rows, _ = measurer.see(torch.from_numpy(np.stack([item["video"] for item in items])))
+    labels = np.array([item["label"] for item in items])
+    return FeatureSet(rows.numpy(), None, labels, key=measurer.key(ClipSpec(17, (16, 32))))
 
 
 def rows_of(vae, predictor=None, count: int = 4, **more):
-    rows = rows_from(kept_of(vae, predictor, count, **more))
+    rows = measurement_rows(kept_of(vae, predictor, count, **more))
     return {(row.metric, row.subject): row for row in rows}
 
 
@@ -183,7 +185,7 @@ def test_rfvd_is_paired_set_level_and_respects_classes():
             return super().item(index, seed) | {"label": index % 2}
 
     kept = kept_of(Known(shift=0.1), clips=Coloured(20), network=Means(), stratified=True)
-    row = next(row for row in rows_from(kept) if row.metric == "rFVD" and row.subject == "reconstructed")
+    row = next(row for row in measurement_rows(kept) if row.metric == "rFVD" and row.subject == "reconstructed")
     found = columns_of(kept)
     expected = estimate(
         frechet_distance, found["features"], found["real_features"], paired=True, labels=np.arange(20) % 2
@@ -267,9 +269,8 @@ def test_several_sizes_are_several_files_and_kept_rows_are_not_made_again(chain,
     assert read_results(small)[1] == rows
     (source,) = {source for row in rows for source in row.sources}
     kept = load_feature_set(small.parent / source)
-    assert [row.value for row in rows_from(kept)] == [row.value for row in rows if row.value is not None]
-    with h5py.File(small.parent / source) as file:
-        assert file["features"].shape[0] == 5 and '"decoder"' in file.attrs["key"]
+    assert len(kept.features) == 5 and kept.key["decoder"]
+    assert [row.value for row in measurement_rows(kept)] == [row.value for row in rows if row.value is not None]
 
 
 @pytest.mark.parametrize(
@@ -297,14 +298,16 @@ def test_every_column_comes_back_from_the_file_under_its_own_name(tmp_path):
     nets = {net: lambda a, b: (a - b).abs().mean((1, 2, 3), keepdim=True) for net in ("vgg", "alex")}
     clips = Clips(4)
     settings = {"observed": 9, "lpips_nets": nets, "network": Means(), "device": CPU}
-    measurer = Measurer(vae=Known(0.1), predictor=Known(0.2), dataset=clips, **settings)
+    measurer = Measurer(vae=Known(0.1), predictor=Known(0.2), **settings)
     key = measurer.key(ClipSpec(17, (16, 32)))
-    kept = kept_features(tmp_path, "a", key, range(4), lambda rows: measurer.rows(rows), start_processes("cpu"))
+    views = {"": View(store=FeatureStore(tmp_path, "a", key), see=measurer.see)}
+    read = read_items(clips, range(4), 0)
+    kept = extract(views, list("abcd"), read, world=start_processes("cpu"), label="")[""]
     measured, found = measurer.measure(torch.from_numpy(clips.videos)), columns_of(kept)
     assert set(found) == set(measured) == set(key["layout"]) and len(found) == 19
     for name, values in measured.items():
         assert found[name] == pytest.approx(values.reshape(found[name].shape).numpy(), rel=1e-6), name
-    assert {row.sources for row in rows_from(kept)} == {(str(kept.path),)}
+    assert {row.sources for row in measurement_rows(kept)} == {(str(kept.path),)}
 
 
 @pytest.mark.parametrize(
@@ -316,14 +319,14 @@ def test_every_column_comes_back_from_the_file_under_its_own_name(tmp_path):
         {"num_frames": 5},
         {"observed": 30},
         {"observed": "9"},
-        {"features": "vgg"},
+        {"network": "vgg"},
         {"stratified": 1},
     ],
 )
 def test_rows_whose_key_does_not_fit_are_refused(change):
     kept = kept_of(Known(shift=0.1), network=Means())
-    assert rows_from(kept)
+    assert measurement_rows(kept)
     with pytest.raises(InputError):
-        rows_from(replace(kept, key=kept.key | change))
+        measurement_rows(replace(kept, key=kept.key | change))
     with pytest.raises(InputError, match="no measurements of a tokenizer"):
-        rows_from(replace(kept, key={"seed": 0}))
+        measurement_rows(replace(kept, key={"seed": 0}))

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from eval.convergence import ConvergenceConfig, convergence
-from eval.figures import OBSERVED, PREDICTED, animation, bordered, curve, log_ticks, side_by_side, smoothed, ticks
 from eval.fvd import FVDConfig, fvd
-from eval.page import results_table
+from eval.page.document import results_table
+from eval.page.figures import OBSERVED, PREDICTED, animation, bordered, curve, log_ticks, side_by_side, smoothed, ticks
+from eval.page.sections import adversarial_words
+from eval.protocols.presets import guessed
 from eval.reconstruction import ReconstructionConfig, reconstruction
-from eval.report import ReportConfig, report
-from eval.results import Row
+from eval.report import ReportConfig, newest_results, report
+from eval.results.rows import Row, write_results
 from runtime.errors import InputError
 
 COMMON = {"device": "cpu", "dtype": "float32"}
@@ -60,12 +62,22 @@ def measured(chain, judge):
 
 @pytest.fixture
 def written(measured, tmp_path, capsys):
+    folder = measured.generator / "eval"
+    facts = {"data": "moving_shapes", "protocols": {"latte": {"differences": ["frames: 16 (paper: 17)"]}}}
+    made = [Row(metric="FD-shapes", subject="generated, latte", value=3.25, n=12, protocol="latte@0123")]
+    write_results(folder / "protocols.json", kind="protocols", rows=made, **facts)
+    for b, kind, value in (("old", "comparison", 7.125), ("new", "difference", 8.125)):
+        row = Row(metric="PSNR", subject="generated, a - b", value=value, n=12, note="a is better")
+        sides = {"a": "this.json", "b": f"{b}.json", "of": "fvd", "differences": ["errs in 5 % of cases"]}
+        write_results(folder / f"{b}.json", kind=kind, rows=[row], **sides)
     out = report(
         ReportConfig(
             runs_dir=str(measured.runs), clips=12, steps=2, shipped=False, out=str(tmp_path / "report.html"), **COMMON
         )
     )
-    return out.read_text(), capsys.readouterr().out
+    yield out.read_text(), capsys.readouterr().out
+    for name in ("protocols", "old", "new"):  # others measure in this folder too
+        (folder / f"{name}.json").unlink()
 
 
 def test_the_page_needs_nothing_but_itself(written):
@@ -111,7 +123,59 @@ def test_the_page_holds_curves_numbers_times_and_differences(written):
     ):
         assert words in text, words
     assert text.count("<svg") == 5
+    # One of the four steps of the tokenizer is the decoder stage's, where the adversarial loss begins at once.
+    assert "adversarial loss of weight 0.05 in 1 of 4 steps" in text and "no GAN" not in text
     assert "FD-shapes" in printed and "report.html" in printed
+
+
+def test_the_page_holds_differences_and_what_other_protocols_measured(written):
+    text, printed = written
+    for words in ("<td>3.25", "protocol latte@0123", "<li>frames: 16 (paper: 17)", "<td>FD-shapes ↓", "<td>PSNR ↑"):
+        assert words in text.replace('<td class="n">', "<td>"), words
+    # Two differences of this run, to two others, one of them in a file of an older name.
+    for words in ("7.125", "8.125", "<li>a: this.json", "<li>b: old.json", "<li>b: new.json"):
+        assert words in text, words
+    assert text.count("<b>difference</b>") == 2 and "8.125" in printed
+    # What is said of a difference is no difference to the paper.
+    assert text.index("errs in 5 % of cases") < text.index("How this differs from the paper")
+    assert text.count("errs in 5 % of cases") == 2
+
+
+def test_the_page_says_what_the_paper_leaves_open(written):
+    from html import escape
+
+    text, _ = written
+    after = text.index("What the paper leaves open")
+    assert text.index("How this differs from the paper") < after < text.index("What was run")
+    assert all(text.index(f"<li>{escape(words)}</li>") > after for words in guessed())
+    for subject in ("which real clips", "real clips from", "real clips start", "frames", "flips", "guidance"):
+        assert any(words.startswith(f"{subject}: ") for words in guessed()), subject
+
+
+def test_a_tokenizer_without_adversarial_loss_is_not_said_to_have_one():
+    log = [{"step": 1, "mse": 0.5}, {"step": 2, "mse": 0.5, "gan": 0.1}, {"step": 2, "val_psnr": 20.0}]
+    assert adversarial_words({"gan_weight": 0.05}, log) == "adversarial loss of weight 0.05 in 1 of 2 steps"
+    assert adversarial_words({"gan_weight": 0.0}, log) == adversarial_words({}, log) == "no adversarial loss"
+
+
+def test_of_each_kind_the_newest_results_are_shown_run_by_run(tmp_path):
+    def write(run: str, name: str, kind: str, created: str, **facts):
+        write_results(tmp_path / run / "eval" / f"{name}.json", kind=kind, rows=[], **facts, created=created)
+
+    for name, created in (("z-first", "2026-01-01"), ("a-second", "2026-01-02")):
+        write("gen", name, "fvd", created, data="ucf101")
+    write("gen", "other", "fvd", "2026-01-03", data="sky")
+    write("gen", "speed", "speed", "2026-01-03", data="ucf101")
+    for name, created in (("latte", "2026-01-01"), ("latte-again", "2026-01-02")):
+        write("gen", name, "protocols", created, data="ucf101", protocols={"latte": {"differences": [name]}})
+    write("gen", "tats", "protocols", "2026-01-01", data="ucf101", protocols={"tats": {"differences": ["tats"]}})
+    write("vae", "rec", "reconstruction", "2026-01-03", data="ucf101")
+    found = [facts for facts, _ in newest_results([tmp_path / "vae", tmp_path / "gen"], "ucf101")]
+    assert [facts["kind"] for facts in found] == ["reconstruction", "fvd", "protocols", "protocols"]
+    assert found[1]["created"] == "2026-01-02"
+    said = [protocol["differences"] for facts in found for protocol in facts.get("protocols", {}).values()]
+    assert said == [["latte-again"], ["tats"]]
+    assert newest_results([tmp_path / "nowhere"], "ucf101") == []
 
 
 def test_shipped_weights_have_a_section_that_names_their_hours_and_command(measured, tmp_path, monkeypatch):

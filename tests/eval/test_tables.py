@@ -9,9 +9,9 @@ import re
 
 import pytest
 
-from eval.published import TABLES
-from eval.results import Row, write_results
-from eval.table_formats import CSV_COLUMNS, tex
+from eval.results.published import TABLES
+from eval.results.rows import Row, write_results
+from eval.results.tables import CSV_COLUMNS, tex
 from eval.tables import TablesConfig, tables
 from runtime.command import parse
 from runtime.errors import InputError
@@ -54,20 +54,28 @@ def made(results, form: str, *names: str, **more) -> str:
     return tables(TablesConfig(results=tuple(results[name] for name in names), format=form, **more))
 
 
+def values(name: str, line: str) -> tuple:
+    """What a published table says of a model."""
+    (found,) = [found for found in TABLES[name].lines if found.name == line]
+    return tuple(cell.value for cell in found.cells.values())
+
+
 def test_published_numbers_are_those_of_the_paper():
-    for table in TABLES.values():
-        assert table.source.startswith("arXiv 2605.02134v1, table ")
-        assert all(len(values) == len(table.columns) for _, values in table.lines)
-    ours = dict(TABLES["generation"].lines)["PV-VAE"]
+    for number, table in enumerate(TABLES.values(), 1):
+        assert {line.source for line in table.lines} == {f"arXiv 2605.02134v1, table {number}"}
+    ours = values("generation", "PV-VAE")
     assert ours == ("t4s16c64", 146.37, 14.52, 69.72, 72.50, 4.06, 4.40, 33.34, 661)
     assert {name: len(table.lines) for name, table in TABLES.items()} == {
         "generation": 8, "reconstruction": 8, "probes": 2, "components": 4, "dropping": 3, "padding": 2,
         "transformer": 1,
     }  # fmt: skip
     # The same model stands in several tables with the same numbers.
-    (full,) = [values for name, values in TABLES["components"].lines if "fine-tuning" in name]
-    assert full == (ours[1], *dict(TABLES["reconstruction"].lines)["PV-VAE"][:4])
-    assert dict(TABLES["padding"].lines)["learnable"] == dict(TABLES["dropping"].lines)["100 %"] == ours[1:4]
+    full = values("components", "+ decoder fine-tuning")
+    assert full == (ours[1], *values("reconstruction", "PV-VAE")[:4])
+    assert values("padding", "learnable") == values("dropping", "100 %") == ours[1:4]
+    assert [column.direction for column in TABLES["generation"].columns] == [
+        "", "lower", "lower", "higher", "lower", "lower", "higher", "lower", "",
+    ]  # fmt: skip
 
 
 def test_json_holds_everything_and_says_where_it_is_from(results):
@@ -123,13 +131,51 @@ def test_markdown_parses_back_and_marks_what_was_measured_here(results):
     assert "[1] guidance 2 & more_words" in text and "[1] 512 clips" in text
     published = dict(zip(reconstruction[0], reconstruction[2], strict=True))
     assert (published["SSIM 256 ↑"], published["LPIPS 256 ↓"]) == ("0.97", "0.027")
-    assert "FD-shapes" in {cell for line in others for cell in line} and "not measured" not in text
+    assert "FD-shapes ↓" in {cell for line in others for cell in line} and "not measured" not in text
 
 
 def test_a_distance_on_other_features_never_stands_in_a_column_of_fvd(results):
     generation, others = json.loads(made(results, "json", "demo", tables=("generation",)))["tables"]
     assert {line["origin"] for line in generation["lines"]} == {"published"}
     assert others["lines"][0]["cells"]["features"]["value"] == "shapes@1"
+
+
+@pytest.mark.parametrize("kind", ["difference", "comparison"])
+def test_a_difference_is_listed_with_its_sides_and_verdict_and_enters_no_column(kind, results, tmp_path):
+    path = tmp_path / "difference.json"
+    rows = [row("FVD", -3.5, "generated, a - b", note="a is better, by 3.5"), row("FVD", 150.25)]
+    write_results(path, kind=kind, rows=rows, a="runs/a/fvd.json", b="runs/b/fvd.json", of="fvd", data="ucf101")
+    generation, others = json.loads(made({"d": str(path)}, "json", "d", tables=("generation",)))["tables"]
+    assert {line["origin"] for line in generation["lines"]} == {"published"}
+    first, second = others["lines"]
+    assert (first["cells"]["of"]["value"], first["cells"]["value"]["value"]) == ("generated, a - b", -3.5)
+    assert first["cells"]["notes"]["value"] == "a is better, by 3.5" and second["cells"]["notes"]["value"] == ""
+    assert first["notes"] == ["a: runs/a/fvd.json, b: runs/b/fvd.json"]
+
+
+def test_numbers_of_other_protocols_are_listed_with_what_differs_and_enter_no_column(results, tmp_path):
+    path, said = tmp_path / "protocols.json", {"latte": {"differences": ["frames: 16"]}, "paper": {"differences": []}}
+    rows = [row("FVD", 170.0, "generated, latte (guidance 2)"), row("FVD", 150.0, "generated, paper")]
+    rows.append(row("FVD", 171.0, protocol="latte@0123"))
+    write_results(path, kind="protocols", rows=rows, run="runs/gen", data="ucf101", protocols=said)
+    generation, others = json.loads(made({"p": str(path)}, "json", "p", tables=("generation",)))["tables"]
+    assert {line["origin"] for line in generation["lines"]} == {"published"}
+    assert [line["notes"] for line in others["lines"]] == [["latte: frames: 16"], [], ["latte: frames: 16"]]
+    assert others["lines"][2]["cells"]["notes"]["value"] == "protocol latte@0123"
+
+
+def test_only_the_papers_protocol_enters_a_column(results, tmp_path):
+    path = tmp_path / "fvd.json"
+    for protocol, lines in (("paper@0", 9), ("", 9), ("latte@0", 8)):
+        found = [row("FVD", 150.0, protocol=protocol)]
+        write_results(path, kind="fvd", rows=found, run="runs/gen", data="ucf101", decoder_hash="d0")
+        assert len(json.loads(made({"p": str(path)}, "json", "p"))["tables"][0]["lines"]) == lines
+
+
+def test_a_protocol_without_its_differences_is_refused(tmp_path):
+    write_results(tmp_path / "p.json", kind="protocols", rows=[], data="ucf101", protocols={"latte": {}})
+    with pytest.raises(InputError, match="protocol latte: differences is missing"):
+        tables(TablesConfig(results=(str(tmp_path / "p.json"),)))
 
 
 def test_latex_has_as_many_cells_in_every_row_and_escapes_what_is_special(results):
@@ -180,14 +226,25 @@ def test_every_published_table_can_be_printed_alone(name):
         ("--results nowhere.json", "no such file"),
         ("--results {convergence}", "results of convergence"),
         ("--results {bare}", "decoder_hash is missing"),
+        ("--results {difference}", "a is missing"),
         ("--names a,b --results {bare}", "2 names to 1 files"),
         ("--tables table1", "not one of"),
         ("--format html", "not one of"),
     ],
 )
 def test_what_makes_no_table_is_refused(line, words, tmp_path):
-    for kind in ("convergence", "fvd"):
-        write_results(tmp_path / f"{kind}.json", kind=kind, rows=[], data="ucf101")
-    line = line.format(convergence=tmp_path / "convergence.json", bare=tmp_path / "fvd.json")
+    files = {"convergence": "convergence", "bare": "fvd", "difference": "difference"}
+    for name, kind in files.items():
+        write_results(tmp_path / f"{name}.json", kind=kind, rows=[], data="ucf101")
+    line = line.format(**{name: tmp_path / f"{name}.json" for name in files})
     with pytest.raises(InputError, match=words):
         tables(parse(line.split(), TablesConfig))
+
+
+def test_a_tokenizer_with_random_weights_is_called_so(tmp_path):
+    facts = {"data": "kinetics400", "decoder_hash": "0", "tokenizer": "wan2.2", "size": 256}
+    row = Row(metric="PSNR", subject="reconstructed", value=12.5, low=12.0, high=13.0, n=8)
+    for name, more in (("trained", {}), ("random", {"weights": "random"})):
+        write_results(tmp_path / f"{name}.json", kind="reconstruction", rows=[row], **facts, **more)
+        text = tables(TablesConfig(results=(str(tmp_path / f"{name}.json"),), tables=("reconstruction",)))
+        assert ("wan2.2 (random weights)" in text) is (name == "random") and "wan2.2" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import h5py
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from eval.fvd import FVDConfig, fvd
 from eval.reconstruction import ReconstructionConfig, reconstruction
-from eval.results import read_results
+from eval.results.rows import read_results
 from eval.verify import DIFFERS, UNCHECKED, VERIFIED, VerifyConfig, checks_of, results_files, verify
 from runtime.errors import InputError
 
@@ -68,7 +69,7 @@ def test_every_measured_number_is_computed_again_and_equal(runs, kind):
     assert DIFFERS not in found.values()
     unmeasured = {f"{row.metric}, {row.subject}" for row in rows if row.value is None}
     assert {what for what, state in found.items() if state == UNCHECKED} == unmeasured
-    assert any(what.endswith(".h5") for what in found) and any(what.startswith("features shapes@") for what in found)
+    assert any("/set-" in what for what in found) and any(what.startswith("features shapes@") for what in found)
 
 
 def test_a_folder_is_rechecked_whole_and_moved_runs_are_found(runs, capsys):
@@ -112,18 +113,19 @@ def test_the_command_ends_with_one_line_and_the_first_difference(runs, capsys):
 
 def test_features_that_were_changed_without_their_checksum_differ(runs):
     path = results_of(runs, "fvd")
-    (kept,) = (path.parent / "features").glob("reference-*.h5")
-    with h5py.File(kept, "r+") as file:
-        file["features"][0, 0] += 1.0
+    source = next(row for row in read_results(path)[1] if row.subject == "generated").sources[1]  # the reference
+    for kept in (path.parent / source).parent.glob("segment-*.h5"):
+        with h5py.File(kept, "r+") as file:
+            file["features"][:, 0] += 1.0
     found = states(path, weights=False)
-    assert found[f"features/{kept.name}"] == DIFFERS
+    assert found[source] == DIFFERS
     assert found["FD-shapes, generated"] == UNCHECKED and found["IS-shapes, generated"] == VERIFIED
 
 
 def test_absent_features_and_samples_cannot_be_rechecked(runs):
     path = results_of(runs, "fvd")
-    for kept in (path.parent / "features").glob("shuffled-*.h5"):
-        kept.unlink()
+    row = next(row for row in read_results(path)[1] if row.subject == "shuffled")
+    (path.parent / row.sources[0]).unlink()
     shutil.rmtree(path.parents[1] / "samples")
     found = states(path, weights=False)
     assert found["FD-shapes, shuffled"] == UNCHECKED and DIFFERS not in found.values()
@@ -165,27 +167,31 @@ def test_numbers_without_a_source_or_a_recipe_are_listed(runs):
 
 
 def test_stratified_and_extrapolated_numbers_have_recipes(tmp_path):
-    from eval.feature_store import FeatureSet
+    from eval.features.store import FeatureSet
     from eval.metrics.extrapolation import frechet_at_infinity
     from eval.metrics.frechet import frechet_distance
     from eval.metrics.intervals import estimate
-    from eval.results import row_from
+    from eval.results.rows import row_from
     from eval.verify import check_row
 
     random, labels = np.random.default_rng(0), np.arange(60) % 4
     a, b = (
         FeatureSet(random.standard_normal((60, 3)) + shift, None, labels, key={"weights": "x"}) for shift in (0, 0.5)
     )
-    by_class = estimate(frechet_distance, a.features, b.features, labels=labels, labels_b=labels)
-    rows = {
-        "FVD": replace(by_class, method=by_class.method + ", class-stratified"),
-        "FVD at infinity": frechet_at_infinity(a.features, b.features),
-    }
-    for metric, found in rows.items():
+    by_class, at_infinity = (
+        metric(a.features, b.features, labels=labels, labels_b=labels)
+        for metric in (partial(estimate, frechet_distance), frechet_at_infinity)
+    )
+    for metric, found in (("FVD", by_class), ("FVD at infinity", at_infinity)):
+        found = replace(found, method=found.method + ", class-stratified in equal shares")
         row = row_from(found, metric=metric, subject="generated", features="i3d@x")
         assert check_row("", row, [a, b]).state == VERIFIED
-    plain = row_from(by_class, metric="FVD", subject="generated", features="i3d@x")
-    assert check_row("", plain, [a, b]).state == DIFFERS  # the interval is another one
+        assert check_row("", replace(row, low=row.low - 0.1), [a, b]).state == DIFFERS
+    # An interval by a method that is no longer ours cannot be had again, its number can.
+    older = row_from(replace(by_class, low=0.0), metric="FVD", subject="generated", features="i3d@x")
+    check = check_row("", older, [a, b])
+    assert check.state == UNCHECKED and "older method" in check.words
+    assert check_row("", replace(older, value=1.0), [a, b]).state == DIFFERS
 
 
 @pytest.mark.parametrize("content", [None, "{}", "[]"])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from eval.protocols.presets import PAPER
 from runtime.records import check_fields, from_record
 from runtime.run import command_line, is_main, machine, now, read_json, versions, write_json
 
@@ -29,6 +30,7 @@ class Row:
         features: Name and hash of the feature network, or "".
         note: Words that belong to the number.
         sources: Files of kept features that it can be computed from again; in a results file, as seen from its folder.
+        protocol: Name and hash of the protocol that it was made by, or "" (older files, and numbers without one).
     """
 
     metric: str
@@ -41,23 +43,25 @@ class Row:
     features: str = ""
     note: str = ""
     sources: tuple[str, ...] = ()
+    protocol: str = ""
+
+    @property
+    def other_protocol(self) -> str:
+        """The protocol where it is not the paper's, else ""."""
+        return "" if self.protocol.partition("@")[0] in ("", PAPER.name) else self.protocol
+
+    @property
+    def remarks(self) -> str:
+        """What belongs to the number: a protocol other than the paper's, and the note."""
+        return " · ".join(filter(None, (self.other_protocol and f"protocol {self.other_protocol}", self.note)))
 
 
-def row_from(estimate, *, metric: str, subject: str, features: str = "", note: str = "", of: Sequence = ()) -> Row:
-    """A row from an `Estimate` of the feature sets `of`, in the metric's order."""
-    low, high = (None if not math.isfinite(v) else v for v in (estimate.low, estimate.high))
-    return Row(
-        metric=metric,
-        subject=subject,
-        value=estimate.value,
-        low=low,
-        high=high,
-        n=estimate.n,
-        method=estimate.method,
-        features=features,
-        note=note,
-        sources=tuple(str(found.path) for found in of) if all(found.path for found in of) else (),
-    )
+def row_from(estimate, *, of: Sequence = (), **about) -> Row:
+    """A row from an `Estimate` of the feature sets `of`, in the metric's order; `about` are the other fields."""
+    ends = {"low": estimate.low, "high": estimate.high}
+    ends = {name: value if math.isfinite(value) else None for name, value in ends.items()}
+    files = tuple(str(found.path) for found in of) if all(found.path for found in of) else ()
+    return Row(**asdict(estimate) | ends, sources=files, **about)
 
 
 def write_results(path: str | Path, *, kind: str, rows: list[Row], **facts) -> None:
@@ -86,6 +90,11 @@ def read_results(path: str | Path) -> tuple[dict, list[Row]]:
     """(facts, rows) of one evaluation."""
     record = read_json(path)
     check_fields(record, {"kind": str, "command": str, "created": str, "rows": list}, path)
+    check_fields(record, {"differences": list[str], "protocols": dict}, path, needed=False)
+    for name, protocol in record.get("protocols", {}).items():
+        check_fields(protocol, {"differences": list[str]}, f"{path}, protocol {name}")
+    if record["kind"] == "comparison":  # what eval.difference wrote when it had that name
+        record["kind"] = "difference"
     rows = [from_record(Row, row, f"{path}, row {number}") for number, row in enumerate(record.pop("rows"))]
     return record, rows
 
@@ -97,14 +106,21 @@ def format_number(value: float | None) -> str:
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
+HEADINGS = ("metric", "of", "value", "95 % interval", "clips", "features, notes")
+ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row as texts, one below each of `HEADINGS`."""
+    interval = "–" if row.low is None else f"{format_number(row.low)} … {format_number(row.high)}"
+    words = " · ".join(filter(None, (row.features, row.remarks)))
+    return row.metric, row.subject, format_number(row.value), interval, str(row.n or "–"), words
+
+
 def table(rows: list[Row]) -> str:
     """Rows as an aligned text table."""
-    cells = [["metric", "of", "value", "95 % interval", "clips", "features"]]
-    for row in rows:
-        interval = "–" if row.low is None else f"{format_number(row.low)} … {format_number(row.high)}"
-        words = row.features + (f"  ({row.note})" if row.note else "")
-        cells.append([row.metric, row.subject, format_number(row.value), interval, str(row.n), words])
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = [HEADINGS, *map(cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )

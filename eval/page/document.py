@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from eval.results import Row, format_number
+from eval.quantities import better
+from eval.results.rows import ARROWS, HEADINGS, Row, cells
 
 STYLE = """
 :root { --ink: #1c1e21; --quiet: #666c75; --paper: #fff; --line: #dfe2e6; --s0: #1f6feb; --s1: #d1570b; --s2: #2c974b; --s3: #8250df }
@@ -16,7 +17,6 @@ STYLE = """
 h1 { font-size: 1.7rem; margin: 0 0 .3rem } h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem; border-top: 1px solid var(--line);
   padding-top: 1.2rem } p { margin: .4rem 0 } .quiet, figcaption { color: var(--quiet); font-size: .88rem }
 .clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)); gap: .6rem; margin: .7rem 0 }
-
 .strips { grid-template-columns: repeat(auto-fill, minmax(264px, 1fr)); gap: 1rem }
 .clips figure { margin: 0 } .clips img { width: 100%; image-rendering: pixelated; display: block; border-radius: 3px }
 .clips figcaption { font-size: .74rem; line-height: 1.3; margin-top: .15rem } .wide { overflow-x: auto }
@@ -39,38 +39,41 @@ CONTROLS = ("real", "frozen", "shuffled", "untrained", "blank", "repeat", "round
 
 def clip_grid(clips: Iterable[tuple[str, str]], wide: bool = False) -> str:
     """(data address, caption) pairs as a grid of playing clips; `wide` for pictures of several clips side by side."""
-    return (
-        f'<div class="clips{" strips" if wide else ""}">'
-        + "".join(
-            f'<figure><img src="{address}" alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
-            for address, caption in clips
-        )
-        + "</div>"
+    figures = (
+        f'<figure><img src="{address}" alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+        for address, caption in clips
     )
+    return f'<div class="clips{" strips" if wide else ""}">{"".join(figures)}</div>'
 
 
 def results_table(rows: Sequence[Row]) -> str:
-    """Rows with interval, count and features; controls greyed."""
+    """Rows with direction, interval, count and features; controls greyed."""
     body = []
     for row in rows:
-        interval = "–" if row.low is None else f"{format_number(row.low)} … {format_number(row.high)}"
+        metric, subject, *numbers, words = map(html.escape, cells(row))
         control = ' class="control"' if row.subject in CONTROLS else ""
-        words = " · ".join(part for part in (row.features, row.note) if part)
+        right = "".join(f'<td class="n">{number}</td>' for number in numbers)
         body.append(
-            f"<tr{control}><td>{html.escape(row.metric)}</td><td>{html.escape(row.subject)}</td>"
-            f'<td class="n">{format_number(row.value)}</td><td class="n">{interval}</td><td class="n">{row.n or "–"}</td>'
-            f"<td>{html.escape(words)}</td></tr>"
+            f"<tr{control}><td>{metric}{ARROWS[better(row.metric)]}</td><td>{subject}</td>{right}<td>{words}</td></tr>"
         )
-    head = (
-        "<tr><th>metric</th><th>of</th><th>value</th><th>95 % interval</th><th>clips</th><th>features, notes</th></tr>"
-    )
-    return f'<div class="wide"><table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>'
+    return _table("".join(body), "".join(f"<th>{title}</th>" for title in HEADINGS))
 
 
 def facts_table(facts: Sequence[tuple[str, str]]) -> str:
     """Two columns of names and values."""
-    body = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in facts)
-    return f'<div class="wide"><table><tbody>{body}</tbody></table></div>'
+    return _table(
+        "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in facts)
+    )
+
+
+def _table(body: str, head: str = "") -> str:
+    above = f"<thead><tr>{head}</tr></thead>" if head else ""
+    return f'<div class="wide"><table>{above}<tbody>{body}</tbody></table></div>'
+
+
+def quiet(words: str) -> str:
+    """A paragraph of small print, of HTML."""
+    return f"<p class=quiet>{words}</p>"
 
 
 def bullet_list(words: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Train the judge of synthetic clips: `python -m eval.train_features`. Writes weights, recipe and test accuracy into
+"""Train the judge of synthetic clips: `python -m benchmarks.train_judge`. Writes weights, recipe and test accuracy into
 one file."""
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from runtime.output import check_file
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainFeaturesConfig(CommonFlags):
-    """Flags of `python -m eval.train_features`."""
+class TrainJudgeConfig(CommonFlags):
+    """Flags of `python -m benchmarks.train_judge`."""
 
     steps: int = flag(4000, "optimizer updates", low=1, high=1_000_000_000)
     batch_size: int = flag(48, "clips in a batch", low=2, high=65_536)
@@ -24,7 +24,7 @@ class TrainFeaturesConfig(CommonFlags):
     out: str = flag("eval/features/shapes.safetensors", "file to write", check=partial(check_file, folder_exists=True))
 
 
-def train_features(config: TrainFeaturesConfig) -> None:
+def train_judge(config: TrainJudgeConfig) -> None:
     """Train on both levels mixed, then measure on the test split and write the file."""
     import torch
     import torch.nn.functional as F
@@ -51,7 +51,7 @@ def train_features(config: TrainFeaturesConfig) -> None:
         iter(BatchLoader([Bucket(open_dataset(level, split="train", clip=clip), share)], seed=config.seed))
         for level in levels
     ]
-    progress, began = Progress(config.steps, label="train_features"), time.monotonic()
+    progress, began = Progress(config.steps, label="train_judge"), time.monotonic()
     for step in range(config.steps):
         with progress.wait():
             batches = [next(loader)[1] for loader in loaders]
@@ -138,4 +138,4 @@ def measure(network, dataset, count: int, device) -> dict[str, float | int]:
 
 
 if __name__ == "__main__":
-    run_command(train_features, TrainFeaturesConfig, example="python -m eval.train_features --steps 4000")
+    run_command(train_judge, TrainJudgeConfig, example="python -m benchmarks.train_judge --steps 4000")

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from eval.compare import CompareConfig, compare, find_results, verdict
-from eval.feature_store import FeatureSet, FeatureStore, load_feature_set
+from eval.difference import DifferenceConfig, difference, find_results, verdict
+from eval.features.store import FeatureSet, FeatureStore, load_feature_set
 from eval.fvd import FVDConfig, fvd
+from eval.measurements import layout_of
 from eval.metrics.frechet import frechet_distance
 from eval.metrics.intervals import Estimate, compare_paired, estimate
-from eval.results import read_results, row_from, write_results
+from eval.quantities import better, distance_rows
+from eval.results.rows import read_results, row_from, write_results
 from runtime.command import parse, run_command
 from runtime.errors import InputError
 
-COMMON = {"device": "cpu", "dtype": "float32", "steps": 2, "samples": 12, "controls": False}
+COMMON = {"device": "cpu", "dtype": "float32", "steps": 2, "samples": 12}
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +37,21 @@ def judged(chain, judge_weights, tmp_path_factory):
 
 def run_compare(folder, a, b, **more):
     paths = {"a": str(folder / f"{a}.json"), "b": str(folder / f"{b}.json")}
-    return read_results(compare(CompareConfig(**paths, out=str(folder / "out.json"), **more)))
+    return read_results(difference(DifferenceConfig(**paths, out=str(folder / "out.json"), **more)))
 
 
 def test_two_generators_by_the_same_seeds(judged, capsys):
     facts, rows = run_compare(judged, "two", "four")
-    assert facts["kind"] == "comparison" and facts["of"] == "fvd"
+    assert facts["kind"] == "difference" and facts["of"] == "fvd"
     found = {(row.metric, row.subject): row for row in rows}
     metrics = {metric for metric, _ in found}
     assert {"FD-shapes", "KD-shapes", "FD-shapes to reconstructions", "IS-shapes", "accuracy-motion"} <= metrics
     for metric in metrics:
         a, b, apart = (found[metric, f"generated, {side}"] for side in ("a", "b", "a - b"))
         assert apart.value == pytest.approx(a.value - b.value, abs=1e-9) and apart.n == 12
-        assert apart.low <= apart.value <= apart.high and "better" in apart.note or "no difference" in apart.note
+        assert apart.low <= apart.value <= apart.high and re.search("better|no difference|no verdict", apart.note)
     printed = capsys.readouterr().out
-    assert "FD-shapes: " in printed and "not other training seeds" in printed
+    assert "FD-shapes, generated: no verdict: not extrapolated" in printed and "not other training seeds" in printed
 
 
 def test_the_difference_is_that_of_the_kept_features(judged):
@@ -78,19 +81,18 @@ def test_a_run_stands_for_its_newest_results(chain, judged, tmp_path):
 
 
 def test_other_seeds_and_the_same_results_are_refused(judged):
-    with pytest.raises(InputError, match="not of the same clips and features: .*seed is 0 and 1") as error:
+    with pytest.raises(InputError, match="not of the same clips: seed is 0 and 1") as error:
         run_compare(judged, "four", "seeded")
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="the same results"):
         run_compare(judged, "four", "four")
     with pytest.raises(InputError, match="--b is needed"):
-        parse(["--a", "x"], CompareConfig)
+        parse(["--a", "x"], DifferenceConfig)
 
 
-def reconstruction(folder, name, *, error, count=60, seed=0, clips=None, num_frames=12, kept=True):
+def reconstruction(folder, name, *, error, count=60, seed=0, clips=None, num_frames=12, observed=9, kept=True):
     """Results of a tokenizer that moves features by `error` and loses as many decibels, as eval.reconstruction's."""
-    layout_of = pytest.importorskip("eval.measurements").layout_of
-    layout, rng = layout_of(num_frames, 9, [], 4), np.random.default_rng(7)
+    layout, rng = layout_of(num_frames, observed, [], 4), np.random.default_rng(7)
     clip, own = rng.normal(size=(count, 4)), np.random.default_rng(len(name)).normal(size=(count, 1))
     psnr = 30 + 3 * rng.normal(size=(count, 1)) - error + 0.1 * own
     change, repeat = 1 + rng.random((count, 1)), 1 + rng.random((count, num_frames - 9))
@@ -98,22 +100,20 @@ def reconstruction(folder, name, *, error, count=60, seed=0, clips=None, num_fra
     measured |= {"predicted": repeat * error, "repeat": repeat}
     measured |= {"real_features": clip, "features": clip + error + 0.1 * own}
     parts = [measured.get(column, np.zeros((count, width))) for column, width in layout.items()]
-    key = {"layout": layout, "num_frames": num_frames, "observed": 9, "features": "i3d", "weights": "w"}
+    key = {"layout": layout, "num_frames": num_frames, "observed": observed, "network": "i3d", "weights": "w"}
     key |= {"decoder": name, "seed": seed, "stratified": False}
-    path = folder / f"{name}.h5"
-    with FeatureStore(path, key, clips or [f"clip-{i}" for i in range(count)]) as store:
-        store.write(range(count), FeatureSet(np.concatenate(parts, 1), None, np.full(count, -1)))
-        found = store.finish()
+    store, clips = FeatureStore(folder, name, key), clips or [f"clip-{i}" for i in range(count)]
+    with store.segment(clips) as segment:
+        rows = np.concatenate(parts, 1).astype(np.float32)
+        segment.write(range(count), FeatureSet(rows, None, np.full(count, -1)))
+        segment.finish()
+    found = store.gather(clips)
     rows = [row_from(estimate(np.mean, psnr[:, 0]), metric="PSNR", subject="reconstructed", of=(found,))]
-    for metric, subject in (
-        ("change explained", "reconstructed"),
-        ("error / repeat", "predicted"),
-        ("rFVD", "reconstructed"),
-        ("PSNR", "frozen"),
-    ):
+    others = [("change explained", "reconstructed"), ("rFVD", "reconstructed"), ("PSNR", "frozen")]
+    for metric, subject in others + ([] if observed is None else [("error / repeat", "predicted")]):
         rows.append(replace(rows[0], metric=metric, subject=subject))
     rows = rows if kept else [replace(row, sources=()) for row in rows]
-    write_results(folder / f"{name}.json", kind="reconstruction", rows=rows)
+    write_results(folder / f"{name}.json", kind="reconstruction", rows=rows, data="kinetics400")
     return measured
 
 
@@ -152,7 +152,7 @@ def test_no_difference_is_said_where_there_is_none(tmp_path):
         ({"count": 50}, "of 60 and 50 clips"),
         ({"seed": 3}, "seed is 0 and 3"),
         ({"clips": [f"other-{i}" for i in range(60)]}, "not of the same clips"),
-        ({"num_frames": 13}, "layout is"),
+        ({"num_frames": 13}, "num_frames is"),
         ({"kept": False}, "no number in common whose clips were kept"),
     ],
 )
@@ -163,27 +163,65 @@ def test_sets_that_are_not_of_the_same_clips_are_refused(tmp_path, more, words):
         run_compare(tmp_path, "one", "other")
 
 
+def test_columns_that_one_of_them_lacks_are_left_out(tmp_path):
+    reconstruction(tmp_path, "one", error=0.1)
+    reconstruction(tmp_path, "other", error=0.2, observed=None)
+    _, rows = run_compare(tmp_path, "one", "other")
+    assert {row.metric for row in rows if row.subject.endswith("a - b")} == {"PSNR", "change explained", "rFVD"}
+
+
 def test_different_kinds_are_refused(judged, tmp_path):
     reconstruction(tmp_path, "one", error=0.1)
     with pytest.raises(InputError, match="nothing of the same kind"):
-        compare(CompareConfig(a=str(tmp_path / "one.json"), b=str(judged / "two.json")))
+        difference(DifferenceConfig(a=str(tmp_path / "one.json"), b=str(judged / "two.json")))
 
 
 @pytest.mark.parametrize(
-    "metric, value, better",
+    "metric, value, wins",
     [("FVD", -3.0, "a"), ("FVD", 3.0, "b"), ("PSNR", 3.0, "a"), ("LPIPS (alex)", 3.0, "b"), ("IS", -3.0, "b")],
 )
-def test_the_verdict_knows_which_way_is_better(metric, value, better):
+def test_the_verdict_knows_which_way_is_better(metric, value, wins):
     difference = Estimate(value, value - 1, value + 1, 60, "")
-    assert verdict(metric, difference) == f"{metric}: {better} is better, by 3"
-    assert "no difference" in verdict(metric, replace(difference, low=-1.0, high=4.0))
+    assert verdict(better(metric), difference) == f"{wins} is better, by 3"
+    assert "no difference" in verdict(better(metric), replace(difference, low=-1.0, high=4.0))
+
+
+def judged_by(folder, name, features, reference):
+    """Results of a generator whose clips have these features."""
+    found = []
+    for picture, rows in (("generated", features), ("real", reference)):
+        key = {"network": "i3d", "weights": "w", "data": "ucf101", "picture": picture, "decoder": name}
+        clips = [f"{picture} {i}" for i in range(len(rows))]
+        store = FeatureStore(folder / "features", f"{name}-{picture}", key)
+        with store.segment(clips) as segment:
+            segment.write(range(len(rows)), FeatureSet(rows.astype(np.float32), None, np.full(len(rows), -1)))
+            segment.finish()
+        found.append(store.gather(clips))
+    rows = distance_rows(*found, "generated", infinity=True)
+    write_results(folder / f"{name}.json", kind="fvd", rows=rows, data="ucf101", seed=0)
+
+
+def test_the_verdict_is_that_of_infinitely_many_clips(tmp_path):
+    """Few clips of a generator whose features vary in all directions have the larger bias, whatever its distance is."""
+    random = np.random.default_rng(0)
+    reference = random.normal(size=(96, 40))
+    wide = random.normal(size=(96, 40)) * 1.05
+    narrow = np.concatenate([random.normal(size=(96, 8)), 0.45 * random.normal(size=(96, 32))], 1)
+    judged_by(tmp_path, "wide", wide, reference)
+    judged_by(tmp_path, "narrow", narrow, reference)
+    _, rows = run_compare(tmp_path, "wide", "narrow")
+    plain, extrapolated = (
+        next(row for row in rows if (row.metric, row.subject) == (metric, "generated, a - b"))
+        for metric in ("FVD", "FVD at infinity")
+    )
+    assert extrapolated.value < plain.value and plain.note == f"at infinity, {extrapolated.note}"
 
 
 def test_the_command_refuses_in_one_line_and_explains_itself(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        run_command(compare, CompareConfig, argv=["--a", str(tmp_path / "x"), "--b", "y"])
+        run_command(difference, DifferenceConfig, argv=["--a", str(tmp_path / "x"), "--b", "y"])
     error = capsys.readouterr().err
     assert ended.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
     with pytest.raises(SystemExit) as ended:
-        run_command(compare, CompareConfig, argv=["--help"])
+        run_command(difference, DifferenceConfig, argv=["--help"])
     assert ended.value.code == 0 and "--a TEXT" in capsys.readouterr().out

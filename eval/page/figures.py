@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 OBSERVED, PREDICTED = (46, 160, 67), (227, 116, 0)
+# Pixels of a picture's height, borders included: in so small a one every pixel shows, larger ones are photographs.
+LOSSLESS = 52
 
 
 def bordered(clip: np.ndarray, observed: int, width: int = 2) -> np.ndarray:
@@ -36,16 +38,14 @@ def side_by_side(clips: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
     return out
 
 
-def animation(clip: np.ndarray, fps: float = 8.0, quality: int | None = None) -> str:
-    """A looping animated WebP of uint8 `[N, H, W, 3 or 4]` as a data address; lossless unless `quality` is given."""
+def animation(clip: np.ndarray, fps: float = 8.0) -> str:
+    """A looping animated WebP of uint8 `[N, H, W, 3 or 4]` as a data address; lossless up to `LOSSLESS` pixels high."""
     from PIL import Image
 
-    pictures = [Image.fromarray(frame) for frame in clip]
+    first, *rest = (Image.fromarray(frame) for frame in clip)
     buffer = io.BytesIO()
-    options = {"lossless": True} if quality is None else {"quality": quality}
-    pictures[0].save(
-        buffer, "WEBP", save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0, **options
-    )
+    more = {"lossless": True} if clip.shape[1] <= LOSSLESS else {"quality": 80}
+    first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, **more)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -67,61 +67,56 @@ def curve(
         log_y: Logarithmic vertical axis; points at or below 0 are left out.
     """
     bands, levels = bands or {}, levels or {}
-    series = {
-        name: [(x, y) for x, y in points if y is not None and math.isfinite(y) and (y > 0 or not log_y)]
-        for name, points in series.items()
-    }
-    ys = [y for points in series.values() for _, y in points] + list(levels.values())
-    ys += [edge for band in bands.values() for _, low, high in band for edge in (low, high) if edge > 0 or not log_y]
+
+    def fits(y: float | None) -> bool:
+        return y is not None and math.isfinite(y) and (y > 0 or not log_y)
+
+    def scale(y: float) -> float:
+        return math.log10(max(y, 1e-300)) if log_y else y
+
+    series = {name: [(x, y) for x, y in points if fits(y)] for name, points in series.items()}
     xs = [x for points in series.values() for x, _ in points]
     if not xs:
         return "<p class=quiet>Nothing was logged.</p>"
+    ys = [y for points in series.values() for _, y in points] + list(levels.values())
+    ys += [edge for band in bands.values() for _, *edges in band for edge in edges]
+    ys = [scale(y) for y in ys if fits(y)]
     width, height, left, bottom, top, right = 560, 260, 58, 40, 12, 26
-    scale = math.log10 if log_y else float
-    low_y, high_y = scale(min(ys)), scale(max(ys))
-    pad = 0.06 * (high_y - low_y) or 1.0
-    low_y, high_y, low_x, high_x = low_y - pad, high_y + pad, min(0.0, *xs), max(xs)
+    pad = 0.06 * (max(ys) - min(ys)) or 1.0
+    low_x, high_x, low_y, high_y = min(0.0, *xs), max(xs), min(ys) - pad, max(ys) + pad
 
-    def place(x: float, y: float) -> str:
-        across = left + (x - low_x) / ((high_x - low_x) or 1) * (width - left - right)
-        down = top + (high_y - min(max(scale(y), low_y), high_y)) / (high_y - low_y) * (height - top - bottom)
-        return f"{across:.1f},{down:.1f}"
+    def across(x: float) -> str:
+        return f"{left + (x - low_x) / ((high_x - low_x) or 1) * (width - left - right):.1f}"
 
-    parts = [
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(y_label)} against {html.escape(x_label)}">'
-    ]
-    for value in log_ticks(10**low_y, 10**high_y) if log_y else ticks(low_y, high_y):
-        y = float(place(low_x, value).split(",")[1])
-        parts.append(
-            f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>'
-        )
-    for value in ticks(low_x, high_x):
-        x = float(place(value, 10**low_y if log_y else low_y).split(",")[0])
-        parts.append(f'<text x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{value:,.6g}</text>')
-    for name, value in levels.items():
-        y = place(low_x, value).split(",")[1]
-        parts.append(
-            f'<line class="level" x1="{left}" x2="{width - right}" y1="{y}" y2="{y}"/>'
-            f'<text x="{width - right - 4}" y="{float(y) - 4:.1f}" text-anchor="end">{html.escape(name)}</text>'
-        )
+    def down(y: float) -> str:
+        inside = min(max(scale(y), low_y), high_y)
+        return f"{top + (high_y - inside) / (high_y - low_y) * (height - top - bottom):.1f}"
+
+    def text(x: object, y: object, words: str, anchor: str, lower: int = 0) -> str:
+        return f'<text x="{x}" y="{y}" dy="{lower}" text-anchor="{anchor}">{html.escape(words)}</text>'
+
+    def rule(kind: str, y: str) -> str:
+        return f'<line class="{kind}" x1="{left}" x2="{width - right}" y1="{y}" y2="{y}"/>'
+
+    label = f"{html.escape(y_label)} against {html.escape(x_label)}"
+    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">']
+    for y in log_ticks(10**low_y, 10**high_y) if log_y else ticks(low_y, high_y):
+        parts += [rule("grid", down(y)), text(left - 6, down(y), f"{y:.4g}", "end", 4)]
+    parts += [text(across(x), height - bottom, f"{x:,.6g}", "middle", 16) for x in ticks(low_x, high_x)]
+    for name, y in levels.items():
+        parts += [rule("level", down(y)), text(width - right - 4, down(y), name, "end", -4)]
     for number, (name, points) in enumerate(series.items()):
+        colour, places = f"s{number % 4}", [(across(x), down(y)) for x, y in points]
         for x, low, high in bands.get(name, ()):
-            floor = 10**low_y if log_y else low_y
-            parts.append(
-                f'<polyline class="band s{number % 4}" points="{place(x, max(low, floor))} {place(x, high)}"/>'
-            )
-        parts.append(f'<polyline class="line s{number % 4}" points="{" ".join(place(x, y) for x, y in points)}"/>')
+            ends = f"{across(x)},{down(low)} {across(x)},{down(high)}"
+            parts.append(f'<polyline class="band {colour}" points="{ends}"/>')
+        parts.append(f'<polyline class="line {colour}" points="{" ".join(f"{x},{y}" for x, y in places)}"/>')
         if len(points) <= 20:
-            parts += [
-                f'<circle class="s{number % 4}" r="3" cx="{p.split(",")[0]}" cy="{p.split(",")[1]}"/>'
-                for p in (place(x, y) for x, y in points)
-            ]
-    parts.append(
-        f'<text x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">{html.escape(x_label)}</text></svg>'
-    )
+            parts += [f'<circle class="{colour}" r="3" cx="{x}" cy="{y}"/>' for x, y in places]
+    parts.append(text((left + width - right) / 2, height - 6, x_label, "middle") + "</svg>")
     key = " ".join(f'<span class="key s{i % 4}">{html.escape(name)}</span>' for i, name in enumerate(series))
-    return f"<figure>{''.join(parts)}<figcaption>{html.escape(y_label)} {key if len(series) > 1 else ''}</figcaption></figure>"
+    caption = f"{html.escape(y_label)} {key if len(series) > 1 else ''}"
+    return f"<figure>{''.join(parts)}<figcaption>{caption}</figcaption></figure>"
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:

@@ -1,4 +1,6 @@
-"""Make the weights that ship with the project from two runs: `python -m eval.ship --tokenizer RUN --run GENERATOR_RUN`.
+"""Make the weights that ship with the project from two runs.
+
+`python -m benchmarks.ship --tokenizer RUN --run GENERATOR_RUN`.
 
 The averaged weights are rounded to bfloat16 and written with their config, the commands that trained them, hashes, and
 the numbers of the rounded weights themselves.
@@ -22,7 +24,7 @@ _REPEATED = {"command": str, "git_commit": str, "machine": dict, "versions": dic
 
 @dataclass(frozen=True, kw_only=True)
 class ShipConfig(CommonFlags):
-    """Flags of `python -m eval.ship`."""
+    """Flags of `python -m benchmarks.ship`."""
 
     tokenizer: str = flag(help="run of tokenizer.train")
     run: str = flag(help="run of generator.train on that tokenizer's latents")
@@ -36,7 +38,7 @@ def ship(config: ShipConfig) -> None:
     """Write both folders, judge what was written, and add the numbers."""
     from eval.fvd import FVDConfig, fvd
     from eval.reconstruction import ReconstructionConfig, reconstruction
-    from eval.results import read_results
+    from eval.results.rows import read_results
     from generator.loading import SHIPPED as GENERATORS
     from generator.loading import load_generator
     from runtime.run import file_sha256, now, read_run, write_json
@@ -111,7 +113,7 @@ def ship(config: ShipConfig) -> None:
             "rows": [asdict(replace(row, sources=())) for row in rows],  # kept features do not ship
         },
     )
-    print(f"eval.ship: wrote {folder} and {target}, {hours:.2f} hours of training")
+    print(f"benchmarks.ship: wrote {folder} and {target}, {hours:.2f} hours of training")
 
 
 def write_rounded(path: Path, tensors: dict) -> None:
@@ -136,4 +138,4 @@ def training_seconds(run_dir: Path) -> float:
 
 
 if __name__ == "__main__":
-    run_command(ship, ShipConfig, example="python -m eval.ship --tokenizer runs/my-vae --run runs/my-generator")
+    run_command(ship, ShipConfig, example="python -m benchmarks.ship --tokenizer runs/my-vae --run runs/my-generator")

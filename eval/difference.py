@@ -1,0 +1,193 @@
+"""Is one of two better, or is it chance? `python -m eval.difference --a RESULT_OR_RUN --b RESULT_OR_RUN`
+
+Two generators by the same seeds, or two tokenizers on the same clips, from the features and measurements that
+`eval.fvd` and `eval.reconstruction` kept: no pixel is needed. The same clips leave both sides at once, so what the two
+have in common cancels, and the interval of the difference is often many times narrower than theirs suggest.
+
+The bias of a Fréchet distance at finitely many clips differs between two generators, and can be larger than what they
+differ by. So its verdict follows from the distances extrapolated to infinitely many clips, and where clips are too few
+for that, there is none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from runtime.command import CommonFlags, flag, run_command
+from runtime.errors import InputError
+from runtime.output import check_file
+
+KINDS = ("fvd", "reconstruction")
+# Whose numbers are compared; the others are controls.
+SUBJECTS = ("generated", "reconstructed", "predicted")
+# Of what kept rows depend on, all that two sets of the same clips may differ in: who made them, and which columns of
+# measurements there are. Networks are compared where both have one.
+MADE_BY = ("decoder", "encoder", "predictor", "dtype", "layout", "observed", "network", "weights")
+MADE_BY += ("latents", "file")  # in files of earlier versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferenceConfig(CommonFlags):
+    """Flags of `python -m eval.difference`."""
+
+    a: str = flag(help="results file of eval.fvd or eval.reconstruction, or a run, of which the newest counts")
+    b: str = flag(help="the same of the other one")
+    out: str | None = flag(
+        None, "JSON file to write; default: difference-….json beside the results of a", check=check_file
+    )
+
+
+def difference(config: DifferenceConfig) -> Path:
+    """Compare every number that both results have, print the table and verdicts, write one JSON; returns its path.
+
+    Raises:
+        InputError: If results are absent, of different kinds, or not of the same clips, seeds and features.
+    """
+    from eval.results.rows import read_results, table, write_results
+    from runtime.run import is_main
+
+    paths = [find_results(name, config.runs_dir) for name in (config.a, config.b)]
+    kind = next((kind for kind in KINDS if all(kind in found for found in paths)), None)
+    if kind is None:
+        both = zip((config.a, config.b), paths, strict=True)
+        said = " and ".join(f"{name}: {', '.join(sorted(found))}" for name, found in both)
+        raise InputError(f"nothing of the same kind was measured of both ({said})")
+    path_a, path_b = paths[0][kind], paths[1][kind]
+    if path_a.resolve() == path_b.resolve():
+        raise InputError(f"--a and --b are the same results: {path_a}")
+    (facts_a, all_a), (facts_b, all_b) = read_results(path_a), read_results(path_b)
+    if facts_a.get("seed") != facts_b.get("seed"):
+        raise InputError(
+            f"{path_a} and {path_b} are not of the same clips: seed is {facts_a.get('seed')} and {facts_b.get('seed')}"
+        )
+    rows_a, rows_b = ({(row.metric, row.subject): row for row in found} for found in (all_a, all_b))
+    rows, verdicts = [], []
+    for (metric, subject), row in rows_a.items():
+        other = rows_b.get((metric, subject))
+        if not subject.startswith(SUBJECTS) or other is None or None in (row.value, other.value):
+            continue
+        found = compared(row, other, (path_a.parent, path_b.parent))
+        if found:
+            verdicts.append(f"{metric}, {subject}: {found[-1].note}")
+            rows += found
+    if not rows:
+        raise InputError(f"{path_a} and {path_b} have no number in common whose clips were kept; measure both again")
+    out = Path(config.out) if config.out else path_a.parent / f"difference-{kind}-with-{name_of(path_b)}.json"
+    words = ["intervals cover fresh clips, not other training seeds; each of the verdicts errs in 5 % of cases"]
+    facts = {"a": str(path_a), "b": str(path_b), "of": kind, "data": facts_a["data"], "differences": words}
+    write_results(out, kind="difference", rows=rows, **facts)
+    if is_main():
+        print(f"a: {path_a}\nb: {path_b}")
+        print(table(rows))
+        for line in (*verdicts, *words):
+            print(f"  {line}")
+        print(f"eval.difference: wrote {out}")
+    return out
+
+
+def find_results(name: str, runs_dir: str) -> dict[str, Path]:
+    """The results that a flag names, by kind: one file, or the newest of each kind of a run.
+
+    Args:
+        name: A JSON file, a run directory, or a shipped name.
+        runs_dir: Where results of shipped weights lie.
+    """
+    from eval.results.rows import read_results
+
+    path = Path(name)
+    if path.is_file():
+        facts, _ = read_results(path)
+        if facts["kind"] not in KINDS:
+            raise InputError(
+                f"{path}: results of kind {facts['kind']!r}; eval.fvd and eval.reconstruction can be compared"
+            )
+        return {facts["kind"]: path}
+    folder = next((f for f in (path / "eval", Path(runs_dir) / f"shipped-{name}" / "eval") if f.is_dir()), None)
+    newest: dict[str, tuple[str, Path]] = {}
+    for file in sorted(folder.glob("*.json")) if folder else ():
+        facts, _ = read_results(file)
+        if facts["kind"] in KINDS:
+            newest[facts["kind"]] = max(newest.get(facts["kind"], ("", file)), (facts["created"], file))
+    if not newest:
+        raise InputError(f"{name}: no results there; measure it with python -m eval.fvd or eval.reconstruction")
+    return {kind: file for kind, (_, file) in newest.items()}
+
+
+def name_of(path: Path) -> str:
+    """What results belong to, in a file name: the run's name where they lie in one."""
+    return path.parent.parent.name if path.parent.name == "eval" else path.stem
+
+
+def compared(row, other, folders: tuple[Path, Path]) -> list:
+    """Rows of the two numbers, and of a's less b's with interval and verdict; none where nothing was kept.
+
+    Args:
+        row, other: The rows of a and of b.
+        folders: Those of the two results files, which kept files are relative to.
+    """
+    from eval.features.store import load_feature_set
+    from eval.quantities import AT_INFINITY, TO_RECONSTRUCTIONS, difference_of, no_infinity, number_named
+    from eval.results.rows import row_from
+
+    number = number_named(row.metric, row.subject)
+    if number is None or row.protocol or not row.sources or len(row.sources) != len(other.sources):
+        return []
+    sets_a, sets_b = (
+        [load_feature_set(folder / source) for source in found.sources]
+        for folder, found in zip(folders, (row, other), strict=True)
+    )
+    for a, b in zip(sets_a, sets_b, strict=True):
+        check_same_clips(a, b)
+        if row.subject == "predicted" and a.key["observed"] != b.key["observed"]:
+            return []
+    found = difference_of(number, sets_a, sets_b)
+    words = verdict(number.better, found)
+    if number.is_frechet and (too_few := no_infinity(*sets_a)):
+        words = f"no verdict: {too_few}"
+    elif number.is_frechet:
+        plain, to, _ = row.metric.partition(TO_RECONSTRUCTIONS)
+        beyond = difference_of(number_named(plain + AT_INFINITY + to), sets_a, sets_b)
+        words = f"at infinity, {verdict(number.better, beyond)}"
+    subject = f"{row.subject}, a - b"
+    sides = (("a", row), ("b", other))
+    return [
+        *(replace(one, subject=f"{one.subject}, {side}", sources=()) for side, one in sides),
+        row_from(found, metric=row.metric, subject=subject, features=row.features, note=words),
+    ]
+
+
+def check_same_clips(a, b) -> None:
+    """Refuse two kept sets that are not of the same clips or seeds, row by row, seen by the same network."""
+    import numpy as np
+
+    if len(a.labels) != len(b.labels):
+        raise InputError(
+            f"{a.path} and {b.path} are of {len(a.labels)} and {len(b.labels)} clips; give both the same --samples"
+        )
+    networks = [name for name in ("network", "weights") if a.key.get(name) and b.key.get(name)]
+    for name in (*networks, *sorted({*a.key, *b.key} - {*MADE_BY})):
+        if a.key.get(name) != b.key.get(name):
+            raise InputError(
+                f"{a.path} and {b.path} are not of the same clips and features: {name} is "
+                f"{str(a.key.get(name))[:80]} and {str(b.key.get(name))[:80]}; measure both alike"
+            )
+    generated = a.key.get("picture") == "generated"  # by the same seeds, but by two generators
+    if not ((generated or np.array_equal(a.clips, b.clips)) and np.array_equal(a.labels, b.labels)):
+        raise InputError(f"{a.path} and {b.path} are not of the same clips; measure both on the same data and seed")
+
+
+def verdict(better: str, difference) -> str:
+    """Which of the two is better, in words, of an estimate of a's number less b's."""
+    from eval.results.rows import format_number
+
+    if not (difference.low > 0 or difference.high < 0):
+        return f"no difference can be told from {difference.n} clips"
+    a_wins = (difference.value > 0) == (better == "higher")
+    return f"{'a' if a_wins else 'b'} is better, by {format_number(abs(difference.value))}"
+
+
+if __name__ == "__main__":
+    run_command(
+        difference, DifferenceConfig, example="python -m eval.difference --a runs/generator-a --b runs/generator-b"
+    )

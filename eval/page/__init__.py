@@ -1,0 +1,1 @@
+"""The page of `eval.report`: pictures, sections, and the HTML document that they stand in."""

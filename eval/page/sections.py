@@ -1,0 +1,261 @@
+"""The sections of the page: clips that play, numbers, curves, how this differs from the paper, and what was run."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eval.clip_sets import open_training_clips, real_clips, stratified_halves
+from eval.decode import decoded_clips, fitting_tokenizer, sampled
+from eval.features import load_features
+from eval.page.document import bullet_list, clip_grid, facts_table, quiet, results_table, section
+from eval.page.figures import animation, bordered, curve, side_by_side, smoothed
+from eval.protocols.presets import guessed
+from eval.results.rows import Row
+from generator.loading import SHIPPED
+from latents_cache import open_latents
+from runtime.errors import InputError
+from runtime.log import read_lines
+from runtime.processes import autocast, resolve_device, resolve_dtype
+from runtime.records import check_fields
+from runtime.run import read_json
+from tokenizer.zoo import load_predictor
+from videos import psnr, to_float, to_uint8
+
+_CURVE = {"curve": list[dict], "curve_to_reconstructions": list[dict], "metric": str, "samples": int}
+_CURVE |= {"floor": float, "untrained": float}
+
+
+def frames(clips: Tensor) -> np.ndarray:
+    """uint8 `[n, 3, N, H, W]` as `[n, N, H, W, 3]`, which pictures are made of."""
+    return clips.permute(0, 2, 3, 4, 1).numpy()
+
+
+def captions_of(labels: Sequence[int], facts: dict, otherwise: str) -> list[str]:
+    """The name of each label's class; `otherwise` and a number where it has none."""
+    names = json.loads(facts.get("class_names", "[]"))
+    return [names[label] if 0 <= label < len(names) else f"{otherwise} {i}" for i, label in enumerate(labels)]
+
+
+def real_section(config, run, facts: dict) -> str:
+    """Real clips, what the tokenizer makes of them, and what the weights of its video stage predict, where they stayed.
+
+    Args:
+        config: Flags of `eval.report`.
+        run: The generator's.
+        facts: What its latents say of themselves.
+    """
+    dataset, seen = shown_clips(facts)
+    halves = stratified_halves(dataset.labels(), config.clips, config.seed)
+    clip, labels = real_clips(dataset, [*halves[1], *halves[0]][: config.clips], config.seed)
+    device = resolve_device(config.device)
+    vae = fitting_tokenizer(facts, run.dir, device=config.device)
+    predictor = load_predictor(facts["tokenizer"], device=device)
+    video, groups = to_float(clip.to(device)), vae.spec.groups(clip.shape[2])
+    observed = vae.spec.frames(groups - groups // 2)
+    with torch.no_grad(), autocast(device, resolve_dtype(config.dtype, device)):
+        decoded = to_uint8(vae.decode(vae.encode(video).mode())).cpu()
+        ahead = predictor and to_uint8(predictor.predict(video[:, :, :observed], groups // 2)).cpu()
+    shown = [frames(clip), frames(decoded)]
+    title, words = "Real, reconstructed", f"{seen}. Left: the clip itself. Right: through encoder and decoder."
+    if predictor:
+        shown.append([bordered(rest, observed) for rest in frames(ahead)])
+        title = "Real, reconstructed, predicted"
+        words = (
+            f"{seen}. Left: the clip itself. Middle: through encoder and decoder. Right: the encoder sees the first "
+            f'{observed} frames (<span class="green">green</span>), and the decoder of the video stage draws the rest '
+            '(<span class="orange">orange</span>) from padding.'
+        )
+    # One picture for all, so that they play in step.
+    pictures = [animation(side_by_side(row)) for row in zip(*shown, strict=True)]
+    decibels = psnr(decoded.double() / 255, clip.double() / 255).tolist()
+    captions = [f"{name}, {d:.1f} dB" for name, d in zip(captions_of(labels, facts, "clip"), decibels, strict=True)]
+    return section(title, quiet(words), clip_grid(zip(pictures, captions, strict=True), wide=True))
+
+
+def shown_clips(facts: dict):
+    """Clips to show, and in words where they come from: held-out ones where the data set has any."""
+    data = html.escape(facts["data"])
+    if facts["split"] == "train":
+        try:
+            return open_training_clips({**facts, "split": "test"}), f"Clips of {data} that no training has seen"
+        except InputError:
+            pass  # a data set without a test part
+    return open_training_clips(facts), f"Training clips of {data}"
+
+
+def generated_sections(config, run, facts: dict, results: Sequence[tuple]) -> list[str]:
+    """What the generator draws under the guidance that was asked for, else under each that eval.fvd measured."""
+    scales = [config.guidance_scale]
+    if config.guidance_scale is None:
+        scales = next((record["guidance_scales"] for record, _ in results if "guidance_scales" in record), [1.0])
+    judged = ", ticked where the judge sees it too, else with what it sees instead"
+    words = f"From noise in {config.steps} Euler steps. Below each clip the class that was asked for"
+    words = quiet(f"{words}{judged if facts['data'].startswith('moving_shapes') else ''}.")
+    title, run_dir = "Generated, trained just now, guidance", str(run.dir)
+    return [section(f"{title} {scale:g}", words, generated_grid(config, run_dir, scale)) for scale in scales]
+
+
+def generated_grid(config, run: str, scale: float) -> str:
+    """The first samples of a generator, each with the class that was asked for, and what the judge sees."""
+    path = sampled(config, run, config.clips, steps=config.steps, guidance_scale=scale)
+    with open_latents(path) as reader:
+        facts = reader.attributes
+        vae = fitting_tokenizer(facts, reader.path, device=config.device)
+        batches = decoded_clips(reader, vae, config.clips, device=config.device, dtype=config.dtype)
+        clips, labels = zip(*batches, strict=True)
+    clips, labels = torch.cat(clips), np.concatenate(labels).tolist()
+    words = captions_of(labels, facts, "sample")
+    if facts.get("data", "").startswith("moving_shapes"):
+        seen = load_features("shapes").probabilities(to_float(clips)).argmax(1).tolist()
+        words = [
+            f"{word} ✓" if saw == label else f"{word}; judge: {name}"
+            for word, label, saw, name in zip(words, labels, seen, captions_of(seen, facts, "class"), strict=True)
+        ]
+    return clip_grid(zip(map(animation, frames(clips)), words, strict=True))
+
+
+def shipped_sections(config) -> list[str]:
+    """Clips and numbers of the shipped weights, named as what they are; nothing when none are shipped."""
+    source = SHIPPED["moving-shapes"] / "manifest.json"
+    if not source.is_file():
+        return []
+    manifest = read_json(source)
+    scale = manifest.get("guidance_scale", 1.0) if config.guidance_scale is None else config.guidance_scale
+    title = f"Shipped, trained {manifest['hours']:.1f} hours by this command"
+    commands = "<pre>" + html.escape("\n".join(manifest["commands"])) + "</pre>"
+    numbers = results_table([Row(**row) for row in manifest.get("rows", [])])
+    return [section(title, commands, generated_grid(config, "moving-shapes", scale), numbers)]
+
+
+_INTERVALS = (
+    "Intervals are 95 % by jackknife over clips: they cover what fresh clips would change at this count, not other "
+    "training seeds. Grey rows are controls: <i>real</i> is other real clips against the same reference (the floor), "
+    "<i>frozen</i> and <i>shuffled</i> are real clips without, or with wrong, motion, <i>reconstructed</i> is real "
+    "clips through the tokenizer (no generator of its latents can be expected to do better), <i>untrained</i> decodes "
+    "pure noise, <i>blank</i> is a flat picture. ↓: lower is better, ↑: higher."
+)
+
+
+def numbers_section(results: Sequence[tuple[dict, list[Row]]]) -> str:
+    """A table for each evaluation; below it, what its protocols are, or what it compares."""
+    parts = []
+    for record, rows in results:
+        if record["kind"] == "convergence":
+            continue
+        kind, command = html.escape(record["kind"]), html.escape(record["command"])
+        parts += [f"<p><b>{kind}</b> <span class=quiet>{command}</span></p>", results_table(rows)]
+        if record["kind"] == "difference":
+            sides = [f"{side}: {record[side]}" for side in ("a", "b") if side in record]
+            parts.append(bullet_list([*sides, *record.get("differences", ())]))
+        for name, protocol in record.get("protocols", {}).items():
+            differs = protocol["differences"] or ["as the paper, as far as it says"]
+            parts.append(f"<p><b>{html.escape(name)}</b></p>" + bullet_list(differs))
+    return section("Numbers", quiet(_INTERVALS), *(parts or [quiet("Nothing was measured yet.")]))
+
+
+def curves_section(run, tokenizer_run, results: Sequence[tuple]) -> str:
+    """Loss and convergence curves."""
+    charts, step, generator_step = [], "tokenizer step", "generator step"
+    if tokenizer_run:
+        log, ratio = read_log(tokenizer_run.dir), "val_predicted_over_repeat"
+        terms = logged(log, {"mse": "mse", "temporal": "temporal"})
+        decibels = logged(log, {"PSNR": "val_psnr", "of first frames": "val_psnr_frame_00"})
+        ahead = logged(log, {"all frames": ratio, "1 ahead": f"{ratio}_plus_1", "4 ahead": f"{ratio}_plus_4"})
+        over_repeat, one = "squared error of predicted frames over that of repeating", {"repeating the last frame": 1.0}
+        charts += [
+            curve(terms, x_label=step, y_label="tokenizer loss terms", log_y=True),
+            curve(decibels, x_label=step, y_label="PSNR on held-out clips, dB"),
+            curve(ahead, x_label=step, y_label=over_repeat, levels=one),
+        ]
+    loss = logged(read_log(run.dir), {"loss": "loss"})
+    charts.append(curve(loss, x_label=generator_step, y_label="flow loss", log_y=True))
+    for record, _ in results:
+        if record["kind"] == "convergence":
+            check_fields(record, _CURVE, f"convergence of {run.dir}")
+            metric, to_real = record["metric"], record["curve"]
+            found = {metric: to_real, f"{metric} to reconstructions": record["curve_to_reconstructions"]}
+            chart = curve(
+                {name: [(p["step"], p["value"]) for p in points] for name, points in found.items()},
+                bands={metric: [(p["step"], p["low"], p["high"]) for p in to_real if p["low"] is not None]},
+                levels={"other real clips": record["floor"], "untrained": record["untrained"]},
+                log_y=record["floor"] > 0,
+                x_label=generator_step,
+                y_label=f"{metric}, {record['samples']} clips",
+            )
+            charts.append(chart)
+    return section("Curves", f'<div class="charts">{"".join(charts)}</div>')
+
+
+def logged(log: list[dict], names: dict[str, str]) -> dict[str, list[tuple[float, float]]]:
+    """What `curve` draws of a log: points (step, value) by legend, for the values that `names` gives by legend."""
+    return {
+        words: smoothed([(line["step"], line[name]) for line in log if name in line]) for words, name in names.items()
+    }
+
+
+def read_log(run_dir: Path) -> list[dict]:
+    """metrics.jsonl, one dict a step."""
+    return read_lines(run_dir / "metrics.jsonl", {"step": int})
+
+
+def differences_section(run, tokenizer_run, results: Sequence[tuple]) -> str:
+    """In words, how models and measurements differ from the paper's, and what stands where the paper says nothing."""
+    words = []
+    if tokenizer_run:
+        config, manifest = tokenizer_run.config, tokenizer_run.manifest
+        words.append(
+            f"tokenizer preset {config['preset']}: {manifest['parameters'] / 1e6:.1f} M parameters (paper: 661 M), "
+            f"trained {manifest['identity']['steps']:,} steps in all (paper: 400,000), LPIPS weight "
+            f"{config['lpips_weight']:g}, {adversarial_words(config, read_log(tokenizer_run.dir))}"
+        )
+    words.append(
+        f"generator preset {run.config['preset']}: {run.manifest['parameters'] / 1e6:.1f} M parameters (Latte-XL: "
+        f"674 M), {run.config['steps']:,} steps (paper: 250,000)"
+    )
+    measured = [record for record, _ in results if record["kind"] != "difference"]
+    words += sorted({word for record in measured for word in record.get("differences", [])})
+    left_open = "<p>What the paper leaves open of how its numbers are made, and what our default fills in:</p>"
+    return section("How this differs from the paper", bullet_list(words), left_open, bullet_list(guessed()))
+
+
+def adversarial_words(config: dict, log: list[dict]) -> str:
+    """Whether a tokenizer was trained with its adversarial loss, by its configuration and log."""
+    weight = config.get("gan_weight", 0.0)  # absent before there was such a loss
+    if not weight:
+        return "no adversarial loss"
+    steps = [line for line in log if "mse" in line]
+    return f"adversarial loss of weight {weight:g} in {sum('gan' in line for line in steps):,} of {len(steps):,} steps"
+
+
+def run_section(run, tokenizer_run) -> str:
+    """Commands, machine, versions, hashes, and how long each part took."""
+    facts = []
+    for info in filter(None, (tokenizer_run, run)):
+        manifest, sessions = info.manifest, info.manifest["sessions"]
+        minutes = sum(session.get("seconds", 0.0) for session in sessions) / 60
+        words = f"{manifest['command']} — {minutes:.1f} minutes in {len(sessions)} session(s)"
+        words += f", seed {info.config['seed']}, started {manifest['started'][:19]} UTC"
+        facts.append((f"{manifest['kind']}: {manifest['name']}", words))
+        for part in read_lines(info.dir / "parts.jsonl", {"part": str, "seconds": float, "command": str}):
+            facts.append((part["part"], f"{part['command']} — {part['seconds'] / 60:.1f} minutes"))
+    machine, latents = run.manifest["machine"], run.manifest["latents"]
+    facts += [
+        ("machine", f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in run.manifest["versions"].items())),
+        ("code", run.manifest["git_commit"]),
+        ("encoder", latents["encoder_hash"]),
+        ("decoder", latents.get("decoder_hash", "–")),
+        (
+            "latents",
+            f"{latents['rows']} rows of {latents['shape']} from {latents['data']} ({latents['split']}), "
+            f"data fingerprint {latents['data_fingerprint']}",
+        ),
+    ]
+    return section("What was run", facts_table(facts))
