@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from runtime.errors import InputError
 from tokenizer.config import DECODER_FIELDS, PVVAEConfig
 from tokenizer.predictive import PADDINGS, dropped_places, observed_places, pad_dropped, unused_parameters_term
-from tokenizer.spec import LOGVAR_RANGE, Posterior, check_range, weights_hash
+from tokenizer.spec import LOGVAR_RANGE, LatentStatistics, Posterior, check_latents, check_video, weights_hash
 
 # What a weight file may hold beside the weights: statistics `[C]` of the latents.
 STATISTICS = ("latents_mean", "latents_std")
 
 
-class PVVAE(nn.Module):
+class PVVAE(LatentStatistics):
     """Encoder, decoder and padding of one PV-VAE. Latents are raw on both sides; see `normalize`."""
 
     def __init__(self, config: PVVAEConfig):
-        super().__init__()
+        super().__init__(config.latent_channels)
         self.config = config
         self.spec = config.spec
         if config.architecture == "cnn":
@@ -38,8 +38,6 @@ class PVVAE(nn.Module):
         self.decoder = Decoder(config)
         self.padding = PADDINGS[config.padding](config.latent_channels)
         self._hashes_before_cast: tuple[str, str] | None = None
-        self.register_buffer("latents_mean", torch.zeros(config.latent_channels), persistent=False)
-        self.register_buffer("latents_std", torch.ones(config.latent_channels), persistent=False)
 
     # -- encode -------------------------------------------------------------------------------------------------------
 
@@ -57,7 +55,7 @@ class PVVAE(nn.Module):
         Raises:
             InputError: If shape or dtype does not fit; the message gives the nearest valid size.
         """
-        self._check_video(video)
+        check_video(video, self.spec, values=not self.training)  # training does not wait, and sees NaN in its losses
         groups = self.spec.groups(video.shape[2])
         chunk = _check_chunk(chunk_groups, groups)
         video = video.to(_dtype_of(self.encoder))
@@ -82,10 +80,7 @@ class PVVAE(nn.Module):
         Raises:
             InputError: If the number of channels or dimensions does not fit.
         """
-        if latents.ndim != 5 or latents.shape[1] != self.spec.channels or latents.shape[2] < 1:
-            raise InputError(
-                f"{self.spec.name} decodes latents [B, {self.spec.channels}, G, h, w], got {list(latents.shape)}"
-            )
+        check_latents(latents, self.spec)
         groups = latents.shape[2]
         chunk = _check_chunk(chunk_groups, groups)
         latents = latents.to(_dtype_of(self.decoder))
@@ -169,34 +164,7 @@ class PVVAE(nn.Module):
             for start, stop in zip(starts, stops, strict=True)
         ]
 
-    # -- normalisation, identity --------------------------------------------------------------------------------------
-
-    def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Set the per-channel statistics `[C]` that `normalize` uses (they are not part of the model's identity).
-
-        Raises:
-            InputError: If they are not one finite number a channel, or a deviation is not above 0.
-        """
-        mean, std = (torch.as_tensor(values, dtype=torch.float32) for values in (mean, std))
-        if mean.shape != self.latents_mean.shape or std.shape != mean.shape:
-            raise InputError(
-                f"{self.spec.name} needs latent statistics of {self.spec.channels} channels, "
-                f"got {list(mean.shape)} and {list(std.shape)}"
-            )
-        if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
-            raise InputError("latent statistics must be finite, and standard deviations above 0")
-        self.latents_mean.copy_(mean)
-        self.latents_std.copy_(std)
-
-    def normalize(self, latents: Tensor) -> Tensor:
-        """(latents - mean) / std per channel, for `[B, C, G, h, w]`."""
-        shape = (1, -1, 1, 1, 1)
-        return (latents - self.latents_mean.view(shape).to(latents)) / self.latents_std.view(shape).to(latents)
-
-    def denormalize(self, latents: Tensor) -> Tensor:
-        """Inverse of `normalize`."""
-        shape = (1, -1, 1, 1, 1)
-        return latents * self.latents_std.view(shape).to(latents) + self.latents_mean.view(shape).to(latents)
+    # -- identity -----------------------------------------------------------------------------------------------------
 
     def cast(self, dtype: torch.dtype) -> PVVAE:
         """Hold the weights in `dtype`, for inference without autocast; returns itself.
@@ -307,15 +275,6 @@ class PVVAE(nn.Module):
                 f"{found}; when written, {written}); fetch or write them again"
             )
         return vae.eval()
-
-    def _check_video(self, video: Tensor) -> None:
-        if video.ndim != 5 or video.shape[1] != 3:
-            raise InputError(f"a video is [B, 3, 1+T, H, W], got {list(video.shape)}")
-        if not video.is_floating_point():
-            raise InputError(f"a video is float in [-1, 1], got {video.dtype}; videos.to_float converts uint8")
-        self.spec.latent_shape(*video.shape[2:])
-        if not self.training:  # which does not wait for the device, and sees NaN in its losses
-            check_range(video)
 
 
 def _dtype_of(network: nn.Module) -> torch.dtype:

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from runtime.errors import InputError
 
@@ -38,13 +38,18 @@ class TokenizerSpec:
     spatial: int
     channels: int
 
+    @property
+    def step(self) -> int:
+        """Frames by which the lengths of valid clips differ."""
+        return self.temporal
+
     def groups(self, num_frames: int) -> int:
-        """Number of latent groups of a clip of `num_frames` frames; InputError unless it is 1 + k * temporal."""
-        if num_frames < 1 or (num_frames - 1) % self.temporal:
-            lower = max(0, num_frames - 1) // self.temporal * self.temporal + 1
+        """Number of latent groups of a clip of `num_frames` frames; InputError unless it is 1 + k * `step`."""
+        if num_frames < 1 or (num_frames - 1) % self.step:
+            lower = max(0, num_frames - 1) // self.step * self.step + 1
             raise InputError(
-                f"{num_frames} frames do not fit {self.name}: it takes 1 + {self.temporal}k frames; "
-                f"the nearest are {lower} and {lower + self.temporal}"
+                f"{num_frames} frames do not fit {self.name}: it takes 1 + {self.step}k frames; "
+                f"the nearest are {lower} and {lower + self.step}"
             )
         return 1 + (num_frames - 1) // self.temporal
 
@@ -70,16 +75,55 @@ class TokenizerSpec:
             first: Frames at its beginning that are a group of their own: 1, or 0 for a later part of a video.
 
         Returns:
-            The video, at most `temporal - 1` frames and `spatial - 1` rows and columns larger, and the size (1+T, H, W)
+            The video, at most `step - 1` frames and `spatial - 1` rows and columns larger, and the size (1+T, H, W)
             that `crop_to` takes to undo it.
         """
         frames, height, width = size = tuple(video.shape[-3:])
-        padding = (0, -width % self.spatial, 0, -height % self.spatial, 0, (first - frames) % self.temporal)
+        padding = (0, -width % self.spatial, 0, -height % self.spatial, 0, (first - frames) % self.step)
         return (F.pad(video, padding, mode="replicate") if any(padding) else video), size
 
     def to_dict(self) -> dict:
         """Plain dict, as stored in a latents file."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteppedSpec(TokenizerSpec):
+    """Of a tokenizer that computes several groups together, and gives back other frames than it got when one is
+    missing.
+
+    Attributes:
+        frame_step: Clips are of 1 + k * frame_step frames, a multiple of `temporal`.
+    """
+
+    frame_step: int
+
+    @property
+    def step(self) -> int:
+        """Frames by which the lengths of valid clips differ."""
+        return self.frame_step
+
+
+def check_video(video: Tensor, spec: TokenizerSpec, *, values: bool = True) -> None:
+    """InputError unless a video is float `[B, 3, 1+T, H, W]`, of a size that fits, and as `check_range` says.
+
+    Args:
+        values: Whether to look at its values too.
+    """
+    if video.ndim != 5 or video.shape[1] != 3:
+        raise InputError(f"a video is [B, 3, 1+T, H, W], got {list(video.shape)}")
+    if not video.is_floating_point():
+        raise InputError(f"a video is float in [-1, 1], got {video.dtype}; videos.to_float converts uint8")
+    spec.latent_shape(*video.shape[2:])
+    if values:
+        check_range(video)
+
+
+def check_latents(latents: Tensor, spec: TokenizerSpec) -> None:
+    """InputError unless latents are `[B, C, G, h, w]` of as many channels and groups as a clip of the tokenizer has."""
+    if latents.ndim != 5 or latents.shape[1] != spec.channels or latents.shape[2] < 1:
+        raise InputError(f"{spec.name} decodes latents [B, {spec.channels}, G, h, w], got {list(latents.shape)}")
+    spec.groups(spec.frames(latents.shape[2]))
 
 
 def check_range(video: Tensor) -> None:
@@ -152,6 +196,48 @@ class VideoTokenizer(Protocol):
     def encoder_hash(self) -> str: ...
     @property
     def decoder_hash(self) -> str: ...
+
+
+class LatentStatistics(nn.Module):
+    """Mean and standard deviation of each latent channel, float32, 0 and 1 until they are set; no part of the weights.
+
+    Attributes:
+        spec: Of the tokenizer that this is a base class of.
+    """
+
+    spec: TokenizerSpec
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("latents_mean", torch.zeros(channels), persistent=False)
+        self.register_buffer("latents_std", torch.ones(channels), persistent=False)
+
+    def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Set the per-channel statistics `[C]` that `normalize` uses (they are not part of the model's identity).
+
+        Raises:
+            InputError: If they are not one finite number a channel, or a deviation is not above 0.
+        """
+        mean, std = (torch.as_tensor(values, dtype=torch.float32) for values in (mean, std))
+        if mean.shape != self.latents_mean.shape or std.shape != mean.shape:
+            raise InputError(
+                f"{self.spec.name} needs latent statistics of {self.spec.channels} channels, "
+                f"got {list(mean.shape)} and {list(std.shape)}"
+            )
+        if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
+            raise InputError("latent statistics must be finite, and standard deviations above 0")
+        self.latents_mean.copy_(mean)
+        self.latents_std.copy_(std)
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """(latents - mean) / std per channel, for `[B, C, G, h, w]`."""
+        shape = (1, -1, 1, 1, 1)
+        return (latents - self.latents_mean.view(shape).to(latents)) / self.latents_std.view(shape).to(latents)
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """Inverse of `normalize`."""
+        shape = (1, -1, 1, 1, 1)
+        return latents * self.latents_std.view(shape).to(latents) + self.latents_mean.view(shape).to(latents)
 
 
 def weights_hash(config: Mapping, tensors: Mapping[str, Tensor]) -> str:

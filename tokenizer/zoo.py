@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from runtime.errors import InputError
+from tokenizer.baselines import registry
 
 # Names of tokenizers that come with the package, and where.
 SHIPPED = {"moving-shapes": Path(__file__).parent / "pretrained" / "moving-shapes"}
-TOKENIZER_NAMES = tuple(SHIPPED)
+TOKENIZER_NAMES = (*SHIPPED, *registry.BASELINES)
 
 
 def load(
@@ -27,43 +28,53 @@ def load(
 
     Args:
         name_or_path: A shipped name ("moving-shapes"), a run directory of `tokenizer.train` (EMA weights of its newest
-            checkpoint), or a directory with config.json and model.safetensors (`save_pretrained`).
-        weights: A safetensors file to read instead, or "random" for seeded random weights.
+            checkpoint), or a directory with config.json and model.safetensors (`save_pretrained`). Or a tokenizer of
+            others: a baseline ("wan2.2"), "diffusers:FOLDER" with an autoencoder of that library, or "module:CLASS".
+        weights: A weight file to read instead, or "random" for seeded random weights, which a baseline's name then
+            says. A baseline needs it where its published file is not in `$PVVAE_WEIGHTS`.
         stage: "video" takes the last weights of the predictive stage, which are the ones to predict with; None: the
             last of all.
         device: Where to put it.
         dtype: To hold the weights in, so that nothing is cast at every call as under autocast; None: float32.
-        compile: Compile every block (torch.compile) when it is first called; for GPUs.
+        compile: Compile every block (torch.compile) when it is first called; for GPUs. Not for tokenizers of others.
 
     Returns:
-        A `VideoTokenizer` module in evaluation mode, with gradients off, its weights in channels-last memory.
+        A `VideoTokenizer` module in evaluation mode, with gradients off; of a PV-VAE, in channels-last memory.
 
     Raises:
         InputError: If there is no such tokenizer, it has no weights of that stage, or its files do not fit together.
     """
     from runtime.parallel import compile_blocks
+
+    if registry.is_baseline(name_or_path):
+        if stage is not None or compile:
+            what = "predicts nothing and has no stages" if stage is not None else "is not compiled"
+            raise InputError(f"tokenizer {str(name_or_path)!r} is no PV-VAE: it {what}")
+        vae = registry.load(str(name_or_path), weights).to(device)
+    else:
+        vae = _load_pvvae(find_folder(name_or_path, stage), weights).to(device, memory_format=torch.channels_last_3d)
+    vae = vae.eval().requires_grad_(False)
+    if dtype not in (None, torch.float32):
+        vae.cast(dtype) if hasattr(vae, "cast") else vae.to(dtype)
+    if compile:
+        compile_blocks(vae)
+    return vae
+
+
+def _load_pvvae(directory: Path, weights: str | Path | None) -> nn.Module:
     from runtime.run import read_json
     from runtime.weights import load_model
     from tokenizer.pvvae import PVVAE, STATISTICS, PVVAEConfig
 
-    directory = find_folder(name_or_path, stage)
     if weights is None and not (directory / "ema.safetensors").is_file():
-        vae = PVVAE.from_pretrained(directory)
-    else:
-        config = PVVAEConfig.from_dict(read_json(directory / "config.json"), directory / "config.json")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            if weights == "random":
-                vae = PVVAE(config)
-            else:
-                source = Path(weights) if weights is not None else directory / "ema.safetensors"
-                vae, _ = load_model(lambda: PVVAE(config), source, optional=STATISTICS)
-    vae = vae.to(device, memory_format=torch.channels_last_3d).eval().requires_grad_(False)
-    if dtype not in (None, torch.float32):
-        vae.cast(dtype)
-    if compile:
-        compile_blocks(vae)
-    return vae
+        return PVVAE.from_pretrained(directory)
+    config = PVVAEConfig.from_dict(read_json(directory / "config.json"), directory / "config.json")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if weights == "random":
+            return PVVAE(config)
+        source = Path(weights) if weights is not None else directory / "ema.safetensors"
+        return load_model(lambda: PVVAE(config), source, optional=STATISTICS)[0]
 
 
 def load_predictor(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> nn.Module | None:
@@ -72,8 +83,16 @@ def load_predictor(name_or_path: str | Path, *, device: str | torch.device = "cp
     return None if folder is None else load(folder, device=device)
 
 
+def check_known(name_or_path: str | Path, weights: str | Path | None = None) -> None:
+    """InputError unless there is such a tokenizer, and its weights are here; nothing is built."""
+    if registry.is_baseline(name_or_path):
+        registry.check(str(name_or_path), weights)
+    else:
+        find_folder(name_or_path)
+
+
 def find_folder(name_or_path: str | Path, stage: str | None = None) -> Path:
-    """The folder that holds a tokenizer's config.json and weights; InputError when there is none (see `load`)."""
+    """The folder that holds a PV-VAE's config.json and weights; InputError when there is none (see `load`)."""
     if stage not in (None, "video"):
         raise InputError(f"stage {stage!r} is not known; known: video")
     last = _last_folder(name_or_path)
@@ -91,10 +110,12 @@ def find_folder(name_or_path: str | Path, stage: str | None = None) -> Path:
 
 def video_folder(name_or_path: str | Path) -> Path | None:
     """The folder of a tokenizer's last weights of the video stage: kept at its end, or newer while it goes on; None
-    where there are none."""
+    where there are none, as of every tokenizer that is no PV-VAE."""
     from runtime.checkpoint import list_checkpoints
     from runtime.run import read_json
 
+    if registry.is_baseline(name_or_path):
+        return None
     last = _last_folder(name_or_path)
     if last.parent.name != "checkpoints":
         return last / "video" if (last / "video").is_dir() else None
@@ -106,6 +127,8 @@ def video_folder(name_or_path: str | Path) -> Path | None:
 def _last_folder(name_or_path: str | Path) -> Path:
     from runtime.checkpoint import list_checkpoints
 
+    if registry.is_baseline(name_or_path):
+        raise InputError(f"tokenizer {str(name_or_path)!r} is no PV-VAE, and has no folder of one")
     path = SHIPPED.get(str(name_or_path), Path(name_or_path))
     if str(name_or_path) in SHIPPED or ((path / "config.json").is_file() and (path / "model.safetensors").is_file()):
         return path

@@ -5,7 +5,7 @@ import torch
 
 from runtime.errors import InputError
 from tokenizer import PVVAE, PVVAEConfig, TokenizerSpec
-from tokenizer.spec import crop_to
+from tokenizer.spec import SteppedSpec, crop_to
 
 SPEC = TokenizerSpec(name="any", temporal=4, spatial=8, channels=4)
 
@@ -56,3 +56,17 @@ def test_videos_that_are_not_finite_or_of_another_range_are_refused_outside_of_t
     with pytest.raises(InputError, match="finite"):
         vae.predict(video, 1)
     vae.train().encode(video)  # waits for no device; the loss tells
+
+
+def test_clips_of_a_longer_step_are_counted_and_padded_in_steps():
+    spec = SteppedSpec(name="pairs", temporal=4, spatial=8, channels=4, frame_step=8)
+    assert [spec.groups(frames) for frames in (1, 9, 17)] == [1, 3, 5] and spec.step == 8 and SPEC.step == 4
+    with pytest.raises(InputError, match=r"13 frames do not fit pairs: it takes 1 \+ 8k frames; .* 9 and 17$"):
+        spec.groups(13)
+    assert spec.pad_to_valid(torch.zeros(1, 3, 5, 8, 8))[0].shape[2] == 9
+    assert SteppedSpec(**spec.to_dict()) == spec
+
+
+def test_a_spec_without_a_step_is_written_as_it_always_was():
+    written = {"name": "any", "temporal": 4, "spatial": 8, "channels": 4}
+    assert SPEC.to_dict() == written and TokenizerSpec(**written) == SPEC

@@ -1,0 +1,1 @@
+"""Tokenizers of others behind one interface: by name, from a folder of diffusers, or a class of the user's own."""
