@@ -7,7 +7,8 @@ where it stopped.
 
 A row whose clip cannot be decoded is left out, never replaced: the finished file is shorter by it, which its attribute
 `left_out` counts, and the file and the reason stand in `<out>.unreadable.jsonl`. More than one file in a hundred ends
-the work with the list.
+the work with the list. A file that leaves the data set after the work has begun is such a one: `<out>.files.json` keeps
+what the data set held then, so that every row stays in its place.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ BLOCKS_AHEAD = 2  # read while one is encoded
 class EncodeConfig(CommonFlags):
     """Flags of `python -m tokenizer.encode`."""
 
-    tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or shipped name; default: the newest run")
-    weights: str | None = flag(None, "safetensors file to use instead of the tokenizer's own, or 'random'")
+    tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or known name; default: the newest run")
+    weights: str | None = flag(None, "weight file to use instead of the tokenizer's own, or 'random'")
     data: str | None = flag(None, "data set; default: the one that the tokenizer's run was trained on")
     root: str | None = flag(None, "folder of the data set; default: likewise")
     split: str = flag("train", "which part of the data set", choices=("all", "train", "test"))
@@ -48,6 +49,11 @@ class EncodeConfig(CommonFlags):
     flip: bool = flag(False, "also encode each window mirrored left to right")
     max_clips: int | None = flag(None, "encode only this many items of the data set (the first ones)", low=1)
     batch_size: int = flag(16, "clips in one forward pass", low=1, high=65_536)
+    compile: str = flag(
+        "auto",
+        "compile every block (torch.compile); auto: models of the paper's size, on a GPU",
+        choices=("auto", "true", "false"),
+    )
     workers: int | None = flag(
         None, "threads of each process that decode clips; default: one a core, at most 8", low=1, high=1024
     )
@@ -69,12 +75,12 @@ class Source:
 def resolve(config: EncodeConfig) -> Source:
     """Fill in what the flags leave open from the tokenizer's run."""
     from runtime.run import newest_run, read_run
-    from tokenizer.zoo import find_folder
+    from tokenizer.zoo import check_known
     from videos.clip import lowest_stride
 
     tokenizer = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
     trained = read_run(tokenizer).config if (Path(tokenizer) / "manifest.json").is_file() else {}
-    find_folder(tokenizer)  # refuse an unknown one before asking for anything else
+    check_known(tokenizer, config.weights)  # refuse an unknown one before asking for anything else
     data = config.data or trained.get("data")
     if data is None:
         raise InputError(f"--data is needed: {tokenizer!r} is no training run that could name a data set")
@@ -95,7 +101,8 @@ def resolve(config: EncodeConfig) -> Source:
 def encode(config: EncodeConfig) -> Path:
     """Encode, or go on encoding; returns the file's path."""
     from latents_cache import open_latents
-    from runtime import processes
+    from runtime import parallel, processes
+    from tokenizer.baselines.registry import is_baseline
     from tokenizer.zoo import load
     from videos import ClipSpec, open_dataset
 
@@ -104,9 +111,12 @@ def encode(config: EncodeConfig) -> Path:
     world = processes.start_processes(config.device)
     device, dtype = world.device, processes.resolve_dtype(config.dtype, world.device)
     vae = load(source.tokenizer, config.weights, device=device)
+    if not (is_baseline(source.tokenizer) and config.compile == "auto"):  # which are not for compiling
+        parallel.compile_as_asked(vae, config.compile, device)
     shape = vae.spec.latent_shape(source.num_frames, source.size, source.size)
     clip = ClipSpec(num_frames=source.num_frames, size=source.size, frame_stride=source.frame_stride, window="random")
     dataset = open_dataset(source.data, root=source.root, split=config.split, clip=clip)
+    dataset = with_files_begun_with(dataset, out, world.is_main)
     if world.is_main and dataset.num_enlarged:
         print(
             f"tokenizer.encode: {dataset.num_enlarged} of {len(dataset)} files are smaller than {source.size} pixels, "
@@ -118,6 +128,7 @@ def encode(config: EncodeConfig) -> Path:
     attributes = {
         "tokenizer": source.tokenizer,
         "tokenizer_name": vae.spec.name,
+        **({"weights": config.weights} if config.weights else {}),
         "spec": json.dumps(vae.spec.to_dict()),
         "encoder_hash": vae.encoder_hash,
         "decoder_hash": vae.decoder_hash,
@@ -136,7 +147,8 @@ def encode(config: EncodeConfig) -> Path:
     }
     if out.is_file():
         existing = open_latents(out)
-        same = {k: existing.attributes.get(k) for k in attributes} == attributes
+        # Of the weights, the hashes tell: a file that has moved, or was named by no flag, is the same one.
+        same = all(existing.attributes.get(k) == value for k, value in attributes.items() if k != "weights")
         same = same and len(existing) + existing.attributes.get("left_out", 0) == items * copies
         if not same:
             raise InputError(f"{out} exists and holds other latents; move it away or give another --out")
@@ -203,6 +215,34 @@ def fill(config: EncodeConfig, source: Source, out: Path, attributes: dict, *, v
         if world.is_main:
             progress.close()
             writer.finish()
+
+
+def with_files_begun_with(dataset, out: Path, is_main: bool):
+    """The data set with the files that it had when `out` was begun, whose list the main process keeps beside it.
+
+    Raises:
+        InputError: If files are new or have changed since, or more than one in a hundred has gone.
+    """
+    from latents_cache.row_file import partial_path
+    from videos.listing import read_listing, write_listing
+
+    if not hasattr(dataset, "files"):
+        return dataset
+    record = out.with_name(f"{out.name}.files.json")
+    whose = f"{dataset.name} {dataset.split} {dataset.root}"  # of another data set, the settings will tell
+    if not out.exists() and not partial_path(out).exists():  # a list without them is a forgotten one
+        if is_main:
+            record.parent.mkdir(parents=True, exist_ok=True)
+            write_listing(record, {whose: dataset.files})
+    elif whose in (kept := read_listing(record)):
+        dataset = dataset.as_listed(kept[whose], "--out")
+        if is_main and dataset.gone:
+            print(
+                f"tokenizer.encode: {len(dataset.gone)} of {len(dataset.files)} files of {dataset.root} are gone; "
+                "what was not encoded of them is left out",
+                file=sys.stderr,
+            )
+    return dataset
 
 
 def unreadable_record(out: Path) -> Path:

@@ -31,6 +31,11 @@ CACHED = 2**16
 FEW_PIXELS = 1024
 
 
+def on_cpu(x: Tensor) -> bool:
+    """Whether the ways that CPUs are better served by are taken."""
+    return x.device.type == "cpu"
+
+
 class ChannelNorm(nn.Module):
     """Normalise over channels at each frame and pixel, in float32.
 
@@ -51,7 +56,7 @@ class ChannelNorm(nn.Module):
             before: Frames to put in front of the result, or how many of zeros: what a convolution over time sees
                 before this chunk, so that nothing needs to be copied for it.
         """
-        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.device.type == "cpu"):
+        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and on_cpu(x)):
             # A compiler joins these and chooses what to keep; a CPU has memory, and waits for what is computed again.
             rows = x.permute(0, 2, 3, 4, 1).float()
             y = _normalise(rows, self.weight.float(), self.bias.float(), self.kind, self.eps)
@@ -100,7 +105,7 @@ class _Norm(torch.autograd.Function):
 def _rows(x: Tensor) -> Iterator[Tensor]:
     """The pixels of `[B, C, T, H, W]` as rows `[N, C]`, views where it is in channels-last memory."""
     x = x.permute(0, 2, 3, 4, 1)
-    if x.device.type != "cpu":
+    if not on_cpu(x):
         yield x.flatten(0, 3)
     else:
         for clip in x:
@@ -183,7 +188,7 @@ class CausalConv3d(nn.Conv3d):
         return self._convolve(seen, self.weight), kept
 
     def _convolve(self, seen: Tensor, weight: Tensor) -> Tensor:
-        if weight.shape[2] > 1 or seen.device.type != "cpu":
+        if weight.shape[2] > 1 or not on_cpu(seen):
             return F.conv3d(seen, weight, self.bias, self.stride, self.padding)
         # Frames one by one as images: PyTorch's 2D convolution on the CPU is as fast or faster, and keeps the layout.
         images = seen[:, :, :: self.stride[0]].transpose(1, 2)
@@ -228,7 +233,7 @@ class ResidualBlock(nn.Module):
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention over `[..., tokens, width]`."""
-    if query.device.type == "cpu" and key.shape[-2] <= SHORT_SEQUENCE:
+    if on_cpu(query) and key.shape[-2] <= SHORT_SEQUENCE:
         scores = (query @ key.mT).float() * query.shape[-1] ** -0.5
         return scores.softmax(-1).to(value.dtype) @ value
     return F.scaled_dot_product_attention(query, key, value)
@@ -292,7 +297,7 @@ class Upsample(nn.Module):
         """The convolution over `x` after every pixel became four."""
         frames, weight = x.shape[2], self.conv.weight.squeeze(2)
         images = rearrange(x, "b c t h w -> (b t) c h w")
-        if x.device.type == "cpu" and images[:, 0].numel() >= FEW_PIXELS:
+        if on_cpu(x) and images[:, 0].numel() >= FEW_PIXELS:
             # Of the nine taps on doubled pixels, only four meet different ones: added up beforehand, as a transposed
             # convolution of the small images, they take 4/9 of the multiplications and no memory for the doubled ones.
             weight = weight.flip(2, 3)

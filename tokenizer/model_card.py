@@ -10,15 +10,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from torch.nn import Module
 
 from runtime.errors import InputError
 from runtime.files import replacing
 from runtime.run import RunInfo, file_sha256, read_json
 from tokenizer.hub import CARD, VIDEO_FOLDER
-
-if TYPE_CHECKING:
-    from tokenizer.pvvae import PVVAE
 
 _TAGS = ("video", "vae", "autoencoder", "video-tokenizer", "predictive-reconstruction", "arxiv:2605.02134")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
@@ -40,12 +38,12 @@ def check_license(flag: str, license: str | None) -> None:
 
 
 def model_card(
-    vae: PVVAE,
+    vae: Module,
     folder: Path,
     *,
     title: str = "",
     license: str | None = None,
-    predictor: PVVAE | None = None,
+    predictor: Module | None = None,
     run: RunInfo | None = None,
     step: int = 0,
     statistics: str | None = None,
@@ -55,7 +53,7 @@ def model_card(
     """The text of the card.
 
     Args:
-        vae: The tokenizer.
+        vae: The tokenizer, a PVVAE.
         folder: Where its files have been written.
         title: How to call it; default: after its strides.
         license: Of the weights, as the Hub writes it; None: nothing is said of it.
@@ -91,7 +89,7 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def measured_of(run_dir: Path, vae: PVVAE) -> list[dict]:
+def measured_of(run_dir: Path, vae: Module) -> list[dict]:
     """Evaluations in a run's `eval/` folder of exactly these weights: the newest of each kind, data set and split."""
     newest: dict[tuple, dict] = {}
     encoder, decoder = vae.encoder_hash, vae.decoder_hash
@@ -124,7 +122,7 @@ def _metadata(license: str | None) -> str:
     return "\n".join(["---", *lines, "library_name: pvvae", "tags:", *(f"- {tag}" for tag in _TAGS), "---"])
 
 
-def _shape(vae: PVVAE, folder: Path, predictor: PVVAE | None, statistics: str | None) -> Iterable[tuple[str, str]]:
+def _shape(vae: Module, folder: Path, predictor: Module | None, statistics: str | None) -> Iterable[tuple[str, str]]:
     spec = vae.spec
     encoder, whole = (sum(p.numel() for p in module.parameters()) for module in (vae.encoder, vae))
     yield "architecture", vae.config.architecture

@@ -18,7 +18,7 @@ from runtime.output import check_file
 class PredictConfig(CommonFlags):
     """Flags of `python -m tokenizer.predict`."""
 
-    tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or shipped name; default: the newest run")
+    tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or known name; default: the newest run")
     video: str = flag("", "video file to read")
     observed: int = flag(9, "frames shown to the encoder, from the first on, 1 + 4k", low=1)
     after: int = flag(

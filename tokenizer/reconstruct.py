@@ -1,7 +1,8 @@
 """Encode and decode one video file: `python -m tokenizer.reconstruct --tokenizer RUN --video clip.mp4 --out
 out.mp4`.
 
-The file is read, computed and written a few groups at a time, at its own size and frame rate.
+The file is read, computed and written a few groups at a time, at its own size and frame rate. A PV-VAE gives the same
+as of the whole; to a tokenizer of others, each part is a clip of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from runtime.output import check_file
 class ReconstructConfig(CommonFlags):
     """Flags of `python -m tokenizer.reconstruct`."""
 
-    tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or shipped name; default: the newest run")
+    tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or known name; default: the newest run")
+    weights: str | None = flag(None, "weight file to use instead of the tokenizer's own, or 'random'")
     video: str = flag("", "video file to read")
     out: str = flag(
         "reconstructed.mp4",
@@ -37,7 +39,8 @@ def reconstruct(config: ReconstructConfig) -> None:
 
     from runtime.processes import autocast, resolve_device, resolve_dtype
     from runtime.run import newest_run
-    from tokenizer.streaming import Stream, read_parts, side_by_side
+    from tokenizer.pvvae import PVVAE
+    from tokenizer.streaming import Parts, Stream, read_parts, side_by_side
     from tokenizer.zoo import load
     from videos import psnr, to_float, to_uint8
     from videos.codec import frame_rate, video_writer
@@ -46,8 +49,8 @@ def reconstruct(config: ReconstructConfig) -> None:
         raise InputError("--video is needed: the file to read")
     name = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
     device = resolve_device(config.device)
-    vae = load(name, device=device)
-    stream = Stream(vae, config.tile, config.overlap)
+    vae = load(name, config.weights, device=device)
+    stream = (Stream if isinstance(vae, PVVAE) else Parts)(vae, config.tile, config.overlap)
     frames, decibels = 0, 0.0
     with video_writer(config.out, frame_rate(config.video)) as write:
         for clip in read_parts(config.video, vae.spec, config.chunk_groups, config.size):

@@ -190,8 +190,7 @@ class StageTraining:
         self.validation_lpips = validation_lpips
         freeze_for(stage.name, model)
         model.encoder.checkpoint_blocks = model.decoder.checkpoint_blocks = config.checkpoint_blocks
-        if config.compile:
-            parallel.compile_blocks(model)
+        parallel.compile_as_asked(model, config.compile, world.device)
         self.trainer = Trainer(
             model,
             world,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenizer.spec import TokenizerSpec, crop_to
-from tokenizer.tiling import blend_tiles, check_tiles
+from tokenizer.spec import TokenizerSpec, VideoTokenizer, crop_to
+from tokenizer.tiling import blend_tiles, check_tiles, decode_tiled, encode_tiled
 
 
 class Stream:
@@ -67,6 +67,23 @@ class Stream:
         spatial = self.vae.spec.spatial
         tile = max(cells) if self.tile is None else self.tile // spatial
         return blend_tiles(compute, cells, tile, self.overlap // spatial, scales[1])
+
+
+class Parts:
+    """`Stream` for any tokenizer: every part is a clip of its own, which sees nothing of the others."""
+
+    def __init__(self, vae: VideoTokenizer, tile: int | None = None, overlap: int = 0):
+        if tile is not None:
+            check_tiles(tile, overlap, vae.spec.spatial)
+        self.vae, self.tile, self.overlap = vae, tile, overlap
+
+    def reconstruct(self, video: Tensor) -> Tensor:
+        """The frames of `[B, 3, N, H, W]` in [-1, 1], of any N, H and W, decoded from the posterior mean."""
+        padded, size = self.vae.spec.pad_to_valid(video)
+        if self.tile is None:
+            return crop_to(self.vae.decode(self.vae.encode(padded).mode()), size)
+        latents = encode_tiled(self.vae, padded, self.tile, self.overlap).mode()
+        return crop_to(decode_tiled(self.vae, latents, self.tile, self.overlap), size)
 
 
 def read_parts(path: str | Path, spec: TokenizerSpec, groups: int, size: int | None = None) -> Iterator[Tensor]:

@@ -91,7 +91,11 @@ class TrainConfig(CommonFlags):
     workers: int | None = flag(
         None, "threads of each process that decode clips; default: one a core, at most 8", low=1, high=1024
     )
-    compile: bool = flag(False, "compile every block (torch.compile); for GPUs")
+    compile: str = flag(
+        "auto",
+        "compile every block (torch.compile); auto: models of the paper's size, on a GPU",
+        choices=("auto", "true", "false"),
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.frame_stride, tuple):

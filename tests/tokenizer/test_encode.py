@@ -1,6 +1,7 @@
 """Encoding a data set into a latents file, and the commands that show a tokenizer at work."""
 
 import json
+import shutil
 from contextlib import contextmanager
 
 import numpy as np
@@ -132,8 +133,8 @@ def spoil(path):
     path.write_bytes(data)
 
 
-def encode_films(folder, films, *words: str):
-    more = ["--data", "videos", "--root", str(films), "--split", "all", "--num-frames", "5"]
+def encode_films(folder, films, *words: str, split: str = "all"):
+    more = ["--data", "videos", "--root", str(films), "--split", split, "--num-frames", "5"]
     common = f"--tokenizer {folder / 'vae'} --size 32 --device cpu --dtype float32 --out {folder / 'out.h5'}"
     return encode(parse([*common.split(), *more, *words], EncodeConfig, None))
 
@@ -178,6 +179,86 @@ def test_too_many_undecodable_files_end_the_encoding_with_the_list(folder, films
     spoil(films / "050.mp4")
     with pytest.raises(InputError, match=r"2 of 120 files cannot be read, more than 1 %.*050\.mp4"):
         encode_films(folder, films)
+
+
+@pytest.fixture
+def begun(folder, films, monkeypatch):
+    """Encoding of the 120 films, all of them sound, that ended after 16 rows."""
+    import tokenizer.encode as module
+
+    shutil.copy(films / "006.mp4", films / "007.mp4")
+    genuine, calls = module.encode_block, []
+
+    def end_at_the_fifth(*given):
+        calls.append(given)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return genuine(*given)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "encode_block", end_at_the_fifth)
+        encode_films(folder, films, "--batch-size", "4")
+    return films
+
+
+@pytest.mark.parametrize(("number", "left_out"), [(3, 0), (50, 1)])
+def test_a_file_that_goes_away_costs_its_own_rows_alone(folder, begun, capsys, number, left_out):
+    """What was encoded of it stays; what was not is left out; all others stay in their places."""
+    gone = begun / f"{number:03d}.mp4"
+    kept = gone.read_bytes()
+    gone.unlink()
+    path = encode_films(folder, begun, "--batch-size", "4")
+    assert f"1 of 120 files of {begun} are gone" in capsys.readouterr().err
+    with open_latents(path) as reader:
+        names = [f"{each:03d}.mp4" for each in range(120) if each != number or not left_out]
+        assert list(reader.names) == names and reader.attributes.get("left_out", 0) == left_out
+        found = reader.batch(range(len(names)))["mean"]
+    record = folder / "out.h5.unreadable.jsonl"
+    assert record.exists() == bool(left_out) and (not left_out or json.loads(record.read_text())["path"] == str(gone))
+    assert encode_films(folder, begun, "--batch-size", "4") == path and "is complete" in capsys.readouterr().out
+    gone.write_bytes(kept)
+    path.unlink()
+    with open_latents(encode_films(folder, begun, "--batch-size", "4")) as reader:
+        assert np.array_equal(reader.batch([int(name[:3]) for name in names])["mean"], found)
+
+
+def test_encoding_goes_on_only_with_the_files_that_it_was_begun_with(folder, begun):
+    new = begun / "new.mp4"
+    shutil.copy(begun / "000.mp4", new)
+    with pytest.raises(InputError, match=r"begun with: new\.mp4 is new; .*another --out"):
+        encode_films(folder, begun, "--batch-size", "4")
+    with pytest.raises(InputError, match=r"was begun with other settings \(.*split: was 'all', now 'train'"):
+        encode_films(folder, begun, "--batch-size", "4", split="train")
+    new.unlink()
+    for number in (60, 61):
+        (begun / f"{number:03d}.mp4").unlink()
+    with pytest.raises(InputError, match=r"2 of 120 files cannot be read, more than 1 %: 060\.mp4; 061\.mp4"):
+        encode_films(folder, begun, "--batch-size", "4")
+    (folder / "out.h5.partial").unlink()  # a list without it is forgotten
+    with open_latents(encode_films(folder, begun)) as reader:
+        assert len(reader) == 118
+
+
+# Inductor is slow on small things: Dynamo and its backend without code generation show that the flag is taken.
+def test_blocks_are_compiled_when_asked_and_encode_the_same(folder, monkeypatch):
+    from runtime import parallel
+
+    genuine, calls = parallel.compile_blocks, []
+    monkeypatch.setattr(parallel, "compile_blocks", lambda model: calls.append(genuine(model, backend="eager")))
+    found = []
+    for number, choice in enumerate(("auto", "false", "true")):
+        torch.compiler.reset()
+        torch._dynamo.utils.counters.clear()
+        path = encode_with(folder, "--max-clips", "3", "--compile", choice)
+        with open_latents(path) as reader:
+            found.append(reader.batch([0, 1, 2])["mean"])
+        path.unlink()
+        assert len(calls) == (number == 2)  # auto: not on the CPU
+        assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0) == (number == 2)
+    torch.compiler.reset()
+    assert np.array_equal(found[0], found[1]) and np.allclose(found[1], found[2], atol=2e-3)  # float16
+    with pytest.raises(InputError, match="--compile 'maybe' is not one of auto, true, false"):
+        encode_with(folder, "--compile", "maybe")
 
 
 @pytest.fixture

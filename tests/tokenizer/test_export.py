@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 import torch
 
-from eval.results import Row, write_results
+from eval.results.rows import Row, write_results
 from runtime.command import parse
 from runtime.errors import InputError
 from runtime.run import file_sha256, write_json

@@ -298,6 +298,23 @@ def test_parts_and_recomputing_change_nothing_but_rounding(tmp_path, words, more
     assert_like(train(config_for(tmp_path / "saving", *common, *more)), plain, steps=6)
 
 
+def test_only_models_of_the_papers_size_on_a_gpu_are_compiled_unasked(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(parallel, "compile_blocks", compiled.append)
+    monkeypatch.setattr(parallel.importlib.util, "find_spec", lambda name: True if name == "triton" else None)
+    monkeypatch.setenv("CC", "cc")
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert parse([], TrainConfig, preset_defaults).compile == "auto"
+    with torch.device("meta"):
+        models = {name: PVVAE(preset.model) for name, preset in presets.PRESETS.items()}
+    for name, model in models.items():
+        assert parallel.compile_as_asked(model, "auto", gpu) == name.startswith("paper")
+        assert not parallel.compile_as_asked(model, "auto", cpu) and not parallel.compile_as_asked(model, "false", gpu)
+    assert len(compiled) == 2 and parallel.compile_as_asked(models["demo"], "true", cpu) and len(compiled) == 3
+    monkeypatch.setattr(parallel.importlib.util, "find_spec", lambda name: None)  # Inductor could build no kernel
+    assert not parallel.compile_as_asked(models["paper"], "auto", gpu)
+
+
 # Dynamo looks at the .grad of what goes into a block.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_blocks_give_the_same_loss(tmp_path, monkeypatch):
