@@ -40,6 +40,11 @@ class LoadedGenerator:
     step: int
     dir: Path
 
+    @property
+    def classes(self) -> list[int]:
+        """Classes that it has learned, which samples are asked for in turn; none where it is unconditional."""
+        return self.latents.get("classes") or list(range(self.config.num_classes))
+
     def denormalize(self, latents: Tensor) -> Tensor:
         """Normalised latents `[B, C, G, h, w]` -> raw latents, with the training file's statistics."""
         mean, std = (torch.tensor(self.latents[name], device=latents.device) for name in ("mean", "std"))
@@ -85,6 +90,9 @@ def read_state(folder: Path, config: LatteConfig) -> dict:
     check_fields(state, {"step": int, "latents": dict}, source)
     facts = state["latents"]
     check_fields(facts, {"mean": list[float], "std": list[float]}, source)
+    check_fields(facts, {"classes": list[int]}, source, needed=False)
+    if not all(0 <= label < config.num_classes for label in facts.get("classes", ())):
+        raise InputError(f"{source}: classes of the latents must lie in 0…{config.num_classes - 1}")
     check_attributes(facts, source)
     mean, std = facts["mean"], facts["std"]
     if not (len(mean) == len(std) == config.channels and all(map(math.isfinite, mean + std)) and min(std) > 0):

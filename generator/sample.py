@@ -1,7 +1,8 @@
 """Sample latents from a generator into a latents file: `python -m generator.sample --run RUN --samples 2048`.
 
-Sample i has its own noise, from (seed, i), and class i % num_classes, so more samples never change the first ones: a
-second call adds only what is missing. With guidance each of the `steps` model calls evaluates twice as many rows.
+Sample i has its own noise, from (seed, i), and of the n classes that were learned number i % n, so more samples never
+change the first ones: a second call adds only what is missing. With guidance each of the `steps` model calls evaluates
+twice as many rows.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def sample(config: SampleConfig) -> Path:
         InputError: If there is no such generator, guidance is asked of one without classes, or the file holds others.
     """
     from generator.loading import SHIPPED, load_generator
-    from latents_cache.layout import lock_path
+    from latents_cache.row_file import lock_path
     from runtime import processes
     from runtime.run import newest_run
 
@@ -155,9 +156,9 @@ def sample_rows(config: SampleConfig, generator, rows: range, device, dtype):
     from runtime.processes import autocast
     from runtime.seeds import normal_rows
 
-    classes = generator.config.num_classes
+    classes = generator.classes
     latents = normal_rows(config.seed, "sample", 0, rows, generator.config.latent_shape).to(device)
-    labels = [row % classes if classes else -1 for row in rows]
+    labels = [classes[row % len(classes)] if classes else -1 for row in rows]
     if (
         not config.untrained
     ):  # before training the velocity is zero everywhere, and the flow leaves the noise where it is
@@ -175,6 +176,7 @@ def sample_attributes(config: SampleConfig, generator, dtype: str) -> dict:
     known = (
         "tokenizer",
         "tokenizer_name",
+        "weights",
         "encoder_hash",
         "data",
         "root",

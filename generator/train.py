@@ -31,6 +31,7 @@ _NOT_IDENTITY = NOT_IDENTITY | {
 _REMEMBERED = (
     "tokenizer",
     "tokenizer_name",
+    "weights",
     "encoder_hash",
     "decoder_hash",
     "data",
@@ -116,6 +117,7 @@ def train(config: TrainConfig) -> Path:
         "mean": mean,
         "std": std,
         **{name: reader.attributes[name] for name in _REMEMBERED if name in reader.attributes},
+        **classes_seen(reader.labels, model_config.num_classes),
     }
     identity = run_identity(config, dtype, facts) | {"model": asdict(model_config)}
     name = config.name or default_name(config.preset, config.latents, identity)
@@ -250,6 +252,12 @@ def build_config(preset: str, reader):
     return replace(
         PRESETS[preset].model, channels=channels, groups=groups, height=height, width=width, num_classes=classes
     )
+
+
+def classes_seen(labels, num_classes: int) -> dict[str, list[int]]:
+    """{"classes": those that occur} where some do not, so that no sample is asked for what nobody has seen."""
+    found = sorted(set(labels.tolist()))
+    return {"classes": found} if len(found) < num_classes else {}
 
 
 def run_identity(config: TrainConfig, dtype, facts: dict) -> dict:

@@ -25,7 +25,9 @@ def write_file(path, *, rows=40, shape=SHAPE, num_classes=CLASSES, has_logvar=Tr
     for row in range(rows):
         mean = offset + 2.0 * generator.standard_normal(shape)
         logvar = np.full(shape, -2.0) if has_logvar else None
-        writer.write(row, mean, logvar, label=(row % num_classes if num_classes else -1) if label is None else label)
+        own = row % num_classes if num_classes else -1
+        chosen = own if label is None else label(row) if callable(label) else label
+        writer.write(row, mean, logvar, label=chosen)
     writer.finish()
     return path
 

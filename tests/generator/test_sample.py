@@ -14,7 +14,7 @@ from generator.sample import SampleConfig, sample, sample_path
 from generator.train import TrainConfig, train
 from latents_cache import open_latents
 from runtime.errors import InputError
-from runtime.run import read_json
+from runtime.run import read_json, write_json
 from runtime.seeds import normal_rows
 
 SHAPE, CLASSES = (6, 3, 2, 2), 4
@@ -62,6 +62,19 @@ def test_samples_are_raw_latents_of_the_averaged_weights(run):
         np.testing.assert_array_equal(reader.batch(range(4))["mean"], (normal * std + mean).half().numpy())
         assert not reader.has_logvar and len(reader) == 8 and reader.shape == SHAPE
         assert reader.labels.tolist() == [i % CLASSES for i in range(8)]
+
+
+def test_classes_that_no_latents_had_are_not_asked_for(tmp_path, tiny_demo, write_latents):
+    path = write_latents(tmp_path / "few.h5", num_classes=9, label=lambda row: (2, 5, 7)[row % 3])
+    flags = {"preset": "demo", "runs_dir": str(tmp_path / "runs"), "name": "few", "device": "cpu", "dtype": "float32"}
+    run = train(TrainConfig(latents=str(path), steps=1, batch_size=4, **flags))
+    with open_latents(sample(configure(run, samples=7))) as reader:
+        assert reader.labels.tolist() == [2, 5, 7, 2, 5, 7, 2]
+    state = run / "checkpoints" / "step_00000001" / "state.json"
+    record = read_json(state)
+    write_json(state, record | {"latents": record["latents"] | {"classes": [2, 9]}})
+    with pytest.raises(InputError, match="classes of the latents must lie in 0…8"):
+        loading.load_generator(run)
 
 
 def test_a_samples_file_says_what_it_is(run):
