@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What one wants to know from a GPU, in slices of at most nine minutes: bash benchmarks/gpu.sh [tests|stages|paper|tokenizer|eval|demo|all] [FOLDER]
+# What one wants to know from a GPU, in slices of at most nine minutes: bash benchmarks/gpu.sh [tests|stages|paper|tokenizer|speed|eval|demo|all] [FOLDER]
 # A slice whose result is in FOLDER already is skipped, so the same command goes on after an interruption.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -47,5 +47,6 @@ run tests bash -euo pipefail -c gpu_tests
 run stages "$python" -m benchmarks.stages --device cuda --out "$out/gpu-stages.json"
 run paper "$python" -m benchmarks.paper_scale --out "$out/gpu-paper.json"
 run tokenizer "$python" -m benchmarks.tokenizer --device cuda --size 256 --out "$out/gpu-tokenizer.json"
+run speed "$python" -m eval.speed --tokenizers cogvideox,iv-vae,wf-vae-l,hunyuanvideo,wan2.1,wan2.2,ssvae --weights random --device cuda --warmup 2 --repeats 5 --train-steps 3 --rounds 1 --out "$out/gpu-speed.json"
 run eval "$python" -m benchmarks.eval --device cuda --clips 512 --out "$out/gpu-eval.json"
 run demo bash -euo pipefail -c gpu_demo

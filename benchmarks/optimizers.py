@@ -31,7 +31,8 @@ def optimizers(config: OptimizersConfig) -> list[dict]:
     """Train what is missing, measure, print the table, write JSON; one row for each run."""
     import torch
 
-    from benchmarks.measuring import matmul_flops, write_benchmark
+    from benchmarks.measuring import write_benchmark
+    from runtime.measuring import matmul_flops
     from runtime.processes import resolve_device
 
     arms = [("adamw", rate) for rate in config.adamw_rates] + [("muon", rate) for rate in config.muon_rates]
@@ -82,7 +83,7 @@ def measure(config: OptimizersConfig, run: Path) -> dict[str, float]:
     import torch
 
     from eval.features import load_features
-    from eval.set_rows import hits
+    from eval.quantities import ASPECTS
     from runtime.processes import resolve_device
     from tokenizer.train import validation_batches
     from tokenizer.validation import validate
@@ -102,7 +103,7 @@ def measure(config: OptimizersConfig, run: Path) -> dict[str, float]:
     return {
         "psnr": found["val_psnr"],
         "predicted_over_repeat": predicted["val_predicted_over_repeat"],
-        **{aspect: float(hits(aspect, seen, asked).mean()) for aspect in ("shape", "motion")},
+        **{name: float((ASPECTS[name](seen) == ASPECTS[name](asked)).mean()) for name in ("shape", "motion")},
     }
 
 

@@ -1,9 +1,10 @@
 """Memory of one training step of the paper's tokenizers, computed without a GPU: `python -m benchmarks.paper_memory`.
 
 Nothing is measured. The step of each stage runs on tensors that have a shape, a type and a lifetime but no content
-(PyTorch's fake tensors), at the real size and in bfloat16, and the bytes that live at once are counted. Weights,
-gradients, optimizer and averages are counted from the number of parameters. What a GPU needs besides (its context,
-convolution workspaces, fragmentation) is not in the numbers: they are a lower bound that a reserve has to be added to.
+(PyTorch's fake tensors), at the real size and in bfloat16, and the bytes that live at once are counted; layers take the
+ways that they take on a GPU, uncompiled. Weights, gradients, optimizer and averages are counted from the number of
+parameters. What a GPU needs besides (its context, convolution workspaces, fragmentation) is not in the numbers: they
+are a lower bound that a reserve has to be added to.
 """
 
 from __future__ import annotations
@@ -66,6 +67,18 @@ def paper_memory(config: PaperMemoryConfig) -> list[dict]:
 
 
 # -- counting ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Let layers take the ways that they take on a GPU, though the tensors without content are a CPU's: PyTorch has no
+    backward pass for those of a GPU that is not there."""
+    from unittest.mock import patch
+
+    from tokenizer import layers, winograd
+
+    with patch.object(layers, "on_cpu", lambda x: False), patch.object(winograd, "pays", lambda *given: False):
+        yield
 
 
 @contextmanager
@@ -146,12 +159,15 @@ def step_bytes(model_config, stage: str, shape: tuple[int, ...], *, recompute: b
     from tokenizer import PVVAE
     from tokenizer.adversarial import Adversary
     from tokenizer.discriminator import DiscriminatorConfig
-    from tokenizer.losses import tokenizer_loss
+    from tokenizer.losses import mixed_precision_lpips, tokenizer_loss
     from tokenizer.stages import freeze_for
 
     cpu, dtype = torch.device("cpu"), torch.bfloat16
-    adversary, lpips_network = Adversary(DiscriminatorConfig(), seed=0, dtype=dtype), build_lpips()
-    with FakeTensorMode():
+    adversary, lpips_network = (
+        Adversary(DiscriminatorConfig(), seed=0, dtype=dtype),
+        mixed_precision_lpips(build_lpips()),
+    )
+    with FakeTensorMode(), as_on_a_gpu():
         vae = PVVAE(model_config).train()
         freeze_for(stage, vae)
         vae.encoder.checkpoint_blocks = vae.decoder.checkpoint_blocks = recompute
@@ -192,9 +208,11 @@ def empty(network) -> None:
 
     for module in network.modules():
         for name, value in module.named_parameters(recurse=False):
-            module._parameters[name] = torch.nn.Parameter(torch.empty(value.shape), value.requires_grad)
+            module._parameters[name] = torch.nn.Parameter(
+                torch.empty(value.shape, dtype=value.dtype), value.requires_grad
+            )
         for name, value in module.named_buffers(recurse=False):
-            module._buffers[name] = torch.empty(value.shape)
+            module._buffers[name] = torch.empty(value.shape, dtype=value.dtype)
 
 
 def build_lpips():
@@ -273,7 +291,7 @@ def growth_of(config: PaperMemoryConfig, preset: str) -> dict[str, int]:
 
     found = {}
     for size in (config.size // 4, config.size // 2, config.size):
-        with FakeTensorMode():
+        with FakeTensorMode(), as_on_a_gpu():
             vae = PVVAE(PRESETS[preset].model).train()
             video = torch.empty(1, 3, config.num_frames, size, size)
             with autocast(torch.device("cpu"), torch.bfloat16):

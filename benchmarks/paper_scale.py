@@ -53,7 +53,7 @@ def measure(build, batch: int, device, dtype, seconds: float) -> dict:
     """Time and peak memory of one training step."""
     import torch
 
-    from benchmarks.measuring import peak_memory_gib, timed
+    from runtime.measuring import peak_memory_gib, timed
 
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)

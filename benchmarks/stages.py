@@ -43,7 +43,8 @@ class StagesConfig(CommonFlags):
 
 def stages(config: StagesConfig) -> dict:
     """Measure, print a line a stage, and write the JSON when `--out` is given."""
-    from benchmarks.measuring import peak_memory_gib, write_benchmark
+    from benchmarks.measuring import write_benchmark
+    from runtime.measuring import peak_memory_gib
     from runtime.processes import resolve_device, resolve_dtype
 
     device = resolve_device(config.device)
@@ -113,7 +114,7 @@ def _clips(count: int, device):
 
 def reading(config: StagesConfig, device, dtype) -> dict:
     """Synthetic clips, one thread."""
-    from benchmarks.measuring import timed
+    from runtime.measuring import timed
     from videos import ClipSpec, open_dataset
 
     dataset = open_dataset("moving_shapes", split="train", clip=ClipSpec(num_frames=17, size=32))
@@ -122,7 +123,7 @@ def reading(config: StagesConfig, device, dtype) -> dict:
 
 def reading_files(config: StagesConfig, device, dtype) -> dict | None:
     """Real videos: 17 frames, resized and cropped to 256, one thread."""
-    from benchmarks.measuring import timed
+    from runtime.measuring import timed
 
     dataset = _films(config, 256)
     if dataset is None:
@@ -202,7 +203,7 @@ def tokenizer_step(config: StagesConfig, device, dtype) -> dict:
 
     import torch
 
-    from benchmarks.measuring import timed
+    from runtime.measuring import timed
     from runtime.processes import autocast
     from tokenizer.losses import tokenizer_loss
     from videos import BatchLoader, Bucket, ClipSpec, open_dataset, to_float
@@ -235,7 +236,7 @@ def encoding(config: StagesConfig, device, dtype) -> dict:
     """Clips to latents, without reading and writing."""
     import torch
 
-    from benchmarks.measuring import timed
+    from runtime.measuring import timed
     from runtime.processes import autocast
 
     vae, video = _demo_models(device)[0].eval(), _clips(config.batch_size, device)
@@ -252,10 +253,10 @@ def generator_step(config: StagesConfig, device, dtype) -> dict:
     import numpy as np
     import torch
 
-    from benchmarks.measuring import timed
     from generator import flow_loss
     from generator.batches import LatentBatches
     from latents_cache import create_latents, open_latents
+    from runtime.measuring import timed
     from runtime.processes import autocast
 
     _, model = _demo_models(device)
@@ -293,8 +294,8 @@ def sampling(config: StagesConfig, device, dtype) -> dict:
     """Latents from noise in 100 Euler steps, guidance off."""
     import torch
 
-    from benchmarks.measuring import timed
     from generator import integrate
+    from runtime.measuring import timed
     from runtime.processes import autocast
 
     model = _demo_models(device)[1].eval()
@@ -312,8 +313,8 @@ def features(config: StagesConfig, device, dtype) -> dict:
     """The judge of synthetic clips, float32 as in every evaluation."""
     import torch
 
-    from benchmarks.measuring import timed
     from eval.features.shapes import ShapesNet
+    from runtime.measuring import timed
 
     network, video = ShapesNet().to(device).eval(), _clips(32, device)
 
@@ -329,8 +330,8 @@ def distances(config: StagesConfig, device, dtype) -> dict:
     import numpy as np
     import torch
 
-    from benchmarks.measuring import timed
     from eval import frechet_distance, kernel_distance
+    from runtime.measuring import timed
 
     random = np.random.default_rng(config.seed)
     a, b = random.standard_normal((2048, 400)), random.standard_normal((2048, 400))

@@ -136,7 +136,8 @@ def tokenizer_speed(config: TokenizerSpeedConfig) -> dict:
     """Measure, print a line each, and write the JSON when `--out` is given."""
     import torch
 
-    from benchmarks.measuring import extra_memory_gib, matmul_flops, write_benchmark
+    from benchmarks.measuring import write_benchmark
+    from runtime.measuring import extra_memory_gib, matmul_flops
     from runtime.processes import resolve_device
 
     if PEER in config.models and importlib.util.find_spec("diffusers") is None:
@@ -151,9 +152,10 @@ def tokenizer_speed(config: TokenizerSpeedConfig) -> dict:
     counts = {model: multiply_adds(model, config.frames, config.size) for model in config.models}
     video = torch.rand(1, 3, config.frames, config.size, config.size, device=device) * 2 - 1
     results: dict[str, dict] = {}
+    peaks: dict[str, float] = {}
     for name in config.dtypes:
         dtype = getattr(torch, name)
-        peak = matmul_flops(device, dtype, config.clock)
+        peaks[name] = peak = matmul_flops(device, dtype, config.clock)
         for work in config.works:
             calls = {model: prepared(network, work, video, dtype) for model, network in networks.items()}
             memory = {model: extra_memory_gib(call, device) for model, call in calls.items()}
@@ -177,6 +179,7 @@ def tokenizer_speed(config: TokenizerSpeedConfig) -> dict:
                 print(describe(label, found), flush=True)
     if config.out:
         facts = {name: getattr(config, name) for name in ("frames", "size", "clock", "seed")}
+        facts |= {"matmul_flops_per_second": peaks, "cpu_capability": torch.backends.cpu.get_cpu_capability()}
         write_benchmark(config.out, results, device=str(device), **facts)
     return results
 
@@ -216,7 +219,7 @@ def take_turns(
     calls: dict[str, Callable[[], None]], turns: int, clock: str, device: torch.device
 ) -> dict[str, list[float]]:
     """Seconds of each call, one after the other, `turns` times."""
-    from benchmarks.measuring import wait
+    from runtime.measuring import wait
 
     read = time.process_time if clock == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in calls}

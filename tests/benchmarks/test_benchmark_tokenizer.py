@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from benchmarks import tokenizer as benchmark
-from benchmarks.measuring import extra_memory_gib
 from benchmarks.tokenizer import TokenizerSpeedConfig, multiply_adds, tokenizer_speed
 from runtime.errors import InputError
+from runtime.measuring import extra_memory_gib
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,10 @@ def test_networks_take_turns_at_the_same_works(dtype, small_peer, tmp_path, caps
     less = peer["multiply_adds"] / mine["multiply_adds"]
     assert mine["faster_per_multiply_add"] == pytest.approx(mine["faster"] / less)
     assert "faster" not in peer
-    assert json.loads(out.read_text())["results"] == results
+    written = json.loads(out.read_text())
+    assert written["results"] == results and written["cpu_capability"]
+    peak = written["matmul_flops_per_second"][dtype]
+    assert all(found["of_matmul_peak"] == found["flops_per_second"] / peak for found in results.values())
 
 
 def test_multiply_adds_are_those_of_the_plain_formulas():

@@ -1,11 +1,14 @@
 """Counting memory on tensors without content: the same bytes as real tensors keep."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks import paper_memory
 from benchmarks.paper_memory import GIB, counting_live_bytes, largest_batch, saved_bytes, step_bytes
-from tokenizer import PVVAE, PVVAEConfig
+from tokenizer import PVVAE, PVVAEConfig, layers, winograd
 
 CONFIGS = {
     "cnn": PVVAEConfig(latent_channels=4, channels=(8, 12, 16), blocks=1, middle_blocks=1),
@@ -58,6 +61,15 @@ def test_a_step_counts_what_its_stage_trains_and_recomputing_needs_less():
     assert decoder["parameters"] == video["parameters"] and decoder["trained"] == size["decoder"]
     assert saving["activations"] < video["activations"] and decoder["activations"] < video["activations"]
     assert {**video, "activations": 0} == {**saving, "activations": 0}
+
+
+def test_layers_are_counted_as_on_a_gpu_where_norms_keep_their_input_alone(monkeypatch):
+    shape, config = (1, 3, 5, 64, 64), CONFIGS["cnn"]
+    counted = step_bytes(config, "video", shape, recompute=False)["activations"]
+    assert layers.on_cpu(torch.zeros(1)) and winograd.pays(torch.zeros(1, 32, 11, 16, 16), torch.zeros(32, 32, 3), True)
+    monkeypatch.setattr(paper_memory, "as_on_a_gpu", nullcontext)
+    # The discriminators, equal in both, are most of so small a step.
+    assert counted < 0.95 * step_bytes(config, "video", shape, recompute=False)["activations"]
 
 
 @pytest.mark.parametrize(("room", "clips"), [(0.5, 0), (1, 1), (4.4, 4), (8, 8), (20, 12), (24, 13)])
