@@ -7,12 +7,14 @@ import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache_folder(tmp_path_factory):
-    """What is found out about files in a test is not kept for the user's own runs."""
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    os.environ.pop("XDG_CACHE_HOME") if before is None else os.environ.update(XDG_CACHE_HOME=before)
+def own_cache_folders(tmp_path_factory):
+    """What is found out about files in a test is not kept for the user's own runs; and no code is run that Inductor
+    compiled for another PyTorch or with other instructions allowed (`ATEN_CPU_CAPABILITY` is in no key of its cache:
+    such code gives NaN, or ends the process)."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"):
+            patch.setenv(name, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,5 +1,6 @@
 """The house rules that a reader relies on: names, packages, and commands that answer before torch is loaded."""
 
+import ast
 import importlib
 import os
 import re
@@ -68,6 +69,26 @@ def test_no_public_name_is_a_module_even_when_every_module_is_imported(package):
 def test_an_unknown_name_of_a_package_is_an_attribute_error(package):
     with pytest.raises(AttributeError, match="no_such_name"):
         importlib.import_module(package).no_such_name  # noqa: B018
+
+
+def imports_of(module: str) -> set[str]:
+    """Our modules that a module imports anywhere in it, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+    return found & {*MODULES} - {module}
+
+
+def test_no_modules_import_each_other_also_by_way_of_others():
+    below = {module: imports_of(module) for module in MODULES}
+    while leaves := [module for module, names in below.items() if not names]:
+        for leaf in leaves:
+            del below[leaf]
+        below = {module: names - {*leaves} for module, names in below.items()}
+    assert below == {}, f"these import each other: {below}"
 
 
 def test_importing_the_packages_imports_no_torch():

@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[2]
 # Seconds after which a process hangs, on a machine that is slow and busy with other things too.
 PATIENCE = 600.0
 HEAVY = ("torch", "torch.distributed.fsdp", "torchdiffeq", "timm", "matplotlib.pyplot", "scipy.stats", "h5py", "decord",
-         "torch.utils.tensorboard", "tokenizer.stages", "generator.loading", "generator.batches", "eval.sets",
-         "eval.page", "eval.figures")  # fmt: skip
+         "torch.utils.tensorboard", "tokenizer.stages", "generator.loading", "generator.batches", "eval.clip_sets",
+         "eval.page.document", "eval.page.figures")  # fmt: skip
 
 # Each command sees what the ones before it left. The sampling that is there twice lets a finished file grow.
 CHAIN = {
@@ -234,7 +234,7 @@ def assert_sound(folder: Path) -> None:
     """Whatever has its final name can be read."""
     from safetensors.torch import load_file
 
-    from eval.feature_store import load_feature_set
+    from eval.features.store import load_feature_set
     from latents_cache import open_latents
     from runtime.checkpoint import list_checkpoints, load_checkpoint
     from videos import read_video
@@ -242,9 +242,11 @@ def assert_sound(folder: Path) -> None:
     for path in folder.rglob("*"):
         if not path.is_file() or any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
-        if path.suffix == ".json":
+        if path.name.startswith("set-"):
+            load_feature_set(path)
+        elif path.suffix == ".json":
             json.loads(path.read_text())
-        elif path.suffix == ".h5" and path.parent.name == "features":
+        elif path.suffix == ".h5" and path.name.startswith("segment-"):
             load_feature_set(path)
         elif path.suffix == ".h5" and "growing" not in path.name:
             with open_latents(path) as reader:

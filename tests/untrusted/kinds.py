@@ -167,8 +167,8 @@ def read_generator(folder: Path) -> None:
     """Find and load a run as `generator.sample` and `eval.fvd` do."""
     import torch
 
+    from eval.clip_sets import open_training_clips
     from eval.decode import file_word
-    from eval.sets import open_training_clips
     from generator.loading import load_generator
     from runtime.run import Run, newest_run
 
@@ -269,8 +269,8 @@ def make_logs(folder: Path) -> None:
 
 
 def read_logs(folder: Path) -> None:
-    from eval.report import read_log
-    from eval.ship import training_seconds
+    from benchmarks.ship import training_seconds
+    from eval.page.sections import read_log
     from runtime.log import MetricsLog
 
     read_log(folder)
@@ -281,7 +281,7 @@ def read_logs(folder: Path) -> None:
 
 
 def make_results(folder: Path) -> None:
-    from eval.results import Row, write_results
+    from eval.results.rows import Row, write_results
 
     rows = [Row(metric="FD-shapes", subject="generated", value=1.5, low=1.0, high=2.0, n=4)]
     facts = {"data": "moving_shapes", "guidance_scales": [1.0, 2.0], "decoder_hash": "0", "differences": ["few clips"]}
@@ -289,8 +289,8 @@ def make_results(folder: Path) -> None:
 
 
 def read_results_file(folder: Path) -> None:
-    from eval.page import results_table
-    from eval.results import read_results, table
+    from eval.page.document import results_table
+    from eval.results.rows import read_results, table
     from eval.tables import TablesConfig, tables
     from eval.verify import checks_of
 
@@ -304,26 +304,35 @@ def read_results_file(folder: Path) -> None:
 
 def make_measurements(folder: Path) -> None:
     """Rows of three clips through a tokenizer, and the results that follow from them."""
-    from eval.feature_store import FeatureSet, FeatureStore
-    from eval.measurements import layout_of, rows_from
-    from eval.results import write_results
+    from eval.features.store import FeatureSet, FeatureStore, load_feature_set
+    from eval.measurements import layout_of
+    from eval.quantities import measurement_rows
+    from eval.results.rows import write_results
 
     layout = layout_of(5, 1, ["alex"], 2)
     key = {"layout": layout, "num_frames": 5, "observed": 1, "stratified": False}
     rows = np.random.default_rng(0).random((3, sum(layout.values()))).astype(np.float32)
-    with FeatureStore(folder / "a.h5", key | {"features": "shapes", "weights": "w"}, range(3)) as store:
-        store.write(range(3), FeatureSet(rows, None, np.arange(3)))
-        kept = store.finish()
-    write_results(folder / "a.json", kind="reconstruction", rows=rows_from(kept), data="videos", decoder_hash="0")
+    store = FeatureStore(folder, "kept", key | {"network": "shapes", "weights": "w"})
+    with store.segment("abc") as segment:
+        segment.write(range(3), FeatureSet(rows, None, np.arange(3)))
+        segment.finish()
+    store.folder = store.folder.rename(folder / "kept")
+    kept = store.gather("abc")
+    kept.path.rename(folder / "kept" / "set.json")
+    next((folder / "kept").glob("segment-*")).rename(folder / "kept" / "segment-a.h5")
+    kept = load_feature_set(folder / "kept" / "set.json")
+    write_results(
+        folder / "a.json", kind="reconstruction", rows=measurement_rows(kept), data="videos", decoder_hash="0"
+    )
 
 
 def read_measurements(folder: Path) -> None:
-    from eval.feature_store import load_feature_set
-    from eval.measurements import rows_from
+    from eval.features.store import load_feature_set
+    from eval.quantities import measurement_rows
     from eval.verify import checks_of
 
     assert all(check.state for check in checks_of(folder / "a.json", weights=False))
-    rows_from(load_feature_set(folder / "a.h5"))
+    measurement_rows(load_feature_set(folder / "kept" / "set.json"))
 
 
 def make_labels(folder: Path) -> None:
@@ -342,34 +351,40 @@ def read_labels(folder: Path) -> None:
 
 
 def make_features(folder: Path) -> None:
-    """Features of four clips, whole and half filled."""
-    from eval.feature_store import FeatureSet, FeatureStore
+    """Features of four clips: a set of two segments, and a segment that is half filled."""
+    from eval.features.store import FeatureSet, FeatureStore, Segment
 
     half = FeatureSet(np.ones((2, 3), np.float32), np.full((2, 2), 0.5, np.float32), np.arange(2))
-    for name in ("a", "half"):
-        with FeatureStore(folder / f"{name}.h5", {"seed": 0}, range(4)) as store:
-            store.write([0, 1], half)
-            if name == "a":
-                store.write([2, 3], half)
-                store.finish()
+    store = FeatureStore(folder, "a", {"seed": 0})
+    store.folder = folder
+    for name, clips in (("segment-a", "ab"), ("segment-b", "cd")):
+        with Segment(folder / f"{name}.h5", store.key, clips) as segment:
+            segment.write([0, 1], half)
+            segment.finish()
+    store.gather("abcd").path.rename(folder / "set.json")
+    with Segment(folder / "half.h5", store.key, "abcd") as segment:
+        segment.write([0, 1], half)
 
 
 def read_features(folder: Path) -> None:
-    from eval.feature_store import load_feature_set
+    from eval.features.store import load_feature_set
 
-    found = load_feature_set(folder / "a.h5", {"seed": 0})
-    assert found.features.shape == (4, 3) and np.isfinite(found.features).all()
+    for name, count in (("set.json", 4), ("segment-a.h5", 2)):
+        found = load_feature_set(folder / name)
+        assert found.features.shape[1] == 3 and np.isfinite(found.features).all()
+        assert len(found.labels) == count or name == "set.json"
 
 
 def read_partial_features(folder: Path) -> None:
-    """Go on filling a feature file."""
-    from eval.feature_store import FeatureSet, FeatureStore
+    """Go on filling a segment."""
+    from eval.features.store import FeatureSet, Segment, load_feature_set
 
-    with FeatureStore(folder / "half.h5", {"seed": 0}, range(4)) as store:
-        missing = store.missing()
+    with Segment(folder / "half.h5", {"seed": 0}, "abcd") as segment:
+        missing = segment.missing()
         batch = (np.ones((len(missing), 3), np.float32), np.full((len(missing), 2), 0.5, np.float32))
-        store.write(missing, FeatureSet(*batch, np.zeros(len(missing), np.int64)))
-        assert store.finish().features.shape == (4, 3)
+        segment.write(missing, FeatureSet(*batch, np.zeros(len(missing), np.int64)))
+        segment.finish()
+    assert load_feature_set(folder / "half.h5").features.shape == (4, 3)
 
 
 RUN_FILES = (f"{STEP}/config.json", f"{STEP}/state.json", "runs/a/manifest.json", "runs/a/config.json")
@@ -387,8 +402,9 @@ KINDS = {
     "split-list": Kind(make_split_lists, ("trainlist01.txt", "testlist01.txt"), mutate_lines, read_split_lists),
     "log": Kind(make_logs, ("metrics.jsonl",), mutate_lines, read_logs),
     "results": Kind(make_results, ("a.json",), mutate_json, read_results_file),
-    "measurements": Kind(make_measurements, ("a.h5",), mutate_hdf5, read_measurements),
+    "measurements": Kind(make_measurements, ("kept/segment-a.h5",), mutate_hdf5, read_measurements),
     "labels": Kind(make_labels, ("val.csv",), mutate_lines, read_labels),
-    "features": Kind(make_features, ("a.h5",), mutate_hdf5, read_features),
+    "features": Kind(make_features, ("segment-a.h5",), mutate_hdf5, read_features),
+    "features-set": Kind(make_features, ("set.json",), mutate_json, read_features),
     "features-partial": Kind(make_features, ("half.h5.partial",), mutate_hdf5, read_partial_features),
 }
