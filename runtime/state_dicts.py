@@ -37,7 +37,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         InputError: When the file is damaged, holds more than tensors, or none.
     """
-    return _tensors_of(_read(path), path)
+    return _tensors_of(read_plain(path), path)
 
 
 def read_checkpoint(path: str | Path, key: str, *, dropped: Sequence[str] = ()) -> dict[str, Tensor]:
@@ -50,12 +50,19 @@ def read_checkpoint(path: str | Path, key: str, *, dropped: Sequence[str] = ()) 
     Raises:
         InputError: When the file is damaged, holds objects that are no plain data, or no tensors there.
     """
-    found = _read(path)
+    found = read_plain(path)
     state = _tensors_of(found[key] if isinstance(found, Mapping) and key in found else found, path)
     return {name: value for name, value in state.items() if not name.startswith(tuple(dropped))}
 
 
-def _read(path: str | Path) -> object:
+def read_plain(path: str | Path) -> object:
+    """What a `torch.save` file or a TorchScript archive holds, of tensors and plain data alone; nothing in it is run.
+
+    Raises:
+        InputError: When there is no such file, it is damaged, or it holds more; its cause is PyTorch's own error.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such weight file")
     try:
         return read_torchscript(path) if is_torchscript(path) else torch.load(path, "cpu", weights_only=True)
     except DAMAGED as error:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from runtime import state_dicts
 from runtime.errors import InputError
 from runtime.weights import read_weights
-from tokenizer.spec import TokenizerSpec
+from tokenizer.spec import TokenizerSpec, check_video
 
 PYRAMID_DILATIONS = (0, 1, 3, 6, 9, 12)  # 0 stands for a 1x1 convolution
 
@@ -92,11 +92,7 @@ class IVVAE(nn.Module):
         Raises:
             InputError: If the shape or dtype does not fit; the message gives the nearest valid size.
         """
-        if video.ndim != 5 or video.shape[1] != 3:
-            raise InputError(f"a video is [B, 3, 1+T, H, W], got {list(video.shape)}")
-        if not video.is_floating_point():
-            raise InputError(f"a video is float in [-1, 1], got {video.dtype}; videos.to_float converts uint8")
-        self.spec.latent_shape(*video.shape[2:])
+        check_video(video, self.spec, values=False)
         moments = self.conv1(self.encoder(self._frames(video)))
         # Of either half, the first channels are means.
         mean, logvar = rearrange(moments, "b t (half which c) h w -> which b (half c) t h w", half=2, which=2)

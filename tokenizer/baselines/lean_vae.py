@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.errors import InputError
-from runtime.state_dicts import DAMAGED
+from runtime.state_dicts import read_plain
 from runtime.weights import read_weights
-from tokenizer.spec import LOGVAR_RANGE, TokenizerSpec
+from tokenizer.spec import LOGVAR_RANGE, TokenizerSpec, check_video
 
 # What the authors multiply latents with before they generate, by number of channels.
 LATENT_FACTORS = {16: 1.0, 4: 0.7744}
@@ -67,11 +67,7 @@ class LeanVAE(nn.Module):
         Raises:
             InputError: If shape or dtype does not fit; the message gives the nearest valid size.
         """
-        if video.ndim != 5 or video.shape[1] != 3:
-            raise InputError(f"a video is [B, 3, 1+T, H, W], got {list(video.shape)}")
-        if not video.is_floating_point():
-            raise InputError(f"a video is float in [-1, 1], got {video.dtype}; videos.to_float converts uint8")
-        self.spec.latent_shape(*video.shape[2:])
+        check_video(video, self.spec, values=False)
         mean, logvar = self.moments(0.5 * video.to(self.std_layer.weight.dtype))
         return mean, logvar.clamp(*LOGVAR_RANGE)
 
@@ -305,13 +301,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.suffix == ".safetensors":
         return read_weights(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such weight file")
-    try:
-        content = torch.load(path, "cpu", weights_only=True)
-    except DAMAGED as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not readable as weights ({first}); fetch it again") from error
+    content = read_plain(path)
     state = content.get("state_dict") if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: holds no state dict of LeanVAE (a dict with args and state_dict); fetch it again")

@@ -19,9 +19,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from runtime.errors import InputError
-from runtime.state_dicts import DAMAGED
+from runtime.state_dicts import read_plain
 from runtime.weights import read_weights
-from tokenizer.spec import LOGVAR_RANGE, TokenizerSpec, check_range
+from tokenizer.spec import LOGVAR_RANGE, TokenizerSpec, check_video
 
 # Published statistics of the latents, one number a channel: normalised = (mean - LATENTS_MEAN) / LATENTS_STD.
 LATENTS_MEAN = (
@@ -82,12 +82,7 @@ class SSVAE(nn.Module):
         Raises:
             InputError: If shape, dtype or range does not fit; the message gives the nearest valid size.
         """
-        if video.ndim != 5 or video.shape[1] != 3:
-            raise InputError(f"a video is [B, 3, 1+T, H, W], got {list(video.shape)}")
-        if not video.is_floating_point():
-            raise InputError(f"a video is float in [-1, 1], got {video.dtype}; videos.to_float converts uint8")
-        self.spec.latent_shape(*video.shape[2:])
-        check_range(video)
+        check_video(video, self.spec)
         mean, logvar = self.encoder(video).chunk(2, dim=1)
         return mean, logvar.clamp(*LOGVAR_RANGE)
 
@@ -278,20 +273,18 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.suffix == ".safetensors":
         state = read_weights(path)
-    elif not path.is_file():
-        raise InputError(f"{path}: no such weight file")
     else:
         try:
-            content = torch.load(path, "cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            asked = re.search(r"GLOBAL ([\w.]+)", str(error))  # the rest of torch's message is advice to run the file
+            content = read_plain(path)
+        except InputError as error:
+            if not isinstance(error.__cause__, pickle.UnpicklingError):
+                raise
+            # The rest of torch's message is advice to run the file.
+            asked = re.search(r"GLOBAL ([\w.]+)", str(error.__cause__))
             raise InputError(
                 f"{path}: damaged, or not of tensors and plain values alone{f' ({asked[1]})' if asked else ''}; "
                 "fetch it again, or give its encoder.* and decoder.* as safetensors"
             ) from error
-        except DAMAGED as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{path}: not readable as weights ({first}); fetch it again") from error
         state = content.get("state_dict") if isinstance(content, Mapping) else None
         if not isinstance(state, Mapping) or not all(
             isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()

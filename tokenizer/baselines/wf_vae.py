@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.errors import InputError
-from runtime.state_dicts import DAMAGED
+from runtime.state_dicts import read_plain
 from runtime.weights import read_weights
-from tokenizer.spec import LOGVAR_RANGE, TokenizerSpec, check_range
+from tokenizer.spec import LOGVAR_RANGE, TokenizerSpec, check_video
 
 # Bands in the order of their channels: the stored name, and the axes along which the second element is subtracted.
 HAAR_2D = {"aa": "", "ad": "h", "da": "w", "dd": "hw"}
@@ -61,12 +61,7 @@ class WFVAE(nn.Module):
         Raises:
             InputError: If shape, dtype or range does not fit; the message gives the nearest valid size.
         """
-        if video.ndim != 5 or video.shape[1] != 3:
-            raise InputError(f"a video is [B, 3, 1+T, H, W], got {list(video.shape)}")
-        if not video.is_floating_point():
-            raise InputError(f"a video is float in [-1, 1], got {video.dtype}; videos.to_float converts uint8")
-        self.spec.latent_shape(*video.shape[2:])
-        check_range(video)
+        check_video(video, self.spec)
         mean, logvar = self.encoder(video.to(self.encoder.conv_out.conv.weight.dtype)).chunk(2, dim=1)
         return mean, logvar.clamp(*LOGVAR_RANGE)
 
@@ -104,13 +99,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.suffix == ".safetensors":
         return read_weights(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such weight file")
-    try:
-        held = torch.load(path, "cpu", weights_only=True)
-    except DAMAGED as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not readable as weights ({first}); fetch it again") from error
+    held = read_plain(path)
     held = held if isinstance(held, Mapping) else {}
     state = held.get("ema_state_dict") or held.get("state_dict")
     if isinstance(state, Mapping) and "gen_model" in state:
