@@ -164,6 +164,7 @@ class Judge:
         step: Its checkpoint.
         network: The feature network of that name ("auto": what fits the data set), or None.
         vae: What decodes its samples.
+        hashes: Of its "encoder" and "decoder".
         dataset: Its training clips.
         reference_items, other_items: Two disjoint, class-stratified draws of them.
         run_folder: Of the generator; shipped weights have one of their own below `runs_dir`.
@@ -193,6 +194,8 @@ class Judge:
         self.network = features and load_chosen(features, self.facts["data"], self.device)
         # Before anything is sampled: the wrong tokenizer should cost nothing.
         self.vae = fitting_tokenizer(self.facts, run, tokenizer, weights, device=config.device)
+        # Once: they are over all weights, and keys of every pass need them.
+        self.hashes = {"encoder": self.vae.encoder_hash, "decoder": self.vae.decoder_hash}
         self.dataset = open_training_clips(self.facts, root)
         # Only what was encoded: --max-clips may have left out the rest of the data set.
         copies = int(self.facts.get("windows", 1)) * (2 if self.facts.get("flip") else 1)
@@ -232,13 +235,12 @@ class Judge:
             "shuffled": partial(shuffled, seed=self.config.seed),
             "reconstructed": partial(reconstructed, vae=self.vae, device=self.device),
         }
-        coder = {"encoder": self.vae.encoder_hash, "decoder": self.vae.decoder_hash}
         key = {"data": self.facts["data"], "seed": self.config.seed, **key}
         if own:  # what features of the generator's training clips depend on
             key |= {"fingerprint": dataset.fingerprint(), "split": self.facts["split"], "clip": self.facts["clip"]}
         views = {}
         for picture in pictures:
-            more = {"picture": picture, **(coder if picture == "reconstructed" else {})}
+            more = {"picture": picture, **(self.hashes if picture == "reconstructed" else {})}
             for name, watcher in watchers.items():
                 change = changes.get(picture, watcher.real)
                 views[picture, name] = watcher.view(self.features_folder, self.device, change, **key, **more)
@@ -291,7 +293,7 @@ class Judge:
         with open_latents(path) as reader:
             rows = range(max(counts.values()) if counts else self.config.samples)
             clips = sample_names(reader, len(rows))
-            key = {"data": self.facts["data"], "decoder": self.vae.decoder_hash, "dtype": str(self._dtype)}
+            key = {"data": self.facts["data"], "decoder": self.hashes["decoder"], "dtype": str(self._dtype)}
             key |= {"picture": "generated"}
             views = {
                 name: watcher.view(

@@ -82,8 +82,8 @@ def fvd(config: FVDConfig) -> Path:
         "data": judge.facts["data"],
         "steps": config.steps,
         "guidance_scales": list(config.guidance_scales),
-        "decoder_hash": judge.vae.decoder_hash,
-        "encoder_hash": judge.vae.encoder_hash,
+        "decoder_hash": judge.hashes["decoder"],
+        "encoder_hash": judge.hashes["encoder"],
     }
     own = config.tokenizer in (None, judge.facts.get("tokenizer"))
     weights = config.weights or (judge.facts.get("weights") if own else None)

@@ -8,7 +8,7 @@ number can be computed again without a pixel, and an interrupted evaluation goes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,8 +125,12 @@ def layout_of(num_frames: int, observed: int | None, lpips_nets: Sequence[str], 
     return columns
 
 
-def columns_of(kept: FeatureSet) -> dict[str, np.ndarray]:
-    """The columns of kept rows by name, float64 `[N]` or `[N, width]`; InputError when they are of something else."""
+def columns_of(kept: FeatureSet, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The columns of kept rows by name, float64 `[N]` or `[N, width]`; of `names`, or all.
+
+    Raises:
+        InputError: When the rows are of something else, or do not hold these.
+    """
     key, width = kept.key or {}, kept.features.shape[1]
     if "layout" not in key:
         raise InputError(f"{kept.path}: holds no measurements of a tokenizer")
@@ -140,9 +144,12 @@ def columns_of(kept: FeatureSet) -> dict[str, np.ndarray]:
         raise InputError(f"{kept.path}: rows of {width} numbers are not laid out as their key says")
     if features and key["network"] not in FRECHET_NAMES:
         raise InputError(f"{kept.path}: features {key['network']!r} are not known")
+    names = layout.keys() if names is None else names
+    if not layout.keys() >= {*names}:
+        raise InputError(f"{kept.path}: it does not hold {' and '.join(names)}; measure it again")
     edges = np.cumsum([0, *layout.values()])
-    rows = kept.features.astype(np.float64)
-    found = {name: rows[:, a:b] for name, a, b in zip(layout, edges[:-1], edges[1:], strict=True)}
+    places = {name: slice(a, b) for name, a, b in zip(layout, edges[:-1], edges[1:], strict=True) if name in names}
+    found = {name: kept.features[:, place].astype(np.float64) for name, place in places.items()}
     return {name: part[:, 0] if part.shape[1] == 1 else part for name, part in found.items()}
 
 

@@ -24,6 +24,7 @@ from eval.metrics.kernel import kernel_distance
 from eval.protocols.distances import mean_distance
 from eval.protocols.presets import NONE, PAPER, STRATIFIED, Protocol, protocol_hash
 from eval.results.rows import Row, row_from
+from runtime.errors import InputError
 from videos.moving_shapes import MOTIONS, SHAPES
 
 # The same distance, but to reference clips that went through the tokenizer too: what the generator alone is answerable
@@ -97,8 +98,9 @@ def number_named(metric: str, subject: str = "", protocol: Protocol = PAPER) -> 
         return Number(name=metric, better="higher", arrays=_probabilities, metric=score, protocol=protocol)
     if (aspect := ASPECTS.get(metric.removeprefix("accuracy-"))) and metric.startswith("accuracy-"):
 
-        def hits(kept: FeatureSet) -> tuple[np.ndarray]:
-            return ((aspect(kept.probabilities.argmax(1)) == aspect(kept.labels)).astype(float),)
+        def hits(*kept: FeatureSet) -> tuple[np.ndarray]:
+            (probabilities,) = _probabilities(*kept)
+            return ((aspect(probabilities.argmax(1)) == aspect(kept[0].labels)).astype(float),)
 
         return Number(name=metric, better="higher", arrays=hits, metric=np.mean, share=True)
     return _number_of_columns(metric, subject)
@@ -110,12 +112,22 @@ def better(metric: str) -> str:
     return next((found.better for subject in subjects if (found := number_named(metric, subject))), "")
 
 
+def _sets(kept: Sequence[FeatureSet], count: int) -> Sequence[FeatureSet]:
+    """The sets that a number is made of; InputError when they are not so many, since anybody may have written results."""
+    if len(kept) != count:
+        raise InputError(f"the number is of {count} kept sets, {len(kept)} are named")
+    return kept
+
+
 def _features(*kept: FeatureSet) -> tuple[np.ndarray, ...]:
-    return tuple(part.features for part in kept)
+    return tuple(part.features for part in _sets(kept, 2))
 
 
-def _probabilities(kept: FeatureSet) -> tuple[np.ndarray]:
-    return (kept.probabilities,)
+def _probabilities(*kept: FeatureSet) -> tuple[np.ndarray]:
+    (only,) = _sets(kept, 1)
+    if only.probabilities is None:
+        raise InputError(f"{only.path}: it holds no probabilities of classes")
+    return (only.probabilities,)
 
 
 def _number_of_columns(metric: str, subject: str) -> Number | None:
@@ -126,8 +138,12 @@ def _number_of_columns(metric: str, subject: str) -> Number | None:
     if column is None:
         return None
 
-    def arrays(kept: FeatureSet) -> tuple[np.ndarray, ...]:
-        return column.arrays(columns_of(kept), int(horizon[2]) - 1 if horizon else None)
+    def arrays(*kept: FeatureSet) -> tuple[np.ndarray, ...]:
+        (only,) = _sets(kept, 1)
+        columns, ahead = columns_of(only, column.names), int(horizon[2]) - 1 if horizon else None
+        if horizon and ahead not in horizons_of(columns, column):
+            raise InputError(f"{only.path}: it holds no {metric}")
+        return column.arrays(columns, ahead)
 
     return Number(name=metric, better=column.better, arrays=arrays, metric=column.function, paired=True)
 

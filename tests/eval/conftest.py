@@ -46,6 +46,27 @@ def judge(judge_weights, monkeypatch):
     return judge_weights
 
 
+@pytest.fixture
+def guesser():
+    """Stands for C3D: two classes, told from the mean brightness of a clip."""
+    import torch
+
+    class Guesser:
+        name, version_hash = "c3d", "guesses"
+
+        def to(self, device):
+            return self
+
+        def features(self, video):
+            bright = torch.sigmoid(5 * video.mean((1, 2, 3, 4)))
+            return torch.stack([bright, 1 - bright], dim=1)
+
+        def classify(self, features):
+            return features
+
+    return Guesser()
+
+
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory) -> Chain:
     """Four tokenizer steps, 40 encoded clips, four generator steps; all on 17x32x32 clips."""

@@ -193,25 +193,9 @@ class Eye:
         return torch.cat([video[:, :, at].mean((2, 3)) for at in (0, video.shape[2] // 2, -1)], dim=1)
 
 
-class Guesser:
-    """Stands for C3D: two classes, told from the mean brightness of a clip."""
-
-    name, version_hash = "c3d", "guesses"
-
-    def to(self, device):
-        return self
-
-    def features(self, video):
-        bright = torch.sigmoid(5 * video.mean((1, 2, 3, 4)))
-        return torch.stack([bright, 1 - bright], dim=1)
-
-    def classify(self, features):
-        return features
-
-
-def test_with_weights_numbers_have_their_published_names(chain, judge, tmp_path, monkeypatch):
+def test_with_weights_numbers_have_their_published_names(chain, judge, guesser, tmp_path, monkeypatch):
     monkeypatch.setattr("eval.protocols.follow.load_network", lambda protocol, shapes, device: Eye())
-    monkeypatch.setattr("eval.protocols.follow.load_classifier", lambda facts, device: (Guesser(), ""))
+    monkeypatch.setattr("eval.protocols.follow.load_classifier", lambda facts, device: (guesser, ""))
     monkeypatch.setattr("eval.protocols.follow.IS_DATA_SETS", ("moving_shapes",))
     facts, rows = run_fvd(chain, tmp_path, protocol=("paper", "stylegan-v", "tats"), features="i3d", samples=20)
     said = {(row.metric, row.subject.removeprefix("generated, ")): row for row in rows}

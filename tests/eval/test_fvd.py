@@ -126,32 +126,16 @@ def test_absent_i3d_weights_name_the_file_and_the_way_without(chain, judge, tmp_
         run_fvd(chain, tmp_path, features="i3d")
 
 
-class Guesser:
-    """Stands for C3D: two classes, told from the mean brightness of a clip."""
-
-    name, version_hash = "c3d", "guesses"
-
-    def to(self, device):
-        return self
-
-    def features(self, video):
-        bright = torch.sigmoid(5 * video.mean((1, 2, 3, 4)))
-        return torch.stack([bright, 1 - bright], dim=1)
-
-    def classify(self, features):
-        return features
-
-
 @pytest.fixture
 def scored(monkeypatch):
     """IS is asked for on the chain's data set, too."""
     monkeypatch.setattr("eval.clip_sets.IS_DATA_SETS", ("moving_shapes",))
 
 
-def test_c3d_gives_is_of_generated_real_and_reconstructed_clips(chain, judge, scored, tmp_path, monkeypatch):
+def test_c3d_gives_is_of_generated_real_and_reconstructed_clips(chain, judge, scored, guesser, tmp_path, monkeypatch):
     load = features.load_features
     monkeypatch.setattr(
-        "eval.clip_sets.load_features", lambda name, **more: Guesser() if name == "c3d" else load(name, **more)
+        "eval.clip_sets.load_features", lambda name, **more: guesser if name == "c3d" else load(name, **more)
     )
     _, rows = run_fvd(chain, tmp_path, guidance_scales=(1.0, 2.0))
     scores = {row.subject: row for row in rows if row.metric == "IS"}
@@ -184,7 +168,9 @@ def test_is_is_asked_for_on_ucf101_alone_and_of_clips_that_are_long_enough():
     assert network is None and "16 frames" in reason
 
 
-def test_a_set_of_equal_clips_is_refused_as_reference_and_noted_as_generated(chain, judge, tmp_path, monkeypatch):
+def test_a_set_of_equal_clips_is_refused_as_reference_and_noted_as_generated(
+    chain, judge, guesser, tmp_path, monkeypatch
+):
     still = seen(np.ones((8, 3), np.float32), np.full(8, -1))
     varied = seen(np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32), np.full(8, -1))
     rows = distance_rows(still, varied, "generated")
@@ -193,7 +179,7 @@ def test_a_set_of_equal_clips_is_refused_as_reference_and_noted_as_generated(cha
     judge = Judge(str(chain.generator), FVDConfig(runs_dir=str(tmp_path), device="cpu", samples=8))
     monkeypatch.setattr("eval.clip_sets.extract", lambda views, *_, **__: dict.fromkeys(views, still))
     with pytest.raises(InputError, match="real clips of moving_shapes have the same features"):
-        judge.real(judge.reference_items, ["real"], {"features": Watcher(network=Guesser())})
+        judge.real(judge.reference_items, ["real"], {"features": Watcher(network=guesser)})
 
 
 def test_halves_are_disjoint_seeded_and_stratified():

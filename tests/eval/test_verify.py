@@ -194,6 +194,29 @@ def test_stratified_and_extrapolated_numbers_have_recipes(tmp_path):
     assert check_row("", replace(older, value=1.0), [a, b]).state == DIFFERS
 
 
+@pytest.mark.parametrize(
+    "kind, metric, subject",
+    [
+        ("reconstruction", "LPIPS (vgg)", "reconstructed"),
+        ("reconstruction", "error / repeat, frame +99", "predicted"),
+        ("reconstruction", "FVD", "generated"),
+        ("reconstruction", "accuracy-shape", "reconstructed"),
+        ("fvd", "PSNR", "reconstructed"),
+        ("fvd", "accuracy-shape", "generated"),
+    ],
+)
+def test_a_number_that_its_kept_rows_do_not_hold_is_one_line(runs, kind, metric, subject):
+    path = results_of(runs, kind)
+
+    def change(record):
+        row = next(row for row in record["rows"] if row["sources"])
+        row.update(metric=metric, subject=subject)
+
+    edit(path, change)
+    check = next(check for check in checks_of(path, weights=False) if check.what == f"{metric}, {subject}")
+    assert check.state == DIFFERS and check.words and "\n" not in check.words
+
+
 @pytest.mark.parametrize("content", [None, "{}", "[]"])
 def test_what_is_no_results_file_is_refused(tmp_path, content):
     if content is not None:
