@@ -113,7 +113,7 @@ def better(metric: str) -> str:
 
 
 def _sets(kept: Sequence[FeatureSet], count: int) -> Sequence[FeatureSet]:
-    """The sets that a number is made of; InputError when they are not so many, since anybody may have written results."""
+    """The sets that a number is made of; InputError when there are more or fewer."""
     if len(kept) != count:
         raise InputError(f"the number is of {count} kept sets, {len(kept)} are named")
     return kept
