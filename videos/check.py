@@ -13,7 +13,7 @@ from runtime.errors import InputError
 class CheckConfig(CommonFlags):
     """Flags of `python -m videos.check`."""
 
-    data: str = flag("videos", "data set: ucf101, realestate10k, kinetics400, videos, images, moving_shapes")
+    data: str = flag("videos", "data set: ucf101, realestate10k, kinetics400, davis, sintel, badja, videos, images, …")
     root: str | None = flag(None, "its folder")
     split: str = flag("all", "which part", choices=("all", "train", "test"))
     num_frames: int = flag(17, "frames that a clip needs; shorter videos are listed", low=1)

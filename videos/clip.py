@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -110,19 +111,33 @@ def lowest_stride(stride: int | Sequence[int] | None) -> int:
     return (stride or 1) if not isinstance(stride, Sequence) else min(stride)
 
 
+class Fit(NamedTuple):
+    """How pictures are brought to a clip's size: resized to `height` x `width`, then cropped from `top`, `left`."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+
+
+def fit(source_height: int, source_width: int, size: int | tuple[int, int]) -> Fit:
+    """Cover `size` (one number, or height and width) as tightly as can be, and crop the centre."""
+    height, width = (size, size) if isinstance(size, int) else size
+    scale = max(height / source_height, width / source_width)
+    resized = max(height, round(source_height * scale)), max(width, round(source_width * scale))
+    return Fit(*resized, (resized[0] - height) // 2, (resized[1] - width) // 2)
+
+
 def resize_and_crop(frames: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-    """Resize so that the frame covers `size` (antialiased bilinear), then crop the centre: uint8 `[N, H, W, 3]` -> `[N,
-    h, w, 3]`."""
+    """Bring frames to a size as `fit` says, antialiased bilinear: uint8 `[N, H, W, 3]` -> `[N, h, w, 3]`."""
     import torch
     import torch.nn.functional as F
 
     height, width = (size, size) if isinstance(size, int) else size
-    source_height, source_width = frames.shape[1:3]
-    scale = max(height / source_height, width / source_width)
-    if scale != 1.0:
-        target = (max(height, round(source_height * scale)), max(width, round(source_width * scale)))
+    target = fit(*frames.shape[1:3], size)
+    if target[:2] != frames.shape[1:3]:
         pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
         # uint8 in, uint8 out: torch's native integer kernel, several times faster than float.
-        frames = F.interpolate(pixels, size=target, mode="bilinear", antialias=True).permute(0, 2, 3, 1).numpy()
-    top, left = (frames.shape[1] - height) // 2, (frames.shape[2] - width) // 2
-    return np.ascontiguousarray(frames[:, top : top + height, left : left + width])
+        resized = F.interpolate(pixels, size=target[:2], mode="bilinear", antialias=True)
+        frames = resized.permute(0, 2, 3, 1).numpy()
+    return np.ascontiguousarray(frames[:, target.top : target.top + height, target.left : target.left + width])

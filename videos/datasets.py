@@ -7,8 +7,22 @@ import difflib
 from runtime.errors import InputError
 from videos.clip import ClipSpec
 
-FILE_DATASETS = ("ucf101", "realestate10k", "kinetics400", "videos", "images")
-DATASETS = ("moving_shapes", "moving_shapes_textured", *FILE_DATASETS)
+FILE_DATASETS = (
+    "ucf101",
+    "realestate10k",
+    "kinetics400",
+    "davis",
+    "sintel",
+    "sintel_clean",
+    "badja",
+    "videos",
+    "images",
+)
+SYNTHETIC = ("moving_shapes", "moving_shapes_textured", "moving_shapes_unpredictable")
+DATASETS = (*SYNTHETIC, "tapvid_davis", *FILE_DATASETS)
+# What is known of motion, by data set: flow, or tracks of points.
+WITH_FLOW = (*SYNTHETIC, "sintel", "sintel_clean")
+WITH_TRACKS = (*SYNTHETIC, "tapvid_davis", "badja")
 
 
 def open_dataset(
@@ -21,7 +35,8 @@ def open_dataset(
         root: Its folder; not used by the synthetic ones.
         split: "all", "train" or "test".
         clip: Which frames, at what size; default `ClipSpec()`, with one frame for "images".
-        truth: Add "flow", "tracks" and "visible" to each item (moving_shapes only).
+        truth: Add what is known of motion to each item: "flow" (`WITH_FLOW`; Sintel's also has "valid"), "tracks" and
+            "visible" (`WITH_TRACKS`).
 
     Returns:
         An object with `len(ds)`; `ds[i]` -> {"video": uint8 `[3, 1+T, H, W]`, "label": int (-1: none), "name": str};
@@ -42,22 +57,34 @@ def open_dataset(
     if name.startswith("moving_shapes"):
         from videos.moving_shapes import MovingShapes
 
-        level = "textured" if name.endswith("textured") else "plain"
+        level = name.removeprefix("moving_shapes").lstrip("_") or "plain"
         return MovingShapes(root, split, clip, truth, level)
-    if truth:
-        raise InputError(f"data set {name!r} has no ground truth of motion; moving_shapes has")
+    if truth and name not in (*WITH_FLOW, *WITH_TRACKS):
+        known = ", ".join(dict.fromkeys((*WITH_FLOW, *WITH_TRACKS)))
+        raise InputError(f"data set {name!r} has no ground truth of motion; known of: {known}")
     if root is None:
         raise InputError(f"data set {name!r} needs --root, the folder that holds it")
-    return open_files(name, root, split, clip)
+    if name == "tapvid_davis":
+        from videos.tapvid import TapVidDavis
+
+        return TapVidDavis(root, split, clip)
+    return open_files(name, root, split, clip, truth=truth)
 
 
-def open_files(name: str, root: str, split: str, clip: ClipSpec, *, strict: bool = True):
+def open_files(name: str, root: str, split: str, clip: ClipSpec, *, strict: bool = True, truth: bool = False):
     """Open a data set of files; unless `strict`, also one that is mostly unreadable, to see its `skipped`."""
+    from videos.badja import BADJA
+    from videos.davis import DAVIS
     from videos.folders import VideoFolder
     from videos.images import ImageFolder
     from videos.kinetics400 import Kinetics400
     from videos.realestate10k import RealEstate10K
+    from videos.sintel import Sintel, SintelClean
     from videos.ucf101 import UCF101
 
-    kinds = {kind.name: kind for kind in (UCF101, RealEstate10K, Kinetics400, VideoFolder, ImageFolder)}
-    return kinds[name](root, split, clip, strict=strict)
+    kinds = {
+        kind.name: kind
+        for kind in (UCF101, RealEstate10K, Kinetics400, DAVIS, Sintel, SintelClean, BADJA, VideoFolder, ImageFolder)
+    }
+    more = {"truth": True} if truth else {}
+    return kinds[name](root, split, clip, strict=strict, **more)

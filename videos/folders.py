@@ -179,15 +179,27 @@ class ClipDataset:
             raise IndexError(index)
         source = self.sources[index]
         try:
-            pictures = self.read(source, self.clip.frame_indices(self.lengths[index], seed))
+            pictures, more = self.read_item(index, self.frame_indices(index, seed))
         except (InputError, OSError) as error:
             raise UnreadableClip(source, str(error)) from error
         pictures = resize_and_crop(pictures, self.clip.size)
         return {
             "video": np.ascontiguousarray(pictures.transpose(3, 0, 1, 2)),
             "label": self.label(source),
-            "name": source.relative_to(self.root).as_posix(),
-        }
+            "name": self.name_of(index),
+        } | more
+
+    def name_of(self, index: int) -> str:
+        """What tells an item apart from all others: its path below the root."""
+        return self.sources[index].relative_to(self.root).as_posix()
+
+    def frame_indices(self, index: int, seed: int) -> np.ndarray:
+        """Frames of an item, int64 `[1+T]`."""
+        return self.clip.frame_indices(self.lengths[index], seed)
+
+    def read_item(self, index: int, frames: np.ndarray) -> tuple[np.ndarray, dict]:
+        """Pictures of an item, uint8 `[N, H, W, 3]` in the source's size, and what else it holds."""
+        return self.read(self.sources[index], frames), {}
 
     def labels(self) -> list[int]:
         """Label of every item, without decoding any."""

@@ -2,7 +2,10 @@
 visibility.
 
 Twelve classes, label = shape * 4 + motion. Level "plain": a flat background and a two-tone shape. Level "textured":
-background, shape and an occluder in front carry textures, all of them move, and the shape's speed changes.
+background, shape and an occluder in front carry textures, all of them move, and the shape's speed changes. Level
+"unpredictable": as plain, but the direction of the motion is drawn anew at every frame. Frames, and pairs of
+neighbouring frames, are then distributed exactly as those of plain clips; what has gone is that a past tells the
+future.
 
 Lengths are in units of the shorter frame side, angles in radians, time in frames; y points down. Layers are drawn from
 signed distances, so edges are anti-aliased and the flow is known in closed form.
@@ -22,7 +25,7 @@ from videos.clip import ClipSpec
 
 SHAPES = ("disc", "square", "triangle")
 MOTIONS = ("bounce", "orbit", "sway", "spin")
-LEVELS = ("plain", "textured")
+LEVELS = ("plain", "textured", "unpredictable")
 NUM_TRAIN, NUM_TEST = 20_000, 2_000
 NUM_POINTS = 64
 
@@ -44,7 +47,7 @@ class _Scene:
 
 
 class MovingShapes:
-    """The data set; `moving_shapes` (plain) and `moving_shapes_textured` in `open_dataset`.
+    """The data set; `moving_shapes` (plain), and `moving_shapes_` and the level for others, in `open_dataset`.
 
     Items are independent of each other, of the process and of the order. `split` "train" holds 20,000 of them, "test"
     2,000 others, "all" both. A frame stride above 1 plays the same scene faster.
@@ -71,7 +74,7 @@ class MovingShapes:
             raise InputError(f"level {level!r} is not known; known: {', '.join(LEVELS)}")
         self.clip = clip or ClipSpec(size=32)
         self.truth, self.level, self.seed = truth, level, seed
-        self.name = "moving_shapes" if level == "plain" else "moving_shapes_textured"
+        self.name = "moving_shapes" if level == "plain" else f"moving_shapes_{level}"
         self._start, self._stop = ranges[split]
 
     def __len__(self) -> int:
@@ -130,7 +133,8 @@ def make_scene(seed: int, number: int, level: str, clip: ClipSpec) -> _Scene:
         # A monotone warp of time: the speed swings by up to 60 %.
         depth, rate, phase = rng.uniform(0.2, 0.6), rng.uniform(0.25, 0.5), rng.uniform(0, 2 * np.pi)
         warped = times + depth / rate * (np.sin(rate * times + phase) - np.sin(phase))
-    centre, angle = _motion_path(motion, warped, radius, room, rng)
+    anew = np.random.default_rng([seed, number, 2]) if level == "unpredictable" else None
+    centre, angle = _motion_path(motion, warped, radius, room, rng, anew)
 
     hue = rng.uniform()
     colours = np.array(
@@ -160,29 +164,49 @@ def make_scene(seed: int, number: int, level: str, clip: ClipSpec) -> _Scene:
     return _Scene(shape, radius, centre, angle, colours, drift, waves, occluder, normal, half_width)
 
 
-def _motion_path(motion: str, times: np.ndarray, radius: float, room: np.ndarray, rng: np.random.Generator):
-    """Centre `[N, 2]` and angle `[N]` over time; the shape stays inside the frame."""
+def _motion_path(
+    motion: str,
+    times: np.ndarray,
+    radius: float,
+    room: np.ndarray,
+    rng: np.random.Generator,
+    anew: np.random.Generator | None = None,
+):
+    """Centre `[N, 2]` and angle `[N]` over time; the shape stays inside the frame.
+
+    Args:
+        anew: Draws the direction of every step between two frames; None: it stays. An orbit, a swing and a spin then go
+            on or back along their own curve, a bounce goes anywhere.
+    """
     angle = np.full(len(times), rng.uniform(0, 2 * np.pi))
     low, high = np.full(2, radius), room - radius
     heading, way = rng.uniform(0, 2 * np.pi), rng.choice([-1.0, 1.0])
+    steps = np.diff(times, prepend=times[:1])
+    # Time as far as the phase of a motion has come.
+    phased = times if anew is None else times[0] + np.cumsum(steps * anew.choice([-1.0, 1.0], len(steps)))
     if motion == "bounce":
-        velocity = rng.uniform(0.045, 0.075) * np.array([np.cos(heading), np.sin(heading)])
-        path = rng.uniform(low, high) + times[:, None] * velocity
+        speed = rng.uniform(0.045, 0.075)
+        if anew is None:
+            moved = times[:, None] * (speed * np.array([np.cos(heading), np.sin(heading)]))
+        else:
+            headings = anew.uniform(0, 2 * np.pi, len(times))
+            moved = np.cumsum((speed * steps)[:, None] * np.stack([np.cos(headings), np.sin(headings)], axis=1), axis=0)
+        path = rng.uniform(low, high) + moved
         span = high - low
         centre = low + span - np.abs(np.mod(path - low, 2 * span) - span)
     elif motion == "orbit":
         reach = rng.uniform(0.14, 0.24)
-        turn = heading + way * rng.uniform(0.28, 0.45) * times
+        turn = heading + way * rng.uniform(0.28, 0.45) * phased
         middle = rng.uniform(low + reach, high - reach)
         centre = middle + reach * np.stack([np.cos(turn), np.sin(turn)], axis=1)
     elif motion == "sway":
         reach = rng.uniform(0.16, 0.26)
         line = np.array([np.cos(heading), np.sin(heading)])
-        swing = np.sin(rng.uniform(0, 2 * np.pi) + rng.uniform(0.35, 0.55) * times)
+        swing = np.sin(rng.uniform(0, 2 * np.pi) + rng.uniform(0.35, 0.55) * phased)
         centre = rng.uniform(low + reach * np.abs(line), high - reach * np.abs(line)) + reach * swing[:, None] * line
     else:
         centre = np.broadcast_to(rng.uniform(low, high), (len(times), 2)).copy()
-        angle = angle + way * rng.uniform(0.2, 0.4) * times
+        angle = angle + way * rng.uniform(0.2, 0.4) * phased
     return centre, angle
 
 

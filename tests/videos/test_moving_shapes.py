@@ -7,7 +7,7 @@ from runtime.errors import InputError
 from videos import ClipSpec, open_dataset
 from videos.moving_shapes import MOTIONS, NUM_TEST, NUM_TRAIN, SHAPES, MovingShapes, make_scene, signed_distance
 
-LEVELS = ("moving_shapes", "moving_shapes_textured")
+LEVELS = ("moving_shapes", "moving_shapes_textured", "moving_shapes_unpredictable")
 
 
 def open_level(name: str, size=32, frames: int = 17, **rest):
@@ -140,3 +140,56 @@ def test_truth_has_its_shapes_and_file_data_sets_have_none(tmp_path):
         MovingShapes(split="val")
     with pytest.raises(InputError, match="level"):
         MovingShapes(level="hard")
+
+
+CLIP = ClipSpec(num_frames=5, size=32)
+# Below, of 1,200 clips a class: a Kolmogorov-Smirnov statistic above this is rarer than once in 10^6.
+LARGEST = 5.3 / 2 * (2 / 1200) ** 0.5
+
+
+def paths(level: str, motion: str) -> np.ndarray:
+    """Centre x, y and angle of 1,200 clips of a motion at each frame, `[n, 5, 3]`."""
+    numbers = [label + 12 * k for k in range(400) for label in range(12) if MOTIONS[label % 4] == motion]
+    # Other clips for each level: the same ones would share their first frame.
+    scenes = [make_scene(0 if level == "plain" else 1, number, level, CLIP) for number in numbers]
+    return np.array([np.column_stack([scene.centre_path, scene.angle_path]) for scene in scenes])
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_unpredictable_clips_have_the_frames_and_the_pairs_of_frames_of_plain_ones(motion):
+    from scipy.stats import ks_2samp
+
+    plain, unpredictable = (paths(level, motion) for level in ("plain", "unpredictable"))
+    for frame in (0, 2, 4):
+        for axis in (0, 1):
+            assert ks_2samp(plain[:, frame, axis], unpredictable[:, frame, axis]).statistic < LARGEST
+    for frame in (0, 3):  # steps: how far, and how they lie to the place that they begin at
+        steps = [each[:, frame + 1] - each[:, frame] for each in (plain, unpredictable)]
+        places = [each[:, frame] - 0.5 for each in (plain, unpredictable)]
+        for numbers in (
+            [np.hypot(step[:, 0], step[:, 1]) for step in steps],
+            [step[:, 0] for step in steps],
+            [step[:, 2] for step in steps],
+            [(step[:, :2] * place[:, :2]).sum(1) for step, place in zip(steps, places, strict=True)],
+        ):
+            assert ks_2samp(*numbers).statistic < LARGEST
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_in_unpredictable_clips_a_step_tells_nothing_of_the_next(motion):
+    axes = [2] if motion == "spin" else [0, 1]
+    for level, tells in (("plain", True), ("unpredictable", False)):
+        steps = np.diff(paths(level, motion)[..., axes], axis=1)
+        alike = (steps[:, :-1] * steps[:, 1:]).sum(-1) / np.maximum((steps[:, :-1] ** 2).sum(-1), 1e-12)
+        share = (alike > 0).mean()  # of pairs of steps that go on the same way
+        # At the edge of the frame, and at the end of a swing, also a motion that stays turns back.
+        assert share > 0.75 if tells else 0.4 < share < 0.6, (motion, level, share)
+
+
+def test_only_the_path_differs_from_the_plain_clip_of_that_number():
+    for number in range(12):
+        one, other = (make_scene(0, number, level, CLIP) for level in ("plain", "unpredictable"))
+        assert (one.shape, one.radius) == (other.shape, other.radius)
+        assert np.array_equal(one.colours, other.colours) and np.array_equal(one.centre_path[0], other.centre_path[0])
+        same = np.array_equal(one.centre_path, other.centre_path) and np.array_equal(one.angle_path, other.angle_path)
+        assert not same or MOTIONS[number % 4] != "bounce"  # the others have drawn four times "on" in one case of 16
