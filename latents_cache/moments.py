@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-BLOCK_ELEMENTS = 2**21  # of one dataset, read at a time: 16 MiB as float64
-
 
 class ChannelStatistics:
     """Streaming moments of `mean + exp(logvar / 2) * noise` over all rows and places.
@@ -43,17 +41,6 @@ class ChannelStatistics:
     def std(self) -> np.ndarray:
         """float64 `[C]`, population."""
         return np.sqrt((self._squares + self._noise) / self._count)
-
-
-def latents_statistics(mean, logvar=None) -> ChannelStatistics:
-    """Statistics of all rows of `mean` and `logvar` `[N, C, G, h, w]`: h5py datasets or arrays, read block by block."""
-    rows, channels = mean.shape[:2]
-    block = max(1, BLOCK_ELEMENTS // int(np.prod(mean.shape[1:])))
-    statistics = ChannelStatistics(channels)
-    for start in range(0, rows, block):
-        part = slice(start, start + block)
-        statistics.add(mean[part], None if logvar is None else logvar[part])
-    return statistics
 
 
 def _by_channel(values: np.ndarray) -> np.ndarray:

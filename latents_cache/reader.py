@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import mmap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
@@ -19,6 +20,8 @@ from latents_cache.layout import (
 )
 from latents_cache.row_file import DAMAGE, partial_path, plain
 from runtime.errors import InputError
+
+AHEAD = 64  # rows that the system is asked for while those before are read
 
 
 def open_latents(path: str | Path) -> LatentsReader:
@@ -127,22 +130,43 @@ class LatentsReader:
             raise InputError(f"{self.path}: damaged rows ({error}); write it again") from error
         return {"mean": values["mean"], "logvar": values.get("logvar"), "label": self.labels[indices]}
 
+    def prefetch(self, indices: Sequence[int] | np.ndarray) -> None:
+        """Ask the system to read rows that will be wanted soon, all at once, and do not wait for it.
+
+        Touching a mapped row reads it page by page, one after the other: slow where the disk is far away.
+        """
+        rows = np.unique(np.asarray(indices, dtype=np.int64))
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if len(rows) else []
+        for source in self._rows.values():
+            if isinstance(source, np.memmap):
+                size = source[0].nbytes
+                for run in runs:
+                    _will_need(source, int(run[0]) * size, (int(run[-1]) + 1) * size)
+
     def sources(self) -> tuple[np.memmap | h5py.Dataset, np.memmap | h5py.Dataset | None]:
         """`mean` and `logvar` (or None) of all rows, to be sliced."""
         return self._rows["mean"], self._rows.get("logvar")
 
-    def damaged_rows(self) -> list[int]:
-        """Rows whose bytes do not match their checksum (reads everything); InputError if the file has no checksums."""
+    def damaged_rows(self, seen: Callable[[int], None] | None = None) -> list[int]:
+        """Rows whose bytes do not match their checksum (reads everything); InputError if the file has no checksums.
+
+        Args:
+            seen: Called after each row with the number of rows read so far.
+        """
         with h5py.File(self.path, "r") as file:
             if "crc32" not in file:
                 raise InputError(f"{self.path}: it has no checksums")
             stored = file["crc32"][:]
         damaged = []
         for row in range(len(self)):
+            if row % AHEAD == 0:
+                self.prefetch(range(row, min(row + 2 * AHEAD, len(self))))
             values = self.batch([row])
             logvar = None if values["logvar"] is None else values["logvar"][0]
             if stored[row] != row_checksum(values["mean"][0], logvar, self.labels[row], self._names[row]):
                 damaged.append(row)
+            if seen is not None:
+                seen(row + 1)
         return damaged
 
     def close(self) -> None:
@@ -159,6 +183,13 @@ class LatentsReader:
 
     def __exit__(self, kind, error, trace) -> None:
         self.close()
+
+
+def _will_need(source: np.memmap, start: int, stop: int) -> None:
+    """Let the system read bytes of a mapped array, counted from its beginning."""
+    begin = source.offset % mmap.ALLOCATIONGRANULARITY + start
+    page = begin - begin % mmap.PAGESIZE
+    source._mmap.madvise(mmap.MADV_WILLNEED, page, begin - page + stop - start)
 
 
 def _gather(source: np.memmap | h5py.Dataset, indices: np.ndarray) -> np.ndarray:

@@ -26,7 +26,9 @@ from runtime.files import disk_errors, sync
 # What h5py raises on damaged bytes.
 DAMAGE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError)
 DONE, LEFT_OUT = b"\1", b"\2"  # what `done` holds of a row; 0 until then
-HEADER_BYTES = 16 * 1024  # more than everything but values and attributes takes
+PAGE = 4096  # datasets of at least one begin at one: rows of whole pages share none, whatever machine writes them
+HEADER_BYTES = 64 * 1024  # more than everything but values and attributes takes
+CHUNK = 64 * 2**20  # bytes copied at once
 Types = Mapping[str, tuple[np.dtype, tuple[int, ...]]]  # dtype and shape by dataset
 
 
@@ -58,7 +60,7 @@ class RowFile:
         self.path, self.partial, self.rows = path, partial_path(path), rows
         self._attributes, self._whole = {name: plain(value) for name, value in attributes.items()}, whole or {}
         self._types: Types | None = None
-        self._descriptor = -1
+        self._descriptor, self._launch = -1, launch
         self._unmarked: list[int] = []
         self._lock_path = lock_path(path)
         self._lock = self._take_lock(launch)
@@ -121,7 +123,8 @@ class RowFile:
             descriptor = os.open(draft, os.O_RDWR | os.O_CREAT, 0o666)
             # Of a full disk HDF5 complains at length, also long after it was told: it must find room.
             os.posix_fallocate(descriptor, 0, HEADER_BYTES + len(str(self._attributes)))
-            with disk_errors(self.path), h5py.File(draft, "w", libver="earliest") as file:
+            aligned = {"alignment_threshold": PAGE, "alignment_interval": PAGE}
+            with disk_errors(self.path), h5py.File(draft, "w", libver="earliest", **aligned) as file:
                 for name, value in self._attributes.items():
                     file.attrs[name] = value
                 offsets = {name: _contiguous(file, name, *kind) for name, kind in self._datasets(types).items()}
@@ -147,6 +150,7 @@ class RowFile:
                 raise InputError(f"{self.path}: the disk has no room for {self.rows} rows of {sizes}") from error
             raise InputError(f"{self.path}: cannot be created ({error})") from error
         self._descriptor, self._offsets, self._types = descriptor, offsets, types
+        self._share()
 
     def _resume(self) -> None:
         """Open the partial file; refuse one that is damaged or was begun with other settings."""
@@ -176,6 +180,17 @@ class RowFile:
                 "use those, remove it, or write to another name"
             )
         self._descriptor, self._offsets, self._types = os.open(self.partial, os.O_RDWR), offsets, types
+        self._share()
+
+    def _share(self) -> None:
+        """Lock the rows' file together with the processes of the launch, whose machines may differ.
+
+        NFS clients send whole pages of a file that nobody has locked, and with them what they believe the neighbours'
+        bytes to be; of one under a shared lock they send the bytes that were written (Linux, `nfs_can_extend_write`).
+        Taking the lock also makes them forget what they believed.
+        """
+        if self._launch is not None and self._descriptor >= 0:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
 
     def _keep_rows(self, kept: np.ndarray) -> None:
         """Lay the file out anew with these rows alone, in this order."""
@@ -183,10 +198,11 @@ class RowFile:
 
         def fill(descriptor: int, offsets: dict[str, int]) -> None:
             for name, (dtype, shape) in self._types.items():
-                size = dtype.itemsize * math.prod(shape)
-                for place, row in enumerate(kept):
-                    data = os.pread(source, size, places[name] + int(row) * size)
-                    _write_all(descriptor, data, offsets[name] + place * size)
+                size, place = dtype.itemsize * math.prod(shape), 0
+                for rows in np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1):  # runs without a gap
+                    start, length = places[name] + int(rows[0]) * size, len(rows) * size
+                    _copy(source, descriptor, start, offsets[name] + place * size, length)
+                    place += len(rows)
 
         self.rows, self._descriptor = len(kept), -1
         try:
@@ -196,6 +212,7 @@ class RowFile:
 
     def missing(self) -> list[int]:
         """Rows that are not done yet, by any process, in order."""
+        self._share()
         return np.flatnonzero(self._done() == 0).tolist()
 
     def leave_out(self, row: int) -> None:
@@ -328,6 +345,22 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> None:
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written
+
+
+def _copy(source: int, target: int, start: int, to: int, length: int) -> None:
+    """Copy bytes from file to file, by the system or the file server itself where they can."""
+    while length:
+        try:
+            copied = os.copy_file_range(source, target, min(length, CHUNK), start, to)
+        except OSError:
+            copied = 0
+        if not copied:
+            data = os.pread(source, min(length, CHUNK), start)
+            if not data:
+                raise OSError(errno.EIO, "the file has become shorter")
+            _write_all(target, data, to)
+            copied = len(data)
+        start, to, length = start + copied, to + copied, length - copied
 
 
 def partial_path(path: Path) -> Path:

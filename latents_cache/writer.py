@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import numpy as np
 
+from latents_cache.counts import CountedStatistics, count_values
 from latents_cache.layout import FORMAT_VERSION, LATENTS, STATISTICS, encode_name, row_checksum, row_types
-from latents_cache.moments import latents_statistics
-from latents_cache.row_file import RowFile, Types
+from latents_cache.row_file import DONE, RowFile, Types
 from runtime.errors import InputError
 from runtime.faults import reach
 
@@ -112,10 +112,35 @@ class LatentsWriter(RowFile):
             )
         return half
 
+    def counts(self, rows: range, seen: Callable[[int], None] | None = None) -> np.ndarray:
+        """`count_values` of those of `rows` that are done, for `finish`; the counts of all parts add up.
+
+        So that the processes of a launch can share the work, when all have flushed.
+        """
+        done = np.flatnonzero(self._done()[rows.start : rows.stop] == DONE[0]) + rows.start
+        places = [(name, *self._types[name]) for name in (("mean", "logvar") if self._has_logvar else ("mean",))]
+        sources = [
+            np.memmap(self.partial, dtype, "r", self._offsets[name], (self.rows, *shape))
+            for name, dtype, shape in places
+        ]
+        return count_values(*sources, rows=done, seen=seen)
+
+    def finish(self, counts: np.ndarray | None = None) -> Path:
+        """Give the file its statistics and its final name; returns it.
+
+        Args:
+            counts: Sum of `counts` over parts that together are all rows; None: count them here.
+
+        Raises:
+            InputError: If rows are missing, or the statistics are not finite.
+        """
+        self._counts = counts
+        return super().finish()
+
     def _complete(self) -> dict[str, np.ndarray]:
         """The statistics of the sampled latents; InputError if they are not finite."""
-        with h5py.File(self.partial, "r") as file:
-            statistics = latents_statistics(file["mean"], file["logvar"] if self._has_logvar else None)
+        counts = self.counts(range(self.rows)) if self._counts is None else self._counts
+        statistics = CountedStatistics(counts)
         found = dict(zip(STATISTICS, (statistics.mean.astype("<f8"), statistics.std.astype("<f8")), strict=True))
         for name, value in found.items():
             if not np.isfinite(value).all():

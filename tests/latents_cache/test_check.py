@@ -39,6 +39,49 @@ def test_a_sound_file_is_described(path, capsys):
     assert "labels: 3 different, 2 to 2" in said and "all 6 rows read" in said
 
 
+def test_long_work_says_how_far_it_is_and_short_work_nothing(path, capsys, monkeypatch):
+    check(CheckConfig(file=str(path), full=True))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("latents_cache.check.MOMENT", -1.0)
+    check(CheckConfig(file=str(path), full=True))
+    assert capsys.readouterr().err == ""  # nobody watches
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    check(CheckConfig(file=str(path), full=True))
+    said = capsys.readouterr().err
+    assert "checksums 6/6" in said and "numbers 6/6" in said
+
+
+def test_an_error_after_long_work_is_a_line_of_its_own(path, capsys, monkeypatch):
+    monkeypatch.setattr("latents_cache.check.MOMENT", -1.0)
+    flip_byte(path, offset_of(path, "mean"))
+    for watched in (False, True):
+        monkeypatch.setattr("sys.stderr.isatty", lambda watched=watched: watched, raising=False)
+        with pytest.raises(SystemExit, match="2"):
+            run_command(check, CheckConfig, argv=[str(path), "--full"])
+        *before, error = capsys.readouterr().err.splitlines()
+        assert error.startswith("error: ") and "1 of 6 rows" in error and bool(before) == watched
+
+
+def test_more_channels_than_memory_are_refused_before_they_are_counted(path, capsys, monkeypatch):
+    monkeypatch.setattr("runtime.resources.free_main_memory", lambda: 2**20)
+    monkeypatch.setattr("latents_cache.counts.count_values", None)
+    for flags in ({"full": True}, {"histogram": True}):
+        with pytest.raises(InputError, match="2 channels needs .* MiB of memory, 1 MiB are free"):
+            check(CheckConfig(file=str(path), **flags))
+
+
+def test_the_histogram_shows_each_channel(path, capsys):
+    check(CheckConfig(file=str(path), histogram=True))
+    lines = capsys.readouterr().out.splitlines()
+    with h5py.File(path) as file:
+        own = np.sort(file["mean"][:, 1].reshape(-1).astype(float))
+    number, low, _, _, middle, _, _, high = lines[-1][:-32].split()
+    expected = own[[0, len(own) // 2 - 1, -1]]
+    assert number == "1" and [float(low), float(middle), float(high)] == pytest.approx(expected.tolist(), rel=5e-3)
+    assert set(lines[-1][-32:]) <= set(" ▁▂▃▄▅▆▇█") and "█" in lines[-1]
+    assert len([line for line in lines if "█" in line]) == 2
+
+
 @pytest.mark.parametrize("name", ["mean", "logvar", "name", "label", "crc32"])
 def test_full_finds_a_flipped_byte_and_names_its_row(path, name):
     with h5py.File(path, "r") as file:

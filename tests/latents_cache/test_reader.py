@@ -22,6 +22,33 @@ def path(tmp_path):
         return writer.finish()
 
 
+def test_rows_that_will_be_wanted_are_asked_for_at_once_in_whole_runs(path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("latents_cache.reader._will_need", lambda source, start, stop: asked.append((start, stop)))
+    with open_latents(path) as reader:
+        reader.prefetch([7, 2, 3, 2, 4, 0])
+        size = 2 * np.prod(SHAPE)
+        assert asked == [(0, size), (2 * size, 5 * size), (7 * size, 8 * size)] * 2  # of mean, then of logvar
+        monkeypatch.undo()
+        reader.prefetch(range(9))  # what the system makes of it shows in its speed alone
+        reader.prefetch([])
+        assert reader.damaged_rows() == []
+
+
+def test_a_file_whose_rows_begin_anywhere_reads_the_same(path, tmp_path):
+    """As earlier versions wrote it."""
+    with h5py.File(path) as source, h5py.File(tmp_path / "b.h5", "w", libver="earliest") as copy:
+        for name, value in source.attrs.items():
+            copy.attrs[name] = value
+        for name in source:
+            copy[name] = source[name][:]
+        assert copy["mean"].id.get_offset() % 4096
+    with open_latents(path) as reader, open_latents(tmp_path / "b.h5") as other:
+        other.prefetch(range(9))
+        for name, values in reader.batch(range(9)).items():
+            assert np.array_equal(values, other.batch(range(9))[name])
+
+
 def test_an_absent_file_says_which_command_writes_one(tmp_path):
     with pytest.raises(InputError, match="no such latents file; python -m tokenizer.encode"):
         open_latents(tmp_path / "a.h5")

@@ -1,5 +1,6 @@
 """Creating, filling, killing, resuming and finishing a latents file."""
 
+import fcntl
 import re
 import signal
 import subprocess
@@ -80,6 +81,62 @@ def test_statistics_do_not_cancel_far_from_zero():
     for start in range(0, 30, 7):
         statistics.add(values[start : start + 7])
     assert np.allclose(statistics.std, values.std((0, 2, 3, 4)), rtol=1e-6)
+
+
+def test_processes_may_count_the_rows_in_shares_for_the_same_bytes(tmp_path):
+    alone = whole_file(tmp_path / "alone.h5", rows=11).read_bytes()
+    for size in (2, 3):
+        path = tmp_path / f"{size}.h5"
+        writers = [create_latents(path, 11, SHAPE, ATTRIBUTES, has_logvar=True, launch="one") for _ in range(size)]
+        for rank, writer in enumerate(writers):
+            fill(writer, range(rank, 11, size))
+            writer.flush()
+        shares = [range(rank * 11 // size, (rank + 1) * 11 // size) for rank in range(size)]
+        writers[0].finish(sum(writer.counts(share) for writer, share in zip(writers, shares, strict=True)))
+        for writer in writers:
+            writer.close()
+        assert path.read_bytes() == alone
+
+
+def test_rows_that_were_left_out_do_not_count(tmp_path):
+    with create_latents(tmp_path / "a.h5", 9, SHAPE, ATTRIBUTES, has_logvar=True) as writer:
+        fill(writer, [0, 1, 2, 4, 6, 7])
+        for row in (3, 5, 8):
+            writer.leave_out(row)
+        writer.flush()
+        counts = writer.counts(range(9))
+        assert counts.sum() == 2 * 6 * np.prod(SHAPE)
+        writer.finish(counts)
+    with create_latents(tmp_path / "b.h5", 6, SHAPE, ATTRIBUTES, has_logvar=True) as writer:
+        for place, row in enumerate([0, 1, 2, 4, 6, 7]):
+            writer.write(place, *row_values(row), label=row % 4, name=f"clip-{row}")
+        writer.finish()
+    with open_latents(tmp_path / "a.h5") as short, open_latents(tmp_path / "b.h5") as same:
+        assert short.mean.tolist() == same.mean.tolist() and short.std.tolist() == same.std.tolist()
+        assert short.names == same.names and short.damaged_rows() == []
+
+
+def test_rows_of_whole_pages_share_none_with_others(tmp_path):
+    """Machines that write neighbouring rows of one file on a network file system must not share a page of it."""
+    shape = (4, 2, 16, 16)
+    with create_latents(tmp_path / "a.h5", 3, shape, ATTRIBUTES | {"note": "x" * 100}, has_logvar=True) as writer:
+        for row in range(3):
+            writer.write(row, np.full(shape, row + 1.0), np.zeros(shape))
+        writer.finish()
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["mean"][0].nbytes == 4096
+        assert [file[name].id.get_offset() % 4096 for name in ("mean", "logvar")] == [0, 0]
+
+
+def test_the_rows_of_a_launch_are_locked_together(tmp_path):
+    """An unlocked file of an NFS client is written in whole pages, its neighbours' bytes with its own."""
+    writers = [create_latents(tmp_path / "a.h5", 2, SHAPE, ATTRIBUTES, has_logvar=True, launch="one") for _ in range(2)]
+    for writer in writers:
+        with open(writer.partial, "rb+") as other:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        writer.close()
 
 
 def test_nothing_has_the_final_name_before_finish_and_nothing_else_remains_after(tmp_path):
