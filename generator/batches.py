@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +16,17 @@ import torch
 from torch import Tensor
 
 from latents_cache import LatentsReader
-from runtime.seeds import normal_rows, numpy_generator, uniform_rows
+from runtime.errors import InputError
+from runtime.records import check_fields
+from runtime.run import read_json
+from runtime.seeds import hashed_rows, normal_rows, normal_rows_on, numpy_generator, uniform_rows
 
 # A channel that never changes would be divided by zero; divided by this it stays a constant that is easy to learn.
 SMALLEST_STD = 1e-6
+
+
+READ_AHEAD = 8  # steps whose rows the system is asked to read while the steps before are trained
+DRAWS = ("host", "device")
 
 
 class Batch(NamedTuple):
@@ -42,10 +50,6 @@ class Batch(NamedTuple):
         for start in range(0, len(self.t), size):
             yield Batch(*(None if value is None else value[start : start + size] for value in self))
 
-    def to(self, device: torch.device) -> Batch:
-        """The batch on a device; the copy from pinned memory does not wait."""
-        return Batch(*(None if value is None else value.to(device, non_blocking=True) for value in self))
-
 
 def channel_statistics(reader: LatentsReader) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation `[C]`, float64, that normalise the file's latents."""
@@ -66,8 +70,30 @@ def batch_indices(count: int, batch_size: int, step: int, seed: int, rows: Seque
     )
 
 
+def draws_of(run_dir: Path, device: torch.device) -> str:
+    """Where a run draws its noise, which decides what noise it is: "host" or "device".
+
+    A new one draws where it trains; one that is there goes on as it began, as its manifest says. (Those of earlier
+    versions drew on the host.)
+
+    Raises:
+        InputError: If it began on a GPU, whose numbers another device cannot draw.
+    """
+    manifest = Path(run_dir) / "manifest.json"
+    if not manifest.is_file():
+        return "device" if device.type == "cuda" else "host"
+    values = read_json(manifest)
+    check_fields(values, {"draws": str}, manifest, needed=False)
+    draws = values.get("draws", "host")
+    if draws not in DRAWS:
+        raise InputError(f"{manifest}: draws is {draws[:60]!r}, expected {' or '.join(DRAWS)}")
+    if draws == "device" and device.type != "cuda":
+        raise InputError(f"{run_dir} draws its noise on a GPU: go on with --device cuda, or begin under another --name")
+    return draws
+
+
 class LatentBatches:
-    """Batches for training, gathered one ahead by a thread.
+    """Batches for training, made one ahead by a thread; on a GPU beside the step that runs there.
 
     Args:
         reader: The latents file.
@@ -76,7 +102,8 @@ class LatentBatches:
         seed: Of order, posterior, noise, time and label dropping.
         class_dropout: Probability of the null class in [0, 1].
         num_classes: 0 for an unconditional generator.
-        pin: Keep batches in pinned memory, for a GPU.
+        device: Where batches are wanted.
+        draws: See `draws_of`.
     """
 
     def __init__(
@@ -88,40 +115,73 @@ class LatentBatches:
         seed: int,
         class_dropout: float = 0.1,
         num_classes: int = 0,
-        pin: bool = False,
+        device: torch.device | str = "cpu",
+        draws: str = "host",
     ):
         self.reader, self.batch_size, self.rows, self.seed = reader, batch_size, list(rows), seed
-        self.class_dropout, self.num_classes, self.pin = class_dropout, num_classes, pin
+        self.class_dropout, self.num_classes = class_dropout, num_classes
+        self.device, self.draws = torch.device(device), draws
         mean, std = channel_statistics(reader)
         self._mean, self._scale = (
-            torch.from_numpy(v.astype(np.float32)).view(1, -1, 1, 1, 1) for v in (mean, 1.0 / std)
+            torch.from_numpy(v.astype(np.float32)).view(1, -1, 1, 1, 1).to(self.device) for v in (mean, 1.0 / std)
         )
+        self._queue = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def at(self, step: int) -> Batch:
         """The batch that follows after `step` finished updates."""
-        stored = self.reader.batch(batch_indices(len(self.reader), self.batch_size, step, self.seed, self.rows))
-        latents = torch.from_numpy(stored["mean"]).float()
+        stored = self.reader.batch(self._indices(step))
+        latents = self._moved(stored["mean"]).float()
         if stored["logvar"] is not None:
             # Drawn anew at each step: a posterior frozen into one sample would be learnt with its noise.
-            std = torch.from_numpy(stored["logvar"]).float().mul_(0.5).exp_()
-            latents.addcmul_(std, normal_rows(self.seed, "posterior", step, self.rows, latents.shape[1:]))
+            std = self._moved(stored["logvar"]).float().mul_(0.5).exp_()
+            latents.addcmul_(std, self._normal("posterior", step))
         latents.sub_(self._mean).mul_(self._scale)
         labels = None
         if self.num_classes:
-            dropped = uniform_rows(self.seed, "label", step, self.rows) < self.class_dropout
-            labels = torch.from_numpy(stored["label"]).long().masked_fill_(dropped, self.num_classes)
-        noise = normal_rows(self.seed, "noise", step, self.rows, latents.shape[1:])
-        batch = Batch(latents, noise, uniform_rows(self.seed, "time", step, self.rows), labels)
-        if self.pin:
-            batch = Batch(*(None if value is None else value.pin_memory() for value in batch))
-        return batch
+            dropped = self._uniform("label", step) < self.class_dropout
+            labels = self._moved(np.where(dropped, self.num_classes, stored["label"]).astype(np.int64))
+        return Batch(latents, self._normal("noise", step), self._moved(self._uniform("time", step)), labels)
 
     def stream(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps `start` to `stop - 1`; close it early with `contextlib.closing`."""
+        for step in range(start, min(start + READ_AHEAD, stop)):
+            self.reader.prefetch(self._indices(step))
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="latents") as pool:
-            ahead = pool.submit(self.at, start) if start < stop else None
+            ahead = pool.submit(self._made, start, stop) if start < stop else None
             for step in range(start, stop):
-                batch = ahead.result()
+                batch, ready = ahead.result()
                 if step + 1 < stop:
-                    ahead = pool.submit(self.at, step + 1)
+                    ahead = pool.submit(self._made, step + 1, stop)
+                if ready is not None:
+                    ready.wait()
+                    for value in batch:
+                        if value is not None:  # its memory is free again when this stream is done with it
+                            value.record_stream(torch.cuda.current_stream(self.device))
                 yield batch
+
+    def _made(self, step: int, stop: int) -> tuple[Batch, torch.cuda.Event | None]:
+        """A batch, and what to wait for before it may be used."""
+        if step + READ_AHEAD < stop:
+            self.reader.prefetch(self._indices(step + READ_AHEAD))
+        if self._queue is None:
+            return self.at(step), None
+        with torch.cuda.stream(self._queue):
+            return self.at(step), self._queue.record_event()
+
+    def _indices(self, step: int) -> np.ndarray:
+        return batch_indices(len(self.reader), self.batch_size, step, self.seed, self.rows)
+
+    def _moved(self, values: np.ndarray | Tensor) -> Tensor:
+        """On the device; nothing waits for the copy."""
+        values = torch.as_tensor(values)
+        return values if self._queue is None else values.pin_memory().to(self.device, non_blocking=True)
+
+    def _normal(self, stream: str, step: int) -> Tensor:
+        if self.draws == "host":
+            return self._moved(normal_rows(self.seed, stream, step, self.rows, self.reader.shape))
+        return normal_rows_on(self.device, self.seed, stream, step, self.rows, self.reader.shape)
+
+    def _uniform(self, stream: str, step: int) -> np.ndarray:
+        if self.draws == "host":
+            return uniform_rows(self.seed, stream, step, self.rows).numpy()
+        return hashed_rows(self.seed, stream, step, self.rows)

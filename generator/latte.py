@@ -8,6 +8,7 @@ Legend: B batch, C latent channels, G groups (latent time), S = h * w cells, D h
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -17,14 +18,19 @@ import torch.nn.functional as F
 from einops import rearrange
 from timm.layers import Mlp
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from generator.attention import Attention
 from runtime.errors import InputError
+from runtime.parallel import LARGE
 from runtime.records import from_record
 
 FREQUENCIES = 256
-# Up to this many keys, a materialised softmax beats the fused kernel: on the CPU, whose backward is slow for short
-# sequences, and on the GPU's temporal axis, where it wastes less of the tiles and has no limit on how many there are.
-SHORT_SEQUENCE = 32
+RECOMPUTE = ("nothing", "cheap", "blocks")
+_NOTHING_RANDOM = {"use_reentrant": False, "preserve_rng_state": False}
+_ATEN = torch.ops.aten
+# Compiled, it would advise at every start against operators in place where something is computed again: there are none.
+logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
 MAX_CLASSES = 1_000_000
 # Sizes beyond these are a damaged or hostile config, refused before anything is built.
 _LARGEST = {
@@ -51,6 +57,7 @@ class LatteConfig:
         mlp_ratio: Width of the MLP over D.
         gelu: "tanh" as published, or "none" for the exact function: they differ by 5e-4 at most, but PyTorch computes
             the exact one three times as fast on a CPU.
+        qk_norm: Norms of queries and keys in every attention; not published, for trainings that diverge.
     """
 
     channels: int = 64
@@ -63,6 +70,7 @@ class LatteConfig:
     num_heads: int = 16
     mlp_ratio: float = 4.0
     gelu: str = "tanh"
+    qk_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.gelu not in ("tanh", "none"):
@@ -92,6 +100,17 @@ class LatteConfig:
     def latent_shape(self) -> tuple[int, int, int, int]:
         """(C, G, h, w)."""
         return self.channels, self.groups, self.height, self.width
+
+
+def forward_flops(config: LatteConfig) -> int:
+    """Floating-point operations of one forward pass for one sample: those of matrix products, a multiply-add being two.
+    A training step takes three times as many."""
+    size, cells, groups = config.hidden_size, config.height * config.width, config.groups
+    hidden = int(size * config.mlp_ratio)
+    token = config.depth * (4 * size * size + 2 * size * hidden) + 2 * config.channels * size  # layers
+    token += config.depth // 2 * 2 * (cells + groups) * size  # attention
+    sample = (FREQUENCIES + size) * size + config.depth * 6 * size * size + 2 * size * size
+    return 2 * (cells * groups * token + sample)
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
@@ -133,33 +152,9 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return F.layer_norm(x.float(), x.shape[-1:], eps=1e-6) * (1.0 + scale.float()) + shift.float()
 
 
-class Attention(nn.Module):
-    """Self-attention along `axis` of tokens `[B, G, S, D]`: "spatial" within a group, "temporal" within a cell."""
-
-    def __init__(self, hidden_size: int, num_heads: int, axis: str):
-        super().__init__()
-        self.num_heads, self.axis = num_heads, axis
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
-        self.proj = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pattern = (
-            "b g s (three m d) -> three b g m s d" if self.axis == "spatial" else "b g s (three m d) -> three b s m g d"
-        )
-        query, key, value = rearrange(self.qkv(x), pattern, three=3, m=self.num_heads)
-        y = self._attend(query, key, value)
-        back = "b g m s d -> b g s (m d)" if self.axis == "spatial" else "b s m g d -> b g s (m d)"
-        return self.proj(rearrange(y, back))
-
-    @staticmethod
-    def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention over `[B, n, heads, tokens, d]`."""
-        if key.shape[-2] <= SHORT_SEQUENCE:
-            scores = (query @ key.mT).float() * query.shape[-1] ** -0.5
-            return scores.softmax(-1).to(value.dtype) @ value
-        rows = query.shape[:2]
-        parts = (part.flatten(0, 1) for part in (query, key, value))
-        return F.scaled_dot_product_attention(*parts).unflatten(0, rows)
+def _keep_products(_, operator, *arguments, **named) -> CheckpointPolicy:
+    kept = operator in (_ATEN.mm.default, _ATEN.addmm.default) or "scaled_dot_product" in operator.__name__
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 class Block(nn.Module):
@@ -168,11 +163,23 @@ class Block(nn.Module):
     def __init__(self, config: LatteConfig, axis: str):
         super().__init__()
         size = config.hidden_size
-        self.attention = Attention(size, config.num_heads, axis)
+        self.attention = Attention(size, config.num_heads, axis, config.qk_norm)
         self.mlp = Mlp(size, int(size * config.mlp_ratio), act_layer=partial(nn.GELU, config.gelu))
         self.modulation = nn.Linear(size, 6 * size)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor, recompute: bool = False) -> Tensor:
+        """Tokens `[B, G, S, D]`, condition `[B, D]` -> tokens.
+
+        Args:
+            recompute: Keep the results of matrix products and of long attention alone for the backward pass, and
+                compute the rest again: norms, modulation, activations, sums, attention among few.
+        """
+        if recompute:
+            keep = partial(create_selective_checkpoint_contexts, _keep_products)
+            return checkpoint(self._forward, x, condition, context_fn=keep, **_NOTHING_RANDOM)
+        return self._forward(x, condition)
+
+    def _forward(self, x: Tensor, condition: Tensor) -> Tensor:
         # The modulation is one row a sample, not a token: 256 times less work than repeating the condition first.
         parts = self.modulation(condition)[:, None, None].chunk(6, dim=-1)
         shift1, scale1, gate1, shift2, scale2, gate2 = parts
@@ -181,11 +188,17 @@ class Block(nn.Module):
 
 
 class Latte(nn.Module):
-    """The velocity network; the residual stream is float32 under autocast."""
+    """The velocity network; the residual stream is float32 under autocast.
+
+    Attributes:
+        recompute: What the backward pass of training computes again instead of keeping it: "nothing", what is "cheap"
+            (no matrix products: 12 numbers a token and channel are kept in place of 26), or whole "blocks" (2 numbers).
+            None: see `recomputed`.
+    """
 
     def __init__(self, config: LatteConfig):
         super().__init__()
-        self.config = config
+        self.config, self.recompute = config, None
         size = config.hidden_size
         self.embed = nn.Linear(config.channels, size)
         self.time = TimeEmbedding(size)
@@ -197,6 +210,7 @@ class Latte(nn.Module):
         self.register_buffer("cells", cell_positions(config.height, config.width, size), persistent=False)
         self.register_buffer("times", sinusoids(torch.arange(config.groups), size), persistent=False)
         self._initialise()
+        self._large = sum(parameter.numel() for parameter in self.parameters()) >= LARGE
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -232,17 +246,30 @@ class Latte(nn.Module):
         if self.classes is not None:
             condition = condition + self.classes(y)
         condition = F.silu(condition)
-        kept = None
+        kept, recompute = None, self.recomputed()
         for number, block in enumerate(self.blocks, start=1):
             if number == 2:  # before the first temporal block, as published
                 tokens = tokens + self.times[:, None]
-            tokens = block(tokens, condition)
+            if recompute == "blocks":
+                tokens = checkpoint(block, tokens, condition, **_NOTHING_RANDOM)
+            else:
+                tokens = block(tokens, condition, recompute == "cheap")
             if number == return_block:
                 kept = tokens
         shift, scale = self.final_modulation(condition)[:, None, None].chunk(2, dim=-1)
         velocity = self.final(modulate(tokens, shift, scale)).float()
         velocity = rearrange(velocity, "b g (h w) c -> b c g h w", h=self.config.height)
         return velocity if return_block is None else (velocity, kept)
+
+    def recomputed(self) -> str:
+        """One of `RECOMPUTE`, as it is in a forward pass now. Unless `recompute` says: what is cheap, where blocks are
+        compiled or the model is large, but on a CPU, which has memory and waits for what is computed twice. (Choosing
+        costs the host 3 ms an uncompiled block, which a small model on a GPU would wait for.)"""
+        if not (self.training and torch.is_grad_enabled()):
+            return "nothing"
+        compiled = self.blocks[0]._compiled_call_impl is not None
+        large = self._large and self.embed.weight.device.type != "cpu"
+        return self.recompute or ("cheap" if compiled or large else "nothing")
 
     def _check(self, x: Tensor, t: Tensor, y: Tensor | None, return_block: int | None) -> None:
         config = self.config

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from generator.latte import Latte, LatteConfig
 from latents_cache.layout import check_attributes
-from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from runtime.checkpoint import checkpoint_step, find_checkpoint, list_checkpoints, load_checkpoint, prune
 from runtime.errors import InputError
 from runtime.records import check_fields
-from runtime.run import read_json, read_run
+from runtime.run import newest_run, read_json, read_run
 from runtime.trainer import Trainer
 from runtime.weights import load_model
 
@@ -49,6 +49,17 @@ class LoadedGenerator:
         """Normalised latents `[B, C, G, h, w]` -> raw latents, with the training file's statistics."""
         mean, std = (torch.tensor(self.latents[name], device=latents.device) for name in ("mean", "std"))
         return latents * std.view(1, -1, 1, 1, 1) + mean.view(1, -1, 1, 1, 1)
+
+
+def chosen(run: str | None, step: int | None, runs_dir: str | Path) -> tuple[str, int | None]:
+    """Run and step that flags mean: without `run` the newest of `runs_dir`, without `step` its newest checkpoint.
+
+    A run that is being trained may get a newer checkpoint at any moment, so one process asks, once.
+    """
+    run = run or str(newest_run(runs_dir, "generator"))
+    if run in SHIPPED or not Path(run).is_dir():
+        return run, step
+    return run, checkpoint_step(find_checkpoint(read_run(run, "generator").dir, step))
 
 
 def load_generator(
@@ -114,9 +125,14 @@ def save(run_dir: Path, step: int, trainer: Trainer, *, latents: dict, keep: boo
 
 
 def restore(run_dir: Path, trainer: Trainer) -> int:
-    """Load the newest checkpoint of training; returns its step, 0 without any."""
-    if not list_checkpoints(run_dir):
+    """Load the newest checkpoint of training; returns its step, 0 without any. Every process must call it."""
+    if trainer.world.is_main:
+        prune(run_dir)
+    found = list_checkpoints(run_dir)
+    # The main process chooses: on a file system of several machines another may not see the newest yet.
+    newest = trainer.world.same(str(found[-1][1]) if found else None)
+    if newest is None:
         return 0
-    checkpoint = load_checkpoint(find_checkpoint(run_dir), optimizer=True)
+    checkpoint = load_checkpoint(newest, optimizer=True)
     trainer.load(checkpoint)
     return checkpoint.step

@@ -46,6 +46,7 @@ PRESETS: dict[str, GeneratorPreset] = {
             "schedule": "cosine",
             "warmup": 50,
             "ema_decay": 0.995,
+            "ema_warmup": True,
             "save_every": 200,
         },
     ),

@@ -6,6 +6,7 @@ t = 0 is noise, t = 1 is data; x_t = (1 - t) * noise + t * data; the velocity d 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -22,6 +23,22 @@ def interpolate(data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x_t for `[B, …]` data and noise and t `[B]` in [0, 1]."""
     t = _spread(t, data)
     return (1.0 - t) * noise + t * data
+
+
+DENSITIES = ("uniform", "logit-normal")
+
+
+def shaped_time(uniform: Tensor, density: str = "uniform", shift: float = 1.0) -> Tensor:
+    """Times of training `[B]` in [0, 1] from uniform numbers.
+
+    Args:
+        density: "uniform", or "logit-normal": the logistic function of a standard normal, which prefers the middle
+            (arXiv 2403.03206, section 3.1).
+        shift: t / (t + shift (1 - t)): above 1 more of the times are near noise, as latents of more numbers need
+            (likewise, section 5.3.2, with its time turned round).
+    """
+    t = torch.sigmoid(torch.special.ndtri(uniform)) if density == "logit-normal" else uniform
+    return t if shift == 1.0 else t / (t + shift * (1.0 - t))
 
 
 def target_velocity(data: Tensor, noise: Tensor) -> Tensor:
@@ -61,16 +78,26 @@ def guided_velocity(model: Callable, x: Tensor, t: Tensor, labels: Tensor | None
 
 @torch.no_grad()
 def integrate(
-    model: Callable, noise: Tensor, labels: Tensor | None, *, steps: int = 100, guidance_scale: float = 1.0
+    model: Callable,
+    noise: Tensor,
+    labels: Tensor | None,
+    *,
+    steps: int = 100,
+    guidance_scale: float = 1.0,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
     """Follow the velocity from noise to data with exactly `steps` Euler steps, one model call each.
+
+    Nothing on the way reads a number back from the device.
 
     Args:
         model: (x, t `[B]`, labels) -> velocity like x.
         noise: Standard normal `[B, C, G, h, w]`; the state is float32, whatever the model computes in.
         labels: int64 `[B]` or None.
         steps: Number of model calls, >= 1.
-        guidance_scale: 1 is off; otherwise each call has 2B rows.
+        guidance_scale: 1 is off; otherwise a call has 2B rows.
+        guidance_interval: Steps that begin at a time t in [low, high) are guided; the calls of the others have B rows.
+            (arXiv 2404.07724, in our time: 0 is noise.)
 
     Returns:
         Normalised latents `[B, C, G, h, w]`, float32 (float64 for float64 noise).
@@ -80,14 +107,29 @@ def integrate(
     """
     if steps < 1:
         raise InputError(f"sampling needs at least 1 step, got {steps}")
+    start = noise.to(torch.promote_types(noise.dtype, torch.float32))
+    low, high = guidance_interval
 
     def velocity(t: Tensor, x: Tensor) -> Tensor:
-        return guided_velocity(model, x, t.expand(len(x)), labels, guidance_scale).to(x.dtype)
+        now = float(t)
+        # In float32 0.7 is a little less than 0.7, and would fall on the other side of an end.
+        scale = guidance_scale if low <= round(now * steps) / steps < high else 1.0
+        times = torch.full(x.shape[:1], now, dtype=t.dtype, device=x.device)
+        return guided_velocity(model, x, times, labels, scale).to(x.dtype)
 
     def grid(func, y0, t: Tensor) -> Tensor:
         # An explicit grid: the solver's step_size=1/steps evaluates once too often for some step counts.
-        return torch.linspace(0.0, 1.0, steps + 1, dtype=t.dtype, device=t.device)
+        return torch.linspace(0.0, 1.0, steps + 1, dtype=t.dtype)
 
-    start = noise.to(torch.promote_types(noise.dtype, torch.float32))
-    ends = torch.tensor([0.0, 1.0], dtype=start.dtype, device=start.device)
+    ends = torch.tensor([0.0, 1.0], dtype=start.dtype).as_subclass(_times_for(start.device))
     return odeint(velocity, start, ends, method="euler", options={"grid_constructor": grid})[-1]
+
+
+@cache
+def _times_for(device: torch.device) -> type[Tensor]:
+    """Tensors of times in main memory that call `device` theirs.
+
+    odeint moves times to the state's device, and then reads one of them back at every step, which waits for all that
+    the device has to do. What it computes with them, it computes as well with numbers from main memory.
+    """
+    return type("Times", (Tensor,), {"device": device})

@@ -1,8 +1,8 @@
 """Sample latents from a generator into a latents file: `python -m generator.sample --run RUN --samples 2048`.
 
-Sample i has its own noise, from (seed, i), and of the n classes that were learned number i % n, so more samples never
-change the first ones: a second call adds only what is missing. With guidance each of the `steps` model calls evaluates
-twice as many rows.
+Sample i has its own noise, from (seed, i), and of the n classes that were learned number i % n (or one drawn from
+(seed, i)), so more samples never change the first ones: a second call adds only what is missing. With guidance each of
+the `steps` model calls evaluates twice as many rows, but for those outside of `--guidance-interval`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from runtime.faults import reach
 from runtime.output import check_file
 from runtime.stopping import Stopped, orderly, stop_asked
 
+OPTIONS = ("guidance_interval", "labels")  # of `sampling_options`
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(CommonFlags):
@@ -28,17 +30,54 @@ class SampleConfig(CommonFlags):
     samples: int = flag(2048, "how many samples in all", low=1, high=1_000_000)
     steps: int = flag(100, "Euler steps, one model call each", low=1, high=100_000)
     guidance_scale: float = flag(1.0, "classifier-free guidance; 1 is off", low=0.0, high=1000.0)
+    guidance_interval: tuple[float, ...] = flag(
+        (0.0, 1.0), "times between which to guide, noise being 0; outside, a step costs half", low=0.0, high=1.0
+    )
+    labels: str = flag(
+        "balanced", "every class as often as the others, in turn, or drawn at random", choices=("balanced", "drawn")
+    )
     batch_size: int = flag(64, "samples in one forward pass", low=1, high=65_536)
     untrained: bool = flag(False, "a control: the same network before training, whose samples are the noise itself")
     out: str | None = flag(None, "file to write; default: in the run's samples folder", check=check_file)
 
+    def __post_init__(self) -> None:
+        check_interval(self.guidance_interval)
+
+
+def check_interval(interval: tuple[float, ...]) -> None:
+    """InputError unless `--guidance-interval` is one."""
+    if len(interval) != 2 or interval[0] >= interval[1]:
+        given = ",".join(f"{time:g}" for time in interval)
+        raise InputError(f"--guidance-interval {given}: expected two times, the smaller first, as in 0.1,0.8")
+
 
 def sample_path(
-    run_dir: Path, step: int, steps: int, guidance_scale: float, seed: int, untrained: bool = False
+    run_dir: Path,
+    step: int,
+    steps: int,
+    guidance_scale: float,
+    seed: int,
+    untrained: bool = False,
+    **options: object,
 ) -> Path:
-    """Where the samples of these settings are kept."""
+    """Where the samples of these settings are kept; `options` are those of `sampling_options`."""
     kind = "untrained" if untrained else f"step_{step:08d}"
-    return Path(run_dir) / "samples" / f"{kind}_euler{steps}_guidance{guidance_scale:g}_seed{seed}.h5"
+    more = "".join(f"_{name.split('_')[-1]}{_word(value)}" for name, value in options.items())
+    return Path(run_dir) / "samples" / f"{kind}_euler{steps}_guidance{guidance_scale:g}{more}_seed{seed}.h5"
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) else "-".join(f"{part:g}" for part in value)
+
+
+def sampling_options(config: SampleConfig) -> dict:
+    """What departs from the plain way: options that only those samples files name which were made with them."""
+    found = {}
+    if config.guidance_scale != 1.0 and config.guidance_interval != (0.0, 1.0):
+        found["guidance_interval"] = list(config.guidance_interval)
+    if config.labels != "balanced":
+        found["labels"] = config.labels
+    return found
 
 
 def sample(config: SampleConfig) -> Path:
@@ -50,28 +89,33 @@ def sample(config: SampleConfig) -> Path:
     Raises:
         InputError: If there is no such generator, guidance is asked of one without classes, or the file holds others.
     """
-    from generator.loading import SHIPPED, load_generator
+    import torch
+
+    from generator.loading import SHIPPED, chosen, load_generator
     from latents_cache.row_file import lock_path
     from runtime import processes
-    from runtime.run import newest_run
 
-    run = config.run or str(newest_run(config.runs_dir, "generator"))
     world = processes.start_processes(config.device)
     dtype = processes.resolve_dtype(config.dtype, world.device)
-    generator = load_generator(run, config.step, device=world.device)
+    # The main process chooses: a run that is being trained may get a newer checkpoint at any moment.
+    run, step = world.same(world.first(lambda: chosen(config.run, config.step, config.runs_dir)))
+    generator = load_generator(run, step, device=world.device)
     if config.guidance_scale != 1.0 and not generator.config.num_classes:
         scale = f"--guidance-scale {config.guidance_scale:g}"
         raise InputError(f"{scale} needs a class-conditional generator; {run} has no classes: use 1")
     folder = Path(config.runs_dir) / f"shipped-{run}" if run in SHIPPED else generator.dir
-    default = sample_path(folder, generator.step, config.steps, config.guidance_scale, config.seed, config.untrained)
+    settings = (generator.step, config.steps, config.guidance_scale, config.seed, config.untrained)
+    default = sample_path(folder, *settings, **sampling_options(config))
     out = Path(config.out) if config.out else default
     attributes = sample_attributes(config, generator, str(dtype))
+    if dtype != torch.float32:
+        convert_weights(generator.model, dtype)
     growing = out.with_name(f"{out.stem}.growing.h5")
     if world.is_main and growing.is_file():  # whole, but killed before it got its name
         os.replace(growing, out)
         lock_path(growing).unlink(missing_ok=True)
     world.barrier()
-    before = finished_rows(out, attributes)
+    before = world.same(world.first(lambda: finished_rows(out, attributes)))
     if before >= config.samples:
         return out
     smaller, target = (out, growing) if before else (None, out)
@@ -94,7 +138,7 @@ def finished_rows(out: Path, attributes: dict) -> int:
         found = reader.attributes
         changed = [
             f"{name}: {found.get(name)!r}, now {value!r}"
-            for name, value in attributes.items()
+            for name, value in {**dict.fromkeys(OPTIONS), **attributes}.items()
             if found.get(name) != value
         ]
         if changed:
@@ -156,18 +200,44 @@ def sample_rows(config: SampleConfig, generator, rows: range, device, dtype):
     from runtime.processes import autocast
     from runtime.seeds import normal_rows
 
-    classes = generator.classes
     latents = normal_rows(config.seed, "sample", 0, rows, generator.config.latent_shape).to(device)
-    labels = [classes[row % len(classes)] if classes else -1 for row in rows]
+    labels = sample_labels(config, generator.classes, rows)
     if (
         not config.untrained
     ):  # before training the velocity is zero everywhere, and the flow leaves the noise where it is
-        asked = torch.tensor(labels, device=device) if classes else None
+        asked = torch.tensor(labels, device=device) if generator.classes else None
         with autocast(device, dtype):
             latents = integrate(
-                generator.model, latents, asked, steps=config.steps, guidance_scale=config.guidance_scale
+                generator.model,
+                latents,
+                asked,
+                steps=config.steps,
+                guidance_scale=config.guidance_scale,
+                guidance_interval=config.guidance_interval,
             )
     return generator.denormalize(latents.float()).cpu().numpy(), labels
+
+
+def sample_labels(config: SampleConfig, classes: list[int], rows: range) -> list[int]:
+    """The class of each sample, a function of its number (and the seed) alone; -1 without classes."""
+    from runtime.seeds import hashed_rows
+
+    if not classes:
+        return [-1] * len(rows)
+    if config.labels == "balanced":
+        return [classes[row % len(classes)] for row in rows]
+    return [classes[int(place * len(classes))] for place in hashed_rows(config.seed, "class", 0, rows)]
+
+
+def convert_weights(model, dtype) -> None:
+    """Convert the weights of the layers that autocast runs in `dtype`, for good: it would do so again in each call,
+    since it remembers conversions of trained weights alone. The time embedding runs in float32."""
+    from torch import nn
+
+    exact = set(model.time.modules())
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module not in exact:
+            module.to(dtype)
 
 
 def sample_attributes(config: SampleConfig, generator, dtype: str) -> dict:
@@ -198,6 +268,7 @@ def sample_attributes(config: SampleConfig, generator, dtype: str) -> dict:
         "rows_per_call": 1 if config.guidance_scale == 1.0 else 2,
         "seed": config.seed,
         "dtype": dtype,
+        **sampling_options(config),
     }
 
 

@@ -7,8 +7,8 @@ an undisturbed one.
 
 from __future__ import annotations
 
-import math
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
@@ -25,8 +25,16 @@ _NOT_IDENTITY = NOT_IDENTITY | {
     "steps",
     "latents",
     "parallel",
+    "shard_dtype",
     "accumulate",
+    "checkpoint_blocks",
+    "compile",
+    "deterministic",
 }
+# What earlier versions did, who had no such flags; their runs go on with these.
+_AS_BEFORE = {"ema_warmup": True, "qk_norm": False, "time_density": "uniform", "time_shift": 1.0}
+# Steps whose numbers a device may still owe when the host prepares the next.
+BEHIND = {"cuda": 2, "cpu": 0}
 # What a generator, and then its samples, repeat of the latents file's attributes.
 _REMEMBERED = (
     "tokenizer",
@@ -66,11 +74,29 @@ class TrainConfig(CommonFlags):
     weight_decay: float = flag(0.0, "of the optimizer", low=0.0)
     gradient_clip: float = flag(1.0, "largest norm of the gradient; 0: no limit", low=0.0)
     ema_decay: float = flag(0.9999, "of the averaged weights, which are the ones sampled from", low=0.0, high=1.0)
+    ema_warmup: bool = flag(
+        False, "average over about the last tenth of the steps while that is a shorter time than the decay's"
+    )
     class_dropout: float = flag(0.1, "part of the labels replaced by the null class, for guidance", low=0.0, high=1.0)
+    time_density: str = flag("uniform", "of the times t of training", choices=("uniform", "logit-normal"))
+    time_shift: float = flag(1.0, "t becomes t / (t + shift (1 - t)): above 1, more of them near noise", low=1e-3)
+    qk_norm: bool = flag(False, "norms of queries and keys in every attention, for trainings that diverge")
     parallel: str = flag(
         "ddp", "under torchrun: a copy of the model on each process, or its parameters spread", choices=("ddp", "fsdp")
     )
+    shard_dtype: str = flag(
+        "float32",
+        "what --parallel fsdp sends and computes parameters in; bfloat16 (with --dtype bfloat16) halves what is sent",
+        choices=("float32", "bfloat16"),
+    )
     accumulate: int = flag(1, "parts that a process computes its share of a batch in, to save memory", low=1)
+    checkpoint_blocks: bool = flag(False, "compute every block again in the backward pass, to save memory")
+    compile: str = flag(
+        "auto",
+        "compile every block (torch.compile); auto: models of 100 M parameters and more, on a GPU",
+        choices=("auto", "true", "false"),
+    )
+    deterministic: bool = flag(False, "take only kernels that give the same bits each time, on a GPU too")
     save_every: int = flag(5000, "steps between checkpoints; the last two stay", low=1)
     keep_every: int | None = flag(None, "steps between checkpoints that all stay; default: a tenth of --steps", low=1)
 
@@ -79,6 +105,8 @@ class TrainConfig(CommonFlags):
             raise InputError(
                 f"--betas {','.join(map(str, self.betas))}: expected two numbers in [0, 1), as in 0.9,0.999"
             )
+        if self.shard_dtype != "float32" and self.parallel != "fsdp":
+            raise InputError(f"--shard-dtype {self.shard_dtype} is about sharded parameters: give --parallel fsdp too")
 
 
 def preset_defaults(given: dict) -> dict:
@@ -93,15 +121,17 @@ def train(config: TrainConfig) -> Path:
     from latents_cache import open_latents
 
     reader = open_latents(config.latents)
-    model_config = build_config(config.preset, reader)
+    model_config = build_config(config, reader)
 
     import torch
 
-    from generator.batches import LatentBatches, channel_statistics
-    from generator.latte import Latte
+    from generator.batches import LatentBatches, channel_statistics, draws_of
+    from generator.latte import Latte, forward_flops
     from generator.loading import restore
-    from runtime import processes
-    from runtime.log import MetricsLog
+    from runtime import parallel, processes
+    from runtime.checkpoint import checkpoint_room
+    from runtime.log import MetricsLog, Progress
+    from runtime.measuring import stated_peak
     from runtime.resources import require_training
     from runtime.run import Run, default_name
     from runtime.trainer import Trainer
@@ -109,6 +139,9 @@ def train(config: TrainConfig) -> Path:
     world = processes.start_processes(config.device)
     rows = world.rows(config.batch_size, config.accumulate)
     dtype = processes.resolve_dtype(config.dtype, world.device)
+    shard_dtype = getattr(torch, config.shard_dtype)
+    if shard_dtype not in (torch.float32, dtype):
+        raise InputError(f"--shard-dtype {config.shard_dtype}: this run computes in {dtype}; give --dtype bfloat16 too")
     mean, std = (values.tolist() for values in channel_statistics(reader))
     facts = {
         "path": str(reader.path),
@@ -119,18 +152,21 @@ def train(config: TrainConfig) -> Path:
         **{name: reader.attributes[name] for name in _REMEMBERED if name in reader.attributes},
         **classes_seen(reader.labels, model_config.num_classes),
     }
-    identity = run_identity(config, dtype, facts) | {"model": asdict(model_config)}
+    identity = run_identity(config, dtype, facts, model_config)
     name = config.name or default_name(config.preset, config.latents, identity)
     Run.check(config, kind="generator", name=name, identity=identity)  # before the network is built
     run_dir = Path(config.runs_dir) / name
+    draws = draws_of(run_dir, world.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = Latte(model_config).to(world.device).train()
     parameters = sum(p.numel() for p in model.parameters())
     keep_every = config.keep_every or max(1, config.steps // 10)
-    estimate = require_training(
-        parameters, world, run_dir, mode=config.parallel, checkpoints=3 + config.steps // keep_every
-    )
+    room = checkpoint_room(parameters, run_dir, steps=config.steps, kept=config.steps // keep_every)
+    estimate = require_training(parameters, world, run_dir, mode=config.parallel, room=room)
+    parallel.compile_as_asked(model, config.compile, world.device)
+    if config.checkpoint_blocks:
+        model.recompute = "blocks"
     trainer = Trainer(
         model,
         world,
@@ -141,15 +177,17 @@ def train(config: TrainConfig) -> Path:
         weight_decay=config.weight_decay,
         gradient_clip=config.gradient_clip,
         ema_decay=config.ema_decay,
+        ema_warmup=config.ema_warmup,
+        gather_dtype=shard_dtype,
     )
-    manifest = {"latents": facts, "parameters": parameters, "config": {"model": asdict(model_config)}}
+    manifest = {"latents": facts, "parameters": parameters, "draws": draws, "config": {"model": asdict(model_config)}}
     session = {"processes": world.size, "parallel": config.parallel, "accumulate": config.accumulate}
     run = world.first(
         lambda: Run.open(
             config, kind="generator", name=name, identity=identity, extra_manifest=manifest, session=session
         )
     )
-    with run or nullcontext():
+    with run or nullcontext(), processes.deterministic(config.deterministic):
         step = restore(run_dir, trainer)
         if step >= config.steps:
             if world.is_main:
@@ -165,35 +203,61 @@ def train(config: TrainConfig) -> Path:
             seed=config.seed,
             class_dropout=config.class_dropout,
             num_classes=model_config.num_classes,
-            pin=world.device.type == "cuda",
+            device=world.device,
+            draws=draws,
         )
-        with closing(batches.stream(step, config.steps)) as stream, orderly():
-            train_loop(config, trainer, stream, log=log, step=step, run_dir=run_dir, facts=facts, dtype=dtype)
+        progress = Progress(
+            config.steps,
+            start=step,
+            label=name,
+            flops=3 * forward_flops(model_config) * len(rows),
+            peak=stated_peak(world.device, dtype),
+        )
+        with closing(batches.stream(step, config.steps)) as stream, orderly(), trainer.checkpoints:
+            train_loop(config, trainer, stream, log, progress, run_dir=run_dir, facts=facts, dtype=dtype)
     return run_dir
 
 
 def train_loop(
-    config: TrainConfig, trainer, batches: Iterator, *, log, step: int, run_dir: Path, facts: dict, dtype
+    config: TrainConfig, trainer, batches: Iterator, log, progress, *, run_dir: Path, facts: dict, dtype
 ) -> None:
-    """Train from `step` to `config.steps`; the main process logs and saves.
+    """Train from `progress.step` to `config.steps`; the main process logs and saves.
 
     Raises:
         Stopped: When a signal or the time limit asks for it; the checkpoint of the last step is written first.
+        InputError: When loss or gradient stay non-finite.
     """
     import torch
 
     from generator.loading import save
-    from generator.rectified_flow import flow_loss
-    from runtime.log import Progress
-    from runtime.processes import autocast
+    from generator.rectified_flow import flow_loss, shaped_time
+    from runtime.measuring import peak_memory_gib
+    from runtime.processes import Reading, autocast
     from runtime.schedule import is_due, learning_rate
 
-    world, parts = trainer.world, config.accumulate
-    progress = Progress(config.steps, start=step, label=run_dir.name)
+    world, parts, step = trainer.world, config.accumulate, progress.step
     keep_every = config.keep_every or max(1, config.steps // 10)
+    # The host decides nothing by what a step computed, and so prepares the next ones while a GPU is busy with it.
+    # Every process learns the numbers of a step in the same later one: they stop together.
+    owed: deque[tuple[int, float, Reading]] = deque()
+    behind = BEHIND[world.device.type]
+
+    def settle() -> bool:
+        """Log the oldest step that is owed; whether some process was asked to stop."""
+        at, rate, reading = owed.popleft()
+        *numbers, skipped, in_a_row = reading.get()
+        values, stop = step_values(numbers)
+        if world.is_main:
+            values |= {"learning_rate": rate, "skipped": int(skipped)}
+            log.write(at, values | progress.measured(at, peak_memory_gib(world.device)))
+            progress.update(at, {"loss": values["loss"]})
+        trainer.check(at, int(in_a_row), run_dir)
+        return stop
+
     while step < config.steps:
         with progress.wait():
-            batch = next(batches).to(world.device)
+            batch = next(batches)
+        batch = batch._replace(t=shaped_time(batch.t, config.time_density, config.time_shift))
         losses = []
         for number, part in enumerate(batch.split(parts)):
             with trainer.part(number, parts):
@@ -201,17 +265,16 @@ def train_loop(
                     found = flow_loss(trainer.network, part.latents, part.labels, noise=part.noise, t=part.t)
                 (found.mean() / parts).backward()
             losses.append(found.detach())
-        values, stop = step_values(torch.cat(losses), batch.t, trainer.clip(), world, stop_asked())
+        sums = step_sums(torch.cat(losses), batch.t, trainer.clip(), world, stop_asked())
         rate = learning_rate(
             step, base=config.learning_rate, total=config.steps, warmup=config.warmup, kind=config.schedule
         )
-        finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
-        step = trainer.update(step, rate, finite, run_dir)
-        if world.is_main:
-            log.write(step, {**values, "learning_rate": rate, "skipped": trainer.skipped})
-            progress.update(step, {"loss": values["loss"]})
+        step = trainer.update(step, rate, sums.isfinite().all(), run_dir)
+        owed.append((step, rate, Reading(torch.cat([sums, trainer.skips]))))
         keep = is_due(step, keep_every, config.steps)
-        due = keep or is_due(step, config.save_every, config.steps)
+        due, stop = keep or is_due(step, config.save_every, config.steps), False
+        while len(owed) > (0 if due or stop else behind):
+            stop = settle() or stop
         if due or stop:
             save(run_dir, step, trainer, latents=facts, keep=keep, passing=not due)
         if stop and step < config.steps:
@@ -221,25 +284,32 @@ def train_loop(
         log.close()
 
 
-def step_values(losses, t, norm, world, stop: object) -> tuple[dict[str, float], bool]:
-    """What one step logs, over all processes, and whether any of them was asked to stop; in one exchange.
+def step_sums(losses, t, norm, world, stop: object):
+    """What one step says of itself, summed over all processes in one exchange: float64 `[10]` on the device.
 
-    Beside the mean loss, the mean in each quarter of time: near noise (0) the task is another one than near data (3).
+    Losses in each quarter of time (near noise the task is another one than near data) and how many there are, the norm
+    of the gradient, and how many processes were asked to stop.
     """
     import torch
 
     quarter = (t * 4).long().clamp(max=3) == torch.arange(4, device=t.device)[:, None]  # [4, b]
     sums = torch.where(quarter, losses.double(), 0.0).sum(1)
-    asked = torch.tensor([float(bool(stop))], device=t.device)
-    # The norm is the same on every process already: one of them counts.
-    *sums, norm, asked = world.sum(torch.cat([sums, quarter.sum(1), norm.view(1) / world.size, asked]).double())
+    asked = torch.full((1,), float(bool(stop)), device=t.device)
+    # The norm is the same on every process already: each brings its part.
+    return world.add(torch.cat([sums, quarter.sum(1), norm.view(1) / world.size, asked]).double())
+
+
+def step_values(numbers: list[float]) -> tuple[dict[str, float], bool]:
+    """What of `step_sums` is logged, and whether some process was asked to stop."""
+    *sums, norm, asked = numbers
     loss, count = sum(sums[:4]) / sum(sums[4:]), sums[4:]
     values = {"loss": loss, "grad_norm": norm} | {f"loss_t{q}": sums[q] / count[q] for q in range(4) if count[q]}
     return values, asked > 0
 
 
-def build_config(preset: str, reader):
-    """The preset's size at the file's latent shape and classes; InputError when the file cannot be trained on."""
+def build_config(config: TrainConfig, reader):
+    """The preset's size and options at the latent shape and classes of the file; InputError when the file cannot
+    be trained on."""
     from generator.presets import PRESETS
 
     if reader.attributes.get("kind") == "samples":
@@ -249,9 +319,8 @@ def build_config(preset: str, reader):
     if classes and not (reader.labels.min() >= 0 and reader.labels.max() < classes):
         found = f"{reader.labels.min()}…{reader.labels.max()}"
         raise InputError(f"{reader.path}: labels {found} do not fit num_classes {classes}; encode the data set again")
-    return replace(
-        PRESETS[preset].model, channels=channels, groups=groups, height=height, width=width, num_classes=classes
-    )
+    axes = {"channels": channels, "groups": groups, "height": height, "width": width}
+    return replace(PRESETS[config.preset].model, **axes, num_classes=classes, qk_norm=config.qk_norm)
 
 
 def classes_seen(labels, num_classes: int) -> dict[str, list[int]]:
@@ -260,13 +329,19 @@ def classes_seen(labels, num_classes: int) -> dict[str, list[int]]:
     return {"classes": found} if len(found) < num_classes else {}
 
 
-def run_identity(config: TrainConfig, dtype, facts: dict) -> dict:
+def run_identity(config: TrainConfig, dtype, facts: dict, model_config) -> dict:
     """Everything that changes what is learnt; a run is resumed only by the same."""
     identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
     if config.schedule != "constant":
         identity["steps"] = config.steps
     known = {name: facts.get(name) for name in ("rows", "shape", "mean", "std", "encoder_hash", "data")}
-    return identity | {"dtype": str(dtype), "latents": known}
+    identity |= {"dtype": str(dtype), "latents": known}
+    model = asdict(model_config)
+    for values in (identity, model):
+        for name, before in _AS_BEFORE.items():
+            if values.get(name) == before:
+                del values[name]
+    return identity | {"model": model}
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
-"""Checkpoints `checkpoints/step_00005000/`: written beside, fsynced, renamed, so that each one there is whole."""
+"""Checkpoints `checkpoints/step_00005000/`: written beside, fsynced, renamed, so that each one there is whole.
+
+The newest can be gone on from. Of those before, the kept ones stay, as weights without the state of an optimizer.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import re
 import shutil
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -19,10 +23,15 @@ from torch import Tensor
 from runtime.errors import InputError
 from runtime.faults import reach
 from runtime.files import disk_errors, sync
-from runtime.records import check_fields
-from runtime.run import read_json
+from runtime.records import as_text, check_fields, read_json
+from runtime.resources import free_memory
 from runtime.weights import read_weights
 
+OPTIMIZER = "optimizer.pt"
+KEEP_LAST = 2
+# Bytes of each parameter: weights and averaged weights, and the two moments of AdamW where training can go on from it.
+BYTES_KEPT = 4 + 4
+BYTES_WHOLE = BYTES_KEPT + 8
 _NAME = re.compile(r"step_(\d{8,})")
 # What changed bytes inside a pickle end in.
 _DAMAGED = (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError)
@@ -40,6 +49,30 @@ class Checkpoint:
     state: dict
 
 
+class Room(NamedTuple):
+    """Bytes that the checkpoints of a run take: of a `whole` run, at most, and what is still `needed`; in `words`."""
+
+    whole: int
+    needed: int
+    words: str
+
+
+def checkpoint_room(parameters: int, run_dir: str | Path, *, steps: int, kept: int) -> Room:
+    """What disk a run needs for its checkpoints; those that are there need no more.
+
+    Args:
+        parameters: Of the model.
+        steps: Where the run ends: one that is there has nothing left to write.
+        kept: How many checkpoints stay for good, of the whole run.
+    """
+    newest = KEEP_LAST + 1  # one of them is being written
+    whole = parameters * (newest * BYTES_WHOLE + kept * BYTES_KEPT)
+    found = list_checkpoints(run_dir)
+    there = sum(file.stat().st_size for file in Path(run_dir, "checkpoints").rglob("*") if file.is_file())
+    needed = 0 if found and found[-1][0] >= steps else max(0, whole - there)
+    return Room(whole, needed, f"{newest} checkpoints with optimizer state and {kept} without")
+
+
 def save_checkpoint(
     run_dir: str | Path,
     step: int,
@@ -48,7 +81,7 @@ def save_checkpoint(
     optimizer: dict | None = None,
     state: dict | None = None,
     files: Mapping[str, dict] | None = None,
-    keep_last: int = 2,
+    keep_last: int = KEEP_LAST,
     keep: bool = False,
     passing: bool = False,
 ) -> Path:
@@ -59,8 +92,8 @@ def save_checkpoint(
         optimizer: Anything `torch.load(weights_only=True)` reads back.
         state: Small JSON values to go on from.
         files: More JSON files, by name.
-        keep_last: How many of the newest unkept checkpoints stay.
-        keep: Never prune this one.
+        keep_last: How many of the newest unkept checkpoints stay; as many of all hold the optimizer's state.
+        keep: Never prune this one, but for its optimizer's state when newer ones have theirs.
         passing: It is there only because the command was stopped, and goes as soon as there is a newer one.
 
     Raises:
@@ -81,11 +114,11 @@ def save_checkpoint(
             reach("checkpoint.tensors")
         if optimizer is not None:
             # Given a path, torch would write the file itself and tell nobody why it could not.
-            with disk_errors(partial / "optimizer.pt"), open(partial / "optimizer.pt", "wb") as file:
+            with disk_errors(partial / OPTIMIZER), open(partial / OPTIMIZER, "wb") as file:
                 torch.save(optimizer, file)
         facts = {**(state or {}), "step": step, "keep": keep} | ({"passing": True} if passing else {})
         for name, value in {**(files or {}), "state.json": facts}.items():
-            (partial / name).write_text(json.dumps(value, indent=2) + "\n")
+            (partial / name).write_text(as_text(value))
         reach("checkpoint.written")
         for file in partial.iterdir():
             sync(file)
@@ -100,8 +133,83 @@ def save_checkpoint(
     os.rename(partial, final)
     sync(folder)
     reach("checkpoint.renamed")
-    _prune(run_dir, keep_last)
+    prune(run_dir, keep_last)
     return final
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of one process: at once, or in a with-block beside the training that goes on.
+
+    Leaving the with-block waits for the last one. One is written at a time, from copies in main memory; where there is
+    no room for those, everyone waits as outside of the with-block.
+
+    Args:
+        copy: Whether tensors in main memory that `save` is given still change, as those of a model on the CPU do.
+    """
+
+    def __init__(self, copy: bool = True):
+        self._copy = copy
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: Future | None = None
+
+    def save(
+        self,
+        run_dir: str | Path,
+        step: int,
+        *,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        optimizer: dict | None = None,
+        **rest,
+    ) -> None:
+        """`save_checkpoint`; an error of the one before is raised here, if `check` has not."""
+        self.wait()
+        if self._pool is None:
+            save_checkpoint(run_dir, step, tensors=tensors, optimizer=optimizer, **rest)
+            return
+        free = free_memory(torch.device("cpu"))
+        if self._copy and free is not None and _bytes_of((tensors, optimizer)) > free // 2:
+            save_checkpoint(run_dir, step, tensors=tensors, optimizer=optimizer, **rest)
+            return
+        tensors, optimizer = (_copied(value, self._copy) for value in (tensors, optimizer))
+        self._pending = self._pool.submit(save_checkpoint, run_dir, step, tensors=tensors, optimizer=optimizer, **rest)
+
+    def check(self) -> None:
+        """Raise the error of a checkpoint that could not be written, as soon as that is known."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when nothing is being written; raises like `check`."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> CheckpointWriter:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        pool, self._pool = self._pool, None
+        try:
+            self.wait()
+        finally:
+            pool.shutdown()
+
+
+def _copied(value, always: bool):
+    """`value` with its tensors in main memory; `always`: also copies of those that are there."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=always)
+    if isinstance(value, Mapping):
+        return {name: _copied(part, always) for name, part in value.items()}
+    return [_copied(part, always) for part in value] if isinstance(value, list) else value
+
+
+def _bytes_of(value) -> int:
+    if isinstance(value, Tensor):
+        return value.nbytes
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return sum(map(_bytes_of, parts))
 
 
 def _remove(checkpoint: Path) -> None:
@@ -113,24 +221,33 @@ def _remove(checkpoint: Path) -> None:
     shutil.rmtree(passing)
 
 
-def _prune(run_dir: str | Path, keep_last: int) -> None:
+def prune(run_dir: str | Path, keep_last: int = KEEP_LAST) -> None:
+    """Remove what `save_checkpoint` would after writing the newest one: a kill may have come before that."""
     for leftover in (Path(run_dir) / "checkpoints").glob(".step_*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
     found = [(path, read_json(path / "state.json")) for _, path in list_checkpoints(run_dir)]
     old = [path for path, state in found[:-1] if state.get("passing")]
     unkept = [path for path, state in found if not state.get("keep") and path not in old]
-    for path in (*old, *unkept[: max(0, len(unkept) - keep_last)]):
+    gone = [*old, *unkept[: max(0, len(unkept) - keep_last)]]
+    for path in gone:
         _remove(path)
+    left = [path for path, _ in found if path not in gone]
+    for path in left[:-keep_last]:
+        (path / OPTIMIZER).unlink(missing_ok=True)
 
 
 def list_checkpoints(run_dir: str | Path) -> list[tuple[int, Path]]:
     """All whole checkpoints of a run, (step, folder), oldest first."""
     found = []
     for path in (Path(run_dir) / "checkpoints").glob("step_*"):
-        match = _NAME.fullmatch(path.name)
-        if match and (path / "state.json").is_file():
-            found.append((int(match.group(1)), path))
+        if _NAME.fullmatch(path.name) and (path / "state.json").is_file():
+            found.append((checkpoint_step(path), path))
     return sorted(found)
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(_NAME.fullmatch(path.name).group(1))
 
 
 def find_checkpoint(run_dir: str | Path, step: int | None = None) -> Path:
@@ -163,16 +280,22 @@ def load_checkpoint(
         except InputError as error:
             raise InputError(f"{error}; or remove {path} to go on from the checkpoint before") from error
     loaded = None
+    file = path / OPTIMIZER
     if optimizer:
+        if not file.is_file():
+            raise InputError(
+                f"{file} is absent: kept checkpoints that are not among the newest hold weights alone, from which "
+                "nothing can go on"
+            )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about what damaged pickles say of themselves
-                loaded = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
+                # Mapped, as safetensors files are: processes of one machine share the pages, and each copies its part.
+                loaded = torch.load(str(file), map_location=device, weights_only=True, mmap=True)
         except torch.OutOfMemoryError:
             raise
         except (*_DAMAGED, OSError, RuntimeError, ImportError, OverflowError, MemoryError, AssertionError) as error:
             raise InputError(
-                f"{path / 'optimizer.pt'}: damaged or absent ({type(error).__name__}); "
-                f"remove {path} to go on from the checkpoint before"
+                f"{file}: damaged ({type(error).__name__}); remove {path} to go on from the checkpoint before"
             ) from error
     return Checkpoint(state["step"], path, tensors, loaded, state)

@@ -1,14 +1,15 @@
 """A command line from a dataclass: `python -m package.verb --flag value`.
 
-One frozen, keyword-only dataclass *is* the flag list of a command. fire only splits the line; names and types are
-checked here, before any work, since fire itself runs the job first and complains afterwards, and guesses types ("123"
-becomes a number).
+One frozen, keyword-only dataclass *is* the flag list of a command. fire splits the line; names are checked before that,
+types after it, both before any work, since fire itself would run the job first and complain afterwards, and guess types
+("123" becomes a number).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import sys
 import threading
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field
 
@@ -88,6 +89,7 @@ def run_command(
     *,
     presets: Callable[[dict], dict] | None = None,
     example: str = "",
+    show: Callable | None = None,
     argv: list[str] | None = None,
 ) -> None:
     """Parse the command line into `config_class`, run `job(config)`, and exit with its status.
@@ -101,6 +103,7 @@ def run_command(
         presets: Maps the flags that were given to defaults that they imply; precedence is class default < preset <
             given.
         example: A line for `--help` that works as pasted.
+        show: `show(config)` is what `--dry-run` does; default: print the flags as JSON.
         argv: Words after the command; default: `sys.argv[1:]`.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -114,10 +117,12 @@ def run_command(
         else:
             config = parse(argv, config_class, presets)
             if getattr(config, "dry_run", False):
-                print(json.dumps(dataclasses.asdict(config), indent=2))
+                show(config) if show else print(json.dumps(dataclasses.asdict(config), indent=2))
             else:
                 with listening(getattr(config, "max_hours", None)), _quiet_threads():
                     job(config)
+                    if "runtime.processes" in sys.modules:  # which imports torch
+                        sys.modules["runtime.processes"].end_processes()
         sys.stdout.flush()  # a reader that has gone shows here, not while Python shuts down
     except InputError as error:
         _end(str(error), 2)
@@ -169,10 +174,21 @@ def parse(argv: list[str], config_class: type, presets: Callable[[dict], dict] |
     """Turn words into an instance of `config_class`; every mistake is an InputError that names the flag."""
     known = {f.name: f for f in dataclasses.fields(config_class)}
     hints = typing.get_type_hints(config_class)
-    # Where bare words are allowed, `--full FILE` is a switch and a word; else the word is a mistaken value.
-    has_words = any(f.metadata.get("positional") for f in known.values())
-    switches = {name for name in known if hints[name] is bool} if has_words else set()
-    given = convert_all(split_line(argv, switches), config_class)
+    positional = [name for name, f in known.items() if f.metadata.get("positional")]
+    words, texts = _split(_spelled_out(argv, hints, bool(positional)))
+    for i, word in enumerate(words):
+        if not positional:
+            raise InputError(
+                f"stray word {word!r}: every value follows a flag, as in {_shown(next(iter(known)))} {word}"
+            )
+        name = positional.pop(0)
+        if name in texts:
+            raise InputError(f"{_shown(name)} is given twice")
+        if typing.get_origin(hints[name]) is tuple:  # takes all words that are left
+            texts[name] = ",".join(words[i:])
+            break
+        texts[name] = word
+    given = {name: convert(name, text, hints[name], known[name].metadata) for name, text in texts.items()}
     implied = presets(dict(given)) if presets else {}
     values = {name: value for name, value in {**implied, **given}.items() if name in known}
     for f in known.values():
@@ -191,82 +207,62 @@ def parse(argv: list[str], config_class: type, presets: Callable[[dict], dict] |
     return config
 
 
-def split_line(argv: list[str], switches: Collection[str] = ()) -> tuple[list[str], dict[str, str | None]]:
-    """Split the line into bare words and flags (`--a b`, `--a=b`, `--a`, `--no-a`).
+def _split(words: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """Bare words, and values by flag, as text."""
+    words = [*words]
+    try:
+        import fire
+    except ImportError as error:
+        if all(word.startswith("--") and "=" in word for word in words):  # nothing to split
+            return [], {name.replace("-", "_"): text for name, _, text in (word[2:].partition("=") for word in words)}
+        raise InputError("fire is not installed: pip install fire, or write each flag as --name=value") from error
 
-    Values are quoted before fire sees them, so that it cannot guess types.
+    @fire.decorators.SetParseFn(str)  # else "123" would become a number
+    def collect(*words: str, **texts: str) -> tuple[list[str], dict[str, str]]:
+        return [*words], texts
 
-    Args:
-        switches: Flags that take the next word only when it says true or false.
+    # Its own separator of words, a single dash, may be somebody's value.
+    return fire.Fire(collect, command=[*words, "--", "--separator", "\0"], serialize=lambda _: None)
 
-    Returns:
-        The bare words, and the flags with their text; None for a flag without a value.
-    """
-    import fire
 
-    words: list[str] = []
+def _spelled_out(argv: list[str], hints: dict[str, object], has_words: bool) -> Iterator[str]:
+    """The line as fire takes it: switches with their value (`--full=true`; false for `--no-full`), and nothing in it
+    that fire would pass over, overwrite or keep for itself."""
     seen: set[str] = set()
-    rest = list(argv)
-    while rest:
-        word = rest.pop(0)
+    for word, following in itertools.pairwise([*argv, "--"]):
         if not word.startswith("--"):
             if word.startswith("-") and word[1:2].isalpha():
                 raise InputError(f"{word!r} is no flag; flags have two dashes, as in -{word}")
-            words.append(repr(word))
+            yield word
             continue
-        name, equals, value = word[2:].partition("=")
-        name = name.replace("-", "_")
-        if not name.isidentifier():
+        typed, equals, text = word[2:].partition("=")
+        typed = typed.replace("-", "_")
+        if not typed.isidentifier():
             raise InputError(f"{word!r} is no flag; --help lists them")
+        negated = typed not in hints and typed.startswith("no_") and hints.get(typed[3:]) is bool
+        name = typed[3:] if negated else typed
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, n=1, cutoff=0.5)
+            hint = f"; did you mean {_shown(near[0])}?" if near else "; --help lists the flags"
+            raise InputError(f"unknown flag {_shown(name)}{hint}")
         if name in seen:
             raise InputError(f"{_shown(name)} is given twice")
         seen.add(name)
-        takes_next = rest and not rest[0].startswith("--")
-        if name.removeprefix("no_") in switches:
-            takes_next = takes_next and rest[0].lower() in TRUE + FALSE
-        if not equals and takes_next:
-            equals, value = "=", rest.pop(0)
-        words.append(f"--{name}={value!r}" if equals else f"--{name}=None")
-    collected: dict = {}
-
-    def collect(*args, **flags):
-        collected["args"], collected["flags"] = args, flags
-
-    fire.Fire(collect, command=words, serialize=lambda _: None)
-    return list(collected["args"]), collected["flags"]
+        if negated and equals:
+            raise InputError(f"{_shown(typed)} {text!r}: takes no value; give {_shown(typed)} or {_shown(name)}")
+        alone = not equals and following.startswith("--")
+        # Where bare words are allowed, `--full FILE` is a switch and a word; else the word is a mistaken value.
+        alone = alone or (not equals and has_words and following.lower() not in TRUE + FALSE)
+        if negated or (alone and hints[name] is bool):
+            yield f"--{name}={'false' if negated else 'true'}"
+        elif not equals and following.startswith("--"):
+            raise InputError(f"{_shown(name)} needs a value: {_expected(hints[name])}")
+        else:
+            yield word
 
 
-def convert_all(line: tuple[list[str], dict[str, str | None]], config_class: type) -> dict:
-    """Check names and convert values by the fields' types."""
-    words, flags = line
-    hints = typing.get_type_hints(config_class)
-    known = {f.name: f for f in dataclasses.fields(config_class)}
-    positional = [name for name, f in known.items() if f.metadata.get("positional")]
-    given: dict = {}
-    for word in words:
-        if not positional:
-            raise InputError(
-                f"stray word {word!r}: every value follows a flag, as in --{next(iter(known)).replace('_', '-')} {word}"
-            )
-        name = positional.pop(0)
-        given[name] = convert(name, word, hints[name], known[name].metadata)
-    for name, text in flags.items():
-        if name not in known:
-            if not (name.startswith("no_") and hints.get(name[3:]) is bool):
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-                hint = f"; did you mean {_shown(near[0])}?" if near else "; --help lists the flags"
-                raise InputError(f"unknown flag {_shown(name)}{hint}")
-            if text is not None:
-                raise InputError(f"{_shown(name)} {text!r}: takes no value; give {_shown(name)} or {_shown(name[3:])}")
-            name, text = name[3:], "false"
-        if name in given:
-            raise InputError(f"{_shown(name)} is given twice")
-        given[name] = convert(name, text, hints[name], known[name].metadata)
-    return given
-
-
-def convert(name: str, text: str | None, kind: object, metadata: typing.Mapping) -> object:
-    """One value from its text (None: the flag stood alone), by the field's type.
+def convert(name: str, text: str, kind: object, metadata: typing.Mapping) -> object:
+    """One value from its text, by the field's type.
 
     Raises:
         InputError: Names the flag, the value and what is expected.
@@ -274,10 +270,6 @@ def convert(name: str, text: str | None, kind: object, metadata: typing.Mapping)
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     optional = type(None) in options
     kind = next(option for option in options if option is not type(None))
-    if text is None:
-        if kind is not bool:
-            raise InputError(f"{_shown(name)} needs a value: {_expected(kind)}")
-        return True
     if not text.strip():
         # An unset shell variable, mostly; as a path it would mean the current folder.
         raise InputError(f"{_shown(name)} is given an empty value; give {_expected(kind)}, or leave the flag out")

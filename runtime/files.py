@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,8 @@ def replacing(path: str | Path, point: str) -> Iterator[Path]:
     """Give a name beside `path` to write to; when the with-block ends well, that file takes the place of `path`.
 
     A reader sees the old file or the new one, also after a power cut. After an error the unfinished file is removed;
-    what a kill leaves behind is removed by the next write. Two processes that write one name do not disturb each other:
-    the last to finish wins.
+    what a kill leaves behind is removed by the next write. Two processes that write one name, also on two machines, do
+    not disturb each other: the last to finish wins.
 
     Args:
         path: Final name; its folder must exist.
@@ -33,7 +34,7 @@ def replacing(path: str | Path, point: str) -> Iterator[Path]:
     """
     path = Path(path)
     # The suffix stays, since some writers go by it.
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = path.with_name(f".{path.stem}.{_machine()}.{os.getpid()}.partial{path.suffix}")
     _remove_leftovers(path)
     try:
         reach(f"{point}.begin")
@@ -49,9 +50,14 @@ def replacing(path: str | Path, point: str) -> Iterator[Path]:
     reach(f"{point}.renamed")
 
 
+def _machine() -> str:
+    """This machine in names of files: only here is it known which of its processes live."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:32]
+
+
 def _remove_leftovers(path: Path) -> None:
-    """Remove unfinished files of processes that are no more."""
-    name = re.compile(rf"\.{re.escape(path.stem)}\.(\d+)\.partial{re.escape(path.suffix)}")
+    """Remove unfinished files of this machine's processes that are no more."""
+    name = re.compile(rf"\.{re.escape(path.stem)}\.{_machine()}\.(\d+)\.partial{re.escape(path.suffix)}")
     for leftover in path.parent.glob(f".{_literal(path.stem)}.*.partial{_literal(path.suffix)}"):
         match = name.fullmatch(leftover.name)
         if match and not _is_alive(int(match.group(1))):
@@ -74,26 +80,37 @@ def _is_alive(process: int) -> bool:
 
 
 def append(path: str | Path, data: bytes, point: str) -> None:
+    """Open a file, `append_to` it, and close it."""
+    descriptor = open_end(path)
+    try:
+        append_to(descriptor, path, data, point)
+    finally:
+        os.close(descriptor)
+
+
+def open_end(path: str | Path) -> int:
+    """Descriptor of a file, there or new, that is written to at its end alone."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+
+
+def append_to(descriptor: int, path: str | Path, data: bytes, point: str) -> None:
     """Append `data` whole, or (when the disk is full) not at all; a kill can leave its beginning.
 
     Args:
+        descriptor: Of `open_end(path)`.
         point: Name of the fault point in the middle.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    before = os.fstat(descriptor).st_size
     try:
-        before = os.fstat(descriptor).st_size
-        try:
-            with disk_errors(path):
-                os.write(descriptor, data[:1])
-                reach(point)
-                rest = data[1:]
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
-        except OSError:
-            os.ftruncate(descriptor, before)
-            raise
-    finally:
-        os.close(descriptor)
+        with disk_errors(path):
+            os.write(descriptor, data[:1])
+            reach(point)
+            rest = data[1:]
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+    except OSError:
+        os.ftruncate(descriptor, before)
+        raise
 
 
 @contextmanager

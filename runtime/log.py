@@ -4,41 +4,23 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import sys
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from runtime.files import replacing
-from runtime.records import check_fields, parse_json
-from runtime.run import append_line
+from runtime.files import append_to, open_end, replacing
+from runtime.records import as_line, read_lines
 
 FRAMES_A_SECOND = 8  # of pictures that play
-
-
-def read_lines(path: str | Path, wanted: Mapping[str, object]) -> list[dict]:
-    """The objects of a file of JSON lines; none without the file. Half a line at the end, as a kill leaves it, is left
-    out.
-
-    Args:
-        wanted: Fields that every line must have, with their types (see `check_fields`).
-
-    Raises:
-        InputError: Names the first line that is damaged.
-    """
-    path = Path(path)
-    if not path.is_file():
-        return []
-    found = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        if line.endswith(b"\n"):
-            source = f"{path}, line {number}"
-            found.append(parse_json(line, source))
-            check_fields(found[-1], wanted, source)
-    return found
+# What a log says of the machine, once in so many steps; like "time" it differs from one run to the next.
+MEASURED = ("steps_per_second", "data_wait", "peak_memory_gib", "tflops", "mfu")
+MEASURED_EVERY = 100
 
 
 class MetricsLog:
@@ -50,6 +32,8 @@ class MetricsLog:
     def __init__(self, run_dir: str | Path, resume_step: int = 0):
         self.path = Path(run_dir) / "metrics.jsonl"
         self._cut_back(resume_step)
+        self._end = open_end(self.path)
+        self._close = weakref.finalize(self, os.close, self._end)
         self._events = self._tensorboard(Path(run_dir) / "tensorboard", resume_step)
 
     def _cut_back(self, step: int) -> None:
@@ -73,7 +57,8 @@ class MetricsLog:
         """Log the values of one step. A non-finite number is stored as null, which JSON can hold."""
         named = {prefix + name: value for name, value in values.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in named.items()}
-        append_line(self.path, {"step": step, "time": round(time.time(), 3), **finite})
+        line = as_line({"step": step, "time": round(time.time(), 3), **finite})
+        append_to(self._end, self.path, line, "log.append")
         if self._events is not None:
             for name, value in named.items():
                 self._events.add_scalar(name, value, step)
@@ -94,7 +79,8 @@ class MetricsLog:
             self._events.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
     def close(self) -> None:
-        """Flush TensorBoard's events."""
+        """Close the file, and flush TensorBoard's events."""
+        self._close()
         if self._events is not None:
             self._events.close()
 
@@ -113,13 +99,19 @@ def _encoded(frames: np.ndarray) -> bytes:
 
 
 class Progress:
-    """A live line: steps, values, speed, share of time spent waiting for data, time left."""
+    """A live line: steps, values, speed, share of time spent waiting for data, time left.
 
-    def __init__(self, total: int, start: int = 0, label: str = ""):
-        self.total, self.step, self.label = total, start, label
+    Args:
+        flops: Floating-point operations that a step asks of one device, a multiply-add being two; 0: not counted.
+        peak: How many a second the device is made for; None: not known.
+    """
+
+    def __init__(self, total: int, start: int = 0, label: str = "", *, flops: float = 0.0, peak: float | None = None):
+        self.total, self.step, self.label, self.flops, self.peak = total, start, label, flops, peak
         self._start, self._began = start, time.monotonic()
         self._waited, self._printed = 0.0, 0.0
         self._live = sys.stderr.isatty()
+        self._measured = (start, self._began, 0.0)  # step, time and waiting when `measured` last answered
 
     @contextmanager
     def wait(self) -> Iterator[None]:
@@ -132,6 +124,28 @@ class Progress:
     def waiting_share(self) -> float:
         """Part of the time so far that was spent in `wait`, in [0, 1]."""
         return self._waited / max(1e-9, time.monotonic() - self._began)
+
+    def measured(self, step: int, peak_memory_gib: float) -> dict[str, float]:
+        """What the steps since the last answer say of the machine, each `MEASURED_EVERY` steps; otherwise nothing.
+
+        Returns:
+            Some of `MEASURED`: steps a second; the share of time spent waiting for data; the memory at its peak so far;
+            10^12 floating-point operations a second of one device, and their share of what it is made for (MFU;
+            activations that are computed twice count once).
+        """
+        if step % MEASURED_EVERY:
+            return {}
+        (since, began, waited), clock = self._measured, time.monotonic()
+        self._measured = (step, clock, self._waited)
+        seconds = max(1e-9, clock - began)
+        speed = (step - since) / seconds
+        found = {"steps_per_second": speed, "data_wait": (self._waited - waited) / seconds}
+        found["peak_memory_gib"] = peak_memory_gib
+        if self.flops:
+            found["tflops"] = speed * self.flops / 1e12
+            if self.peak:
+                found["mfu"] = speed * self.flops / self.peak
+        return {name: round(value, 4) for name, value in found.items()}
 
     def update(self, step: int, values: Mapping[str, float | str]) -> None:
         """Show that `step` steps are done; a terminal gets one live line, a log file a line every ten seconds."""

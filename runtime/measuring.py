@@ -78,6 +78,19 @@ def _kib(status: Path, field: str) -> int:
     return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
 
 
+# Dense bfloat16 products a second on tensor cores, as the makers state them.
+_STATED = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
+
+
+def stated_peak(device: torch.device, dtype: torch.dtype) -> float | None:
+    """FLOP/s that a GPU is made for, as its maker states it, or measured where that is not known; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    words = torch.cuda.get_device_name(device).upper().replace("-", " ").split()
+    stated = next((peak for name, peak in _STATED.items() if name in words), None)
+    return stated if stated and dtype == torch.bfloat16 else matmul_flops(device, dtype)
+
+
 def matmul_flops(device: torch.device, dtype: torch.dtype, clock: str = "wall") -> float:
     """FLOP/s of a large square matrix product, the fastest of five: the device's peak as far as PyTorch reaches it.
 

@@ -54,7 +54,13 @@ class Muon(torch.optim.Optimizer):
     """Muon for weight matrices and convolutions, whose inputs and taps are taken as one axis.
 
     Parameters may be sharded (FSDP2): every process then gathers the momentum, and computes the whole step.
+
+    Attributes:
+        found_inf: As fused AdamW takes it from a gradient scaler: a scalar on the device, 1 where the gradients are not
+            finite, so that the step is to change nothing.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(self, parameters, lr: float, weight_decay: float = 0.0):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
@@ -69,10 +75,12 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[parameter]
                 if not state:
                     state["momentum"] = torch.zeros_like(parameter)
-                state["momentum"].lerp_(parameter.grad, 1.0 - MOMENTUM)
-                update = _orthogonal_step(parameter.grad.lerp(state["momentum"], MOMENTUM))
-                parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"])
+                momentum = state["momentum"].lerp(parameter.grad, 1.0 - MOMENTUM)
+                update = _orthogonal_step(parameter.grad.lerp(momentum, MOMENTUM))
+                value = parameter.mul(1.0 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+                for old, new in ((state["momentum"], momentum), (parameter, value)):
+                    old, new = (each.to_local() if isinstance(each, DTensor) else each for each in (old, new))
+                    old.copy_(new if self.found_inf is None else torch.where(self.found_inf > 0, old, new))
 
 
 def _orthogonal_step(update: Tensor) -> Tensor:

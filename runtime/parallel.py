@@ -27,12 +27,16 @@ LARGE = 100_000_000  # parameters from which compiling is soon made up for
 _GO_BACK = "remove that checkpoint to go on from the one before"
 
 
-def distribute(model: nn.Module, world: World, mode: str = "ddp") -> nn.Module:
+def distribute(
+    model: nn.Module, world: World, mode: str = "ddp", gather_dtype: torch.dtype = torch.float32
+) -> nn.Module:
     """The module to call in place of `model` when training.
 
     Args:
         model: On `world.device`, with the same weights on every process. Under "fsdp" its parameters become sharded.
         mode: "ddp" or "fsdp"; alone, a process needs neither.
+        gather_dtype: What sharded parameters of blocks are sent and computed with in; each process keeps its part of
+            them, and adds up gradients, in float32. Whoever calls blocks uses autocast of the same type.
 
     Returns:
         `model` itself, or its DDP wrapper. Every trained parameter must take part in every step: a process that waits
@@ -43,13 +47,16 @@ def distribute(model: nn.Module, world: World, mode: str = "ddp") -> nn.Module:
     if world.size == 1:
         return model
     if mode == "fsdp":
-        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
         for parameter in model.parameters():
             parameter.data = parameter.data.contiguous()  # channels-last weights cannot be sharded
         mesh = torch.distributed.init_device_mesh(world.device.type, (world.size,))
+        policy = MixedPrecisionPolicy()
+        if gather_dtype != torch.float32:
+            policy = MixedPrecisionPolicy(gather_dtype, torch.float32, cast_forward_inputs=False)
         for block in blocks_of(model):
-            fully_shard(block, mesh=mesh)
+            fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh)
         for method in ("encode", "decode", "predict"):
             if hasattr(model, method):

@@ -49,11 +49,15 @@ class World:
         for start in range(self.rank * block_size, count, self.size * block_size):
             yield range(start, min(start + block_size, count))
 
-    def sum(self, values: Tensor) -> list[float]:
-        """The sum over all processes of a vector of numbers; one exchange, and one transfer from the device."""
+    def add(self, values: Tensor) -> Tensor:
+        """The sum over all processes of a tensor, in its place on the device; one exchange."""
         if self.size > 1:
             torch.distributed.all_reduce(values)
-        return values.tolist()
+        return values
+
+    def sum(self, values: Tensor) -> list[float]:
+        """The sum over all processes of a vector of numbers, which the host waits for."""
+        return self.add(values).tolist()
 
     def barrier(self) -> None:
         """Wait for the other processes, if there are any."""
@@ -111,6 +115,39 @@ class World:
         return box[0]
 
 
+class Reading:
+    """Numbers on their way from a device to the host, which goes on meanwhile."""
+
+    def __init__(self, values: Tensor):
+        on_gpu = values.device.type == "cuda"
+        self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True) if on_gpu else values
+        self._arrived = torch.cuda.Event() if on_gpu else None
+        if on_gpu:
+            self._values.copy_(values, non_blocking=True)
+            self._arrived.record()
+
+    def get(self) -> list[float]:
+        """The numbers; waits until they have arrived."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._values.tolist()
+
+
+@contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Whether a with-block takes only kernels that give the same bits each time; on a CPU most do anyway."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # what is not written is not read here
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]
+
+
 def start_processes(device: str = "auto") -> World:
     """Join the launch that torchrun describes; alone, a world of one."""
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -123,6 +160,12 @@ def start_processes(device: str = "auto") -> World:
             torch.distributed.init_process_group("nccl" if resolved.type == "cuda" else "gloo")
     world = World(rank, size, resolved)
     return replace(world, launch=world.same(secrets.token_hex(8))) if size > 1 else world
+
+
+def end_processes() -> None:
+    """Leave the launch, if this process joined one; all of them do that when their work has ended well."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def resolve_device(device: str) -> torch.device:

@@ -98,6 +98,13 @@ PUBLISHED: dict[str, PublishedFile] = {
         "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
         "LPIPS (alex)",
     ),
+    "raft_large": PublishedFile(
+        "raft_large_C_T_SKHT_V2-ff5fadd5.pth",
+        21_106_607,
+        "ff5fadd56d26b40647388883af1547351ea17868b765c05b27231e72dd16a322",
+        "https://download.pytorch.org/models/raft_large_C_T_SKHT_V2-ff5fadd5.pth",
+        "pictures of optical flow beside latents; no number",
+    ),
 }
 
 

@@ -1,4 +1,5 @@
-"""Records out of files that anybody may have written: their fields and types are checked before they are used."""
+"""Records in files of JSON: written whole, and out of files that anybody may have written; their fields and types are
+checked before they are used."""
 
 from __future__ import annotations
 
@@ -7,8 +8,10 @@ import json
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 
 from runtime.errors import InputError
+from runtime.files import append, replacing
 
 _NAMES = {
     str: "text",
@@ -28,6 +31,68 @@ def parse_json(text: str | bytes, source: object) -> object:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{source}: not readable as JSON ({error})") from error
+
+
+def read_json(path: str | Path) -> dict:
+    """Read a JSON object; InputError when absent or not one."""
+    try:
+        text = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: not readable as JSON ({error.strerror})") from error
+    value = parse_json(text, path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def as_text(value: object) -> str:
+    """JSON for people to read."""
+    return json.dumps(value, indent=2) + "\n"
+
+
+def plain(value: object) -> object:
+    """`value` as it would come back from a file: tuples as lists, paths as text."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def write_json(path: str | Path, value: object, point: str = "manifest") -> None:
+    """Write JSON, replaced at once: a reader sees the old file or the new one. `point` names its fault points."""
+    with replacing(path, point) as partial:
+        partial.write_text(as_text(value))
+
+
+def as_line(value: object) -> bytes:
+    """A line of a file of JSON lines."""
+    return (json.dumps(value) + "\n").encode()
+
+
+def append_line(path: str | Path, value: object) -> None:
+    """Append one JSON line."""
+    append(path, as_line(value), "log.append")
+
+
+def read_lines(path: str | Path, wanted: Mapping[str, object]) -> list[dict]:
+    """The objects of a file of JSON lines; none without the file. Half a line at the end, as a kill leaves it, is left
+    out.
+
+    Args:
+        wanted: Fields that every line must have, with their types (see `check_fields`).
+
+    Raises:
+        InputError: Names the first line that is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return []
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if line.endswith(b"\n"):
+            source = f"{path}, line {number}"
+            found.append(parse_json(line, source))
+            check_fields(found[-1], wanted, source)
+    return found
 
 
 def check_fields(record: object, wanted: Mapping[str, object], source: object, *, needed: bool = True) -> None:

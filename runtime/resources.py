@@ -10,8 +10,6 @@ from runtime.errors import InputError
 
 # Float32 weights, gradients, the two moments of AdamW, and the averaged weights: bytes for each parameter.
 BYTES_TRAINED = 4 + 4 + 8 + 4
-# What a checkpoint holds of them: weights, averaged weights, moments.
-BYTES_SAVED = 4 + 4 + 8
 
 
 def readable(size: float) -> str:
@@ -35,10 +33,15 @@ def require_disk(folder: str | Path, needed: int, what: str) -> None:
 
 def free_memory(device) -> int | None:
     """Bytes that this process can still take on a torch device; None where that cannot be told."""
-    import torch
-
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info(device)[0]
+    return free_main_memory()
+
+
+def free_main_memory() -> int | None:
+    """Likewise of the main memory."""
     try:
         with open("/proc/meminfo") as info:
             free = next(int(line.split()[1]) * 1024 for line in info if line.startswith("MemAvailable"))
@@ -56,14 +59,15 @@ def _number(path: str) -> int | None:
         return None
 
 
-def require_training(parameters: int, world, run_dir: str | Path, *, mode: str, checkpoints: int) -> str:
+def require_training(parameters: int, world, run_dir: str | Path, *, mode: str, room) -> str:
     """Check that a training run can hold its state in memory and its checkpoints on disk.
 
     Args:
         parameters: Number of parameters.
         world: The launch's `World`.
+        run_dir: Where checkpoints will be written.
         mode: "ddp" or "fsdp", which divides the state over the processes.
-        checkpoints: How many checkpoints will lie there at once.
+        room: What they need: `runtime.checkpoint.checkpoint_room`.
 
     Returns:
         The estimate in words; activations come on top of it.
@@ -74,7 +78,7 @@ def require_training(parameters: int, world, run_dir: str | Path, *, mode: str, 
     share = world.size if mode == "fsdp" else 1
     # Processes on one machine share its main memory; each has a GPU of its own.
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world.device.type == "cpu" else 1
-    state, saved = BYTES_TRAINED * parameters // share, BYTES_SAVED * parameters * checkpoints
+    state = BYTES_TRAINED * parameters // share
     free = free_memory(world.device)
     if free is not None and state * here > free:
         raise InputError(
@@ -83,8 +87,9 @@ def require_training(parameters: int, world, run_dir: str | Path, *, mode: str, 
             "smaller --preset"
         )
     if world.is_main:
-        require_disk(run_dir, saved, f"a run with {checkpoints} checkpoints of {parameters / 1e6:.1f} M parameters")
+        rest = "" if room.needed == room.whole else f"what is left of {readable(room.whole)} for "
+        require_disk(run_dir, room.needed, f"{rest}{room.words}, of {parameters / 1e6:.1f} M parameters,")
     return (
         f"{parameters / 1e6:.1f} M parameters: {readable(state)} of memory for weights and optimizer, up to "
-        f"{readable(saved)} on disk for {checkpoints} checkpoints"
+        f"{readable(room.whole)} on disk for {room.words}"
     )

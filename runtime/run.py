@@ -19,37 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runtime.errors import InputError
-from runtime.files import append, replacing
 from runtime.output import check_name
-from runtime.records import check_fields, parse_json
+from runtime.records import append_line, check_fields, plain, read_json, write_json
 from runtime.stopping import Stopped
 
 PACKAGES = ("torch", "torchvision", "numpy", "timm", "torchdiffeq", "lpips", "decord", "h5py", "einops", "safetensors")
-
-
-def read_json(path: str | Path) -> dict:
-    """Read a JSON object; InputError when absent or not one."""
-    try:
-        text = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except OSError as error:
-        raise InputError(f"{path}: not readable as JSON ({error.strerror})") from error
-    value = parse_json(text, path)
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def write_json(path: str | Path, value: object, point: str = "manifest") -> None:
-    """Write JSON, replaced at once: a reader sees the old file or the new one. `point` names its fault points."""
-    with replacing(path, point) as partial:
-        partial.write_text(json.dumps(value, indent=2) + "\n")
-
-
-def append_line(path: str | Path, value: object) -> None:
-    """Append one JSON line."""
-    append(path, (json.dumps(value) + "\n").encode(), "log.append")
 
 
 def now() -> str:
@@ -186,7 +160,7 @@ class Run:
             InputError: If another live process has the run open, it is of another kind, or its identity differs.
         """
         directory = cls.check(config, kind=kind, name=name, identity=identity)
-        identity = json.loads(json.dumps(identity, default=str))
+        identity = plain(identity)
         try:
             directory.mkdir(parents=True, exist_ok=True)
             lock = open(directory / ".lock", "w")  # noqa: SIM115 - held open for as long as the run is
@@ -199,7 +173,7 @@ class Run:
             raise InputError(
                 f"{directory} is being written by another process; wait for it or give another --name"
             ) from error
-        values = json.loads(json.dumps(asdict(config), default=str)) | (extra_manifest or {}).get("config", {})
+        values = plain(asdict(config)) | (extra_manifest or {}).get("config", {})
         if not (directory / "config.json").is_file() or read_json(directory / "config.json") != values:
             write_json(directory / "config.json", values)  # what may differ from before, such as more steps, is current
         if (directory / "manifest.json").is_file():
@@ -226,7 +200,7 @@ class Run:
         check_name("--name", name)
         directory = Path(config.runs_dir) / name
         if (directory / "manifest.json").is_file():
-            cls._refuse_other(read_run(directory, kind), json.loads(json.dumps(identity, default=str)))
+            cls._refuse_other(read_run(directory, kind), plain(identity))
         return directory
 
     @staticmethod

@@ -1,4 +1,7 @@
-"""State dicts of weight files that others wrote: read without running anything in them, taken only when they fit."""
+"""State dicts of weight files that others wrote: read without running anything in them.
+
+Whether they fit is for `runtime.weights.load_strictly` to say.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from runtime.errors import InputError
 from runtime.torchscript import is_torchscript, read_torchscript
@@ -74,36 +77,3 @@ def _tensors_of(state: object, path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: holds no state dict; fetch it again")
     return dict(state)
-
-
-def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Copy `state` into `module`: every name there and none besides, each of its shape, every number finite.
-
-    Counters of batch norm (`num_batches_tracked`) may be absent; nothing in evaluation depends on them.
-
-    Raises:
-        InputError: Names `source` and what does not fit.
-    """
-    expected = module.state_dict()
-    missing = sorted(name for name in expected.keys() - state.keys() if not name.endswith("num_batches_tracked"))
-    unknown = sorted(state.keys() - expected.keys())
-    if missing or unknown:
-        parts = [
-            f"{len(names)} {what} ({_few(names)})"
-            for names, what in ((missing, "missing"), (unknown, "unknown"))
-            if names
-        ]
-        raise InputError(f"{source}: not the weights of {type(module).__name__}: names {', '.join(parts)}")
-    for name, value in state.items():
-        if value.shape != expected[name].shape:
-            raise InputError(
-                f"{source}: not the weights of {type(module).__name__}: {name} is {list(value.shape)} "
-                f"instead of {list(expected[name].shape)}"
-            )
-        if not torch.isfinite(value).all():
-            raise InputError(f"{source}: {name} holds numbers that are not finite")
-    module.load_state_dict(state, strict=False)
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:2]) + (", …" if len(names) > 2 else "")

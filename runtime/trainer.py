@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime import parallel
-from runtime.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
+from runtime.checkpoint import Checkpoint, CheckpointWriter, list_checkpoints
 from runtime.ema import EMA
 from runtime.errors import InputError
 from runtime.muon import build_optimizers
@@ -29,7 +29,9 @@ class Trainer:
         model: The model; under FSDP2 its parameters are sharded.
         network: What to call for a loss.
         ema: The averaged weights.
-        skipped: Steps whose loss or gradient was not finite, so that they changed nothing.
+        checkpoints: What writes them; in its with-block, beside the training.
+        skips: int64 `[2]` on the device: steps whose loss or gradient was not finite, so that they changed nothing, in
+            all and in a row up to now.
     """
 
     def __init__(
@@ -44,21 +46,35 @@ class Trainer:
         weight_decay: float = 0.0,
         gradient_clip: float = 0.0,
         ema_decay: float = 0.9999,
+        ema_warmup: bool = False,
+        gather_dtype: torch.dtype = torch.float32,
     ):
         """Args:
         model: On the world's device; parameters that do not require gradients stay as they are.
         mode: "ddp" or "fsdp".
         optimizer: "adamw", or "muon" (which leaves biases, norms and embeddings to AdamW), at the same learning rate.
         gradient_clip: Largest norm of the gradient; 0: no limit.
+        ema_decay, ema_warmup: See `runtime.ema.share_of_newest`.
+        gather_dtype: See `parallel.distribute`.
         """
         self.model, self.world, self.gradient_clip = model, world, gradient_clip
-        self.network = parallel.distribute(model, world, mode)
-        self.ema = EMA(model, ema_decay)
+        self.network = parallel.distribute(model, world, mode, gather_dtype)
+        self.ema = EMA(model, ema_decay, ema_warmup)
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizers = build_optimizers(
             model, optimizer, learning_rate=learning_rate, betas=betas, weight_decay=weight_decay
         )
-        self.skipped = self.skipped_in_a_row = 0
+        self.checkpoints = CheckpointWriter(copy=world.device.type == "cpu")
+        self.skips = torch.zeros(2, dtype=torch.int64, device=world.device)
+
+    @property
+    def skipped(self) -> int:
+        """Skipped steps in all; asking waits for the device."""
+        return int(self.skips[0])
+
+    @skipped.setter
+    def skipped(self, count: int) -> None:
+        self.skips[0] = count
 
     @contextmanager
     def part(self, number: int, of: int) -> Iterator[None]:
@@ -71,35 +87,49 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.gradient_clip or math.inf)
         return parallel.whole(norm)
 
-    def update(self, step: int, rate: float, finite: bool, run_dir: Path) -> int:
+    def update(self, step: int, rate: float, finite: bool | Tensor, run_dir: Path) -> int:
         """Apply the gradient at learning rate `rate`, or skip it; returns the number of finished steps.
 
         Args:
             step: Finished steps so far.
-            finite: Whether loss and gradient were finite; every process must say the same.
+            finite: Whether loss and gradient were finite; every process must say the same. A scalar on the device is
+                not waited for: `check` has to be called when `skips` is known.
             run_dir: For the message.
 
         Raises:
-            InputError: After `MAX_SKIPPED_IN_A_ROW` skipped steps in a row; it names the last good checkpoint.
+            OSError: When the last checkpoint could not be written.
+            InputError: See `check`.
         """
+        self.checkpoints.check()
         step += 1
-        if finite:
-            for optimizer in self.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.step()
-            self.ema.update()
-            self.skipped_in_a_row = 0
-        else:
-            self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
-            if self.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
-                raise InputError(
-                    f"{run_dir}: loss or gradient was not finite in {self.skipped_in_a_row} steps in a row, up to step "
-                    f"{step}; {last_good(run_dir)}; lower --learning-rate under another --name"
-                )
+        applied = torch.as_tensor(finite, device=self.world.device)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.found_inf = 1.0 - applied.float()
+            optimizer.step()
+        self.ema.update(applied)
+        self.skips = torch.stack([self.skips[0] + ~applied, torch.where(applied, 0, self.skips[1] + 1)])
         for parameter in self.trained:
             parameter.grad = None
+        if finite is False:
+            self.check(step, int(self.skips[1]), run_dir)
         return step
+
+    def check(self, step: int, skipped_in_a_row: int, run_dir: Path) -> None:
+        """InputError after `MAX_SKIPPED_IN_A_ROW` skipped steps in a row, up to `step`; it names the last good
+        checkpoint."""
+        if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise InputError(
+                f"{run_dir}: loss or gradient was not finite in {skipped_in_a_row} steps in a row, up to step "
+                f"{step}; {self.last_good(run_dir)}; lower --learning-rate under another --name"
+            )
+
+    def last_good(self, run_dir: Path) -> str:
+        """Words for the newest checkpoint of a run that went wrong since; waits for the one that is being written."""
+        self.checkpoints.wait()
+        found = list_checkpoints(run_dir)
+        return f"the last good checkpoint is {found[-1][1]}" if found else "there is no checkpoint yet"
 
     def save(
         self,
@@ -132,7 +162,7 @@ class Trainer:
             **{name: other["optimizer"] for name, other in (others or {}).items()},
         }
         if self.world.is_main:
-            save_checkpoint(
+            self.checkpoints.save(
                 run_dir,
                 step,
                 tensors=tensors,
@@ -163,9 +193,3 @@ class Trainer:
         if optimizer and checkpoint.optimizer["model"]:
             for own in self.optimizers:
                 parallel.load_optimizer_state(own, self.model, checkpoint.optimizer["model"], source)
-
-
-def last_good(run_dir: Path) -> str:
-    """Words for the newest checkpoint of a run that went wrong since."""
-    found = list_checkpoints(run_dir)
-    return f"the last good checkpoint is {found[-1][1]}" if found else "there is no checkpoint yet"

@@ -83,16 +83,21 @@ def load_model(
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
     """Load `tensors` (any float dtype) into `model`; InputError naming the first differences."""
     check_weights(model.state_dict(), tensors, source)
-    model.load_state_dict(dict(tensors))
+    model.load_state_dict(dict(tensors), strict=False)
 
 
 def check_weights(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: object) -> None:
-    """InputError, naming `source`, unless `tensors` have the names and shapes of `own` and are finite floats."""
-    shapes, found = ({name: tuple(value.shape) for name, value in each.items()} for each in (own, tensors))
+    """InputError, naming `source`, unless `tensors` have the names and shapes of `own`, and are finite floats where
+    those are floats.
+
+    Counters of batch norm (`num_batches_tracked`) may be absent; nothing in evaluation depends on them.
+    """
+    needed = {name: value for name, value in own.items() if name in tensors or not name.endswith("num_batches_tracked")}
+    shapes, found = ({name: tuple(value.shape) for name, value in each.items()} for each in (needed, tensors))
     _refuse_unfit(shapes, found, source)
-    broken = [name for name, value in tensors.items() if not (value.is_floating_point() and _is_finite(value))]
-    if broken:
-        raise InputError(f"{source}: {broken[0]} holds values that are no finite floats; the file is damaged")
+    for name, value in tensors.items():
+        if value.is_floating_point() != own[name].is_floating_point() or not _is_finite(value):
+            raise InputError(f"{source}: {name} holds values that are no finite floats; the file is damaged")
 
 
 def _is_finite(value: Tensor) -> bool:
@@ -126,4 +131,4 @@ def _refuse_unfit(wanted: Mapping[str, tuple], found: Mapping[str, tuple], sourc
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise InputError(f"{source}: the weights do not fit the config: {'; '.join(wrong[:3])}{more}")
+        raise InputError(f"{source}: the weights do not fit the network: {'; '.join(wrong[:3])}{more}")

@@ -14,6 +14,7 @@ what the data set held then, so that every row stays in its place.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -74,12 +75,12 @@ class Source:
 
 def resolve(config: EncodeConfig) -> Source:
     """Fill in what the flags leave open from the tokenizer's run."""
-    from runtime.run import newest_run, read_run
-    from tokenizer.zoo import check_known
+    from runtime.run import newest_run
+    from tokenizer.zoo import check_known, trained_on
     from videos.clip import lowest_stride
 
     tokenizer = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
-    trained = read_run(tokenizer).config if (Path(tokenizer) / "manifest.json").is_file() else {}
+    trained = trained_on(tokenizer)
     check_known(tokenizer, config.weights)  # refuse an unknown one before asking for anything else
     data = config.data or trained.get("data")
     if data is None:
@@ -181,6 +182,7 @@ def fill(config: EncodeConfig, source: Source, out: Path, attributes: dict, *, v
     """
     from latents_cache import create_latents
     from runtime.log import Progress
+    from runtime.resources import readable
     from videos.unreadable import UnreadableClip, UnreadableFiles
 
     shape = vae.spec.latent_shape(source.num_frames, source.size, source.size)
@@ -190,6 +192,12 @@ def fill(config: EncodeConfig, source: Source, out: Path, attributes: dict, *, v
     with writer:
         missing = set(writer.missing())
         world.barrier()  # all have seen what is missing before anyone writes
+        if world.is_main:
+            size = math.prod(shape) * 2 * (1 if deterministic else 2) * rows
+            print(
+                f"tokenizer.encode: {out}: {rows} rows of {list(shape)}, {readable(size)}; {len(missing)} to encode",
+                file=sys.stderr,
+            )
         progress = Progress(rows, start=rows - len(missing), label=f"encode {source.data}")
         blocks = [block for block in world.blocks(rows, config.batch_size) if missing.intersection(block)]
         unreadable = UnreadableFiles(unreadable_record(out), len(dataset))
@@ -214,7 +222,30 @@ def fill(config: EncodeConfig, source: Source, out: Path, attributes: dict, *, v
             raise Stopped(stop_asked() or "another process")
         if world.is_main:
             progress.close()
-            writer.finish()
+        counts = count_together(writer, world)
+        if world.is_main:
+            writer.finish(counts)
+
+
+def count_together(writer, world):
+    """The counts of all rows, for their statistics: each process reads its share, so that none waits long for another.
+
+    All must have flushed before.
+    """
+    import torch
+
+    from runtime.log import Progress
+
+    share = range(world.rank * writer.rows // world.size, (world.rank + 1) * writer.rows // world.size)
+    progress = Progress(len(share), label="statistics")
+    counts = writer.counts(share, (lambda row: progress.update(row, {})) if world.is_main else None)
+    if world.size > 1:
+        shared = torch.from_numpy(counts).to(world.device)
+        torch.distributed.all_reduce(shared)
+        counts = shared.cpu().numpy()
+    if world.is_main:
+        progress.close()
+    return counts
 
 
 def with_files_begun_with(dataset, out: Path, is_main: bool):

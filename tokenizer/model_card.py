@@ -6,7 +6,6 @@ and count, and that they are not those of the paper.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from torch.nn import Module
 
 from runtime.errors import InputError
 from runtime.files import replacing
-from runtime.run import RunInfo, file_sha256, read_json
+from runtime.records import read_json, read_lines
+from runtime.run import RunInfo, file_sha256
 from tokenizer.hub import CARD, VIDEO_FOLDER
 
 _TAGS = ("video", "vae", "autoencoder", "video-tokenizer", "predictive-reconstruction", "arxiv:2605.02134")
@@ -106,13 +106,9 @@ def measured_of(run_dir: Path, vae: Module) -> list[dict]:
 
 def validated_at(run_dir: Path, step: int) -> dict[str, float]:
     """Values `val_…` that metrics.jsonl of a run has of exactly this step, without those of single frames."""
-    path, found = run_dir / "metrics.jsonl", {}
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # a run that is still writing may end in half a line
-        if isinstance(record, dict) and record.get("step") == step:
+    found = {}
+    for record in read_lines(run_dir / "metrics.jsonl", {"step": int}):
+        if record["step"] == step:
             found |= {name: value for name, value in record.items() if re.fullmatch(r"val_\D+", name)}
     return found
 

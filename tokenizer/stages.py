@@ -29,7 +29,7 @@ from runtime.records import check_fields
 from runtime.schedule import is_due, learning_rate
 from runtime.seeds import normal_rows
 from runtime.stopping import Stopped, stop_asked
-from runtime.trainer import MAX_SKIPPED_IN_A_ROW, Trainer, last_good
+from runtime.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
 from tokenizer.adversarial import Adversary
 from tokenizer.discriminator import DiscriminatorConfig
 from tokenizer.losses import adaptive_weight, tokenizer_loss
@@ -81,6 +81,8 @@ def freeze_for(stage: str, vae: PVVAE) -> None:
     if stage != "video":
         vae.padding.requires_grad_(False)  # nothing is dropped outside the predictive stage
 
+
+PADDING = "padding."  # begins the names of a padding's tensors in a checkpoint
 
 # A batch of larger pictures is smaller, so that every step sees about as many pixels: of 16 at the first size.
 _SHARES = 16
@@ -189,6 +191,7 @@ class StageTraining:
         self.world, self.dtype, self.lpips_network = world, dtype, lpips_network
         self.validation_lpips = validation_lpips
         freeze_for(stage.name, model)
+        padding = {f"{PADDING}{name}": value.clone() for name, value in model.padding.state_dict().items()}
         model.encoder.checkpoint_blocks = model.decoder.checkpoint_blocks = config.checkpoint_blocks
         parallel.compile_as_asked(model, config.compile, world.device)
         self.trainer = Trainer(
@@ -200,9 +203,10 @@ class StageTraining:
             weight_decay=config.weight_decay,
             gradient_clip=config.gradient_clip,
             ema_decay=config.ema_decay,
+            ema_warmup=config.ema_warmup,
         )
         self.adversary = build_adversary(config, stage, world, dtype)
-        self.step, self.origin = self._restore(predecessor)
+        self.step, self.origin = self._restore(predecessor, padding)
         self.drop = SCHEDULES[config.drop_schedule](config.max_drop_ratio if stage.name == "video" else 0.0)
         self.loader = clips.loader(config, stage.name, world, self._draw)
 
@@ -210,9 +214,9 @@ class StageTraining:
     def _draw(self) -> int:
         return self.origin + self.step
 
-    def _restore(self, predecessor: Path | None) -> tuple[int, int]:
-        """Go on from this run's newest checkpoint, or begin from another run's; returns the finished steps of this run
-        and of those before it."""
+    def _restore(self, predecessor: Path | None, padding: dict[str, Tensor]) -> tuple[int, int]:
+        """Go on from this run's newest checkpoint, or begin from another run's, with this new padding where that has
+        one of another kind; returns the finished steps of this run and of those before it."""
         found = list_checkpoints(self.run_dir)
         # The main process answers when it has written the stage before; what another finds meanwhile may be older.
         newest = self.world.same(str(found[-1][1]) if found else None)
@@ -222,6 +226,12 @@ class StageTraining:
         path = Path(newest) if own else predecessor
         others = ("discriminator",) if self.adversary and (own or has_discriminator(path)) else ()
         checkpoint = load_checkpoint(path, names=("model", "ema", *others), optimizer=True, device=self.world.device)
+        for tensors in (checkpoint.tensors["model"], checkpoint.tensors["ema"]) if not own else ():
+            theirs = {name for name in tensors if name.startswith(PADDING)}
+            if theirs != padding.keys():
+                for name in theirs:
+                    del tensors[name]
+                tensors.update({name: value.clone() for name, value in padding.items()})
         begun = own and checkpoint.step > self.stage.start
         self.trainer.load(checkpoint, optimizer=begun)
         if others:
@@ -332,8 +342,8 @@ class StageTraining:
         if adversary.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise InputError(
                 f"{self.run_dir}: the discriminator's loss or gradient was not finite in {adversary.skipped_in_a_row} "
-                f"steps in a row, up to step {self.step}; {last_good(self.run_dir)}; lower --learning-rate or "
-                "--gan-weight under another --name"
+                f"steps in a row, up to step {self.step}; {self.trainer.last_good(self.run_dir)}; lower "
+                "--learning-rate or --gan-weight under another --name"
             )
         means = self.world.sum(torch.tensor(list(found.values()), device=self.world.device).double())
         return {name: mean / self.world.size for name, mean in zip(found, means, strict=True)}

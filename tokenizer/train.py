@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from runtime.command import NOT_IDENTITY, CommonFlags, flag, run_command
@@ -71,6 +71,9 @@ class TrainConfig(CommonFlags):
     weight_decay: float = flag(0.01, "of the optimizer", low=0.0)
     gradient_clip: float = flag(1.0, "largest norm of the gradient", low=0.0)
     ema_decay: float = flag(0.999, "of the averaged weights, which are the ones used", low=0.0, high=1.0)
+    ema_warmup: bool = flag(
+        True, "average over about the last tenth of the steps while that is a shorter time than the decay's"
+    )
     kl_weight: float = flag(1e-6, "weight of KL, in nats per latent element", low=0.0)
     lpips_weight: float = flag(1.0, "weight of LPIPS (VGG); 0 switches it off and needs no weight file", low=0.0)
     temporal_weight: float = flag(1.0, "weight of the squared error of frame differences", low=0.0)
@@ -126,7 +129,7 @@ def train(config: TrainConfig) -> Path:
     import torch
 
     from runtime import processes, seeds
-    from runtime.checkpoint import list_checkpoints
+    from runtime.checkpoint import checkpoint_room, list_checkpoints, prune
     from runtime.log import MetricsLog, Progress
     from runtime.resources import require_training
     from runtime.run import Run, default_name
@@ -149,6 +152,8 @@ def train(config: TrainConfig) -> Path:
         # Try the ways of each convolution where its sizes come again at every step.
         torch.backends.cudnn.benchmark = max(len(config.image_sizes), len(config.clip_sizes)) < 2
     identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
+    if config.ema_warmup:
+        del identity["ema_warmup"]  # as earlier versions did, who had no such flag
     identity |= {"steps": plan[-1].stop, "dtype": str(dtype), "model": model_config.to_dict()}
     name = config.name or default_name(config.preset, config.data, identity)
     run_dir = Path(config.runs_dir) / name
@@ -159,7 +164,8 @@ def train(config: TrainConfig) -> Path:
     Run.check(config, kind="tokenizer", name=name, identity=identity)
     # Late, since the paper's takes a while to build.
     parameters = sum(p.numel() for p in build_model(config, model_config).parameters())
-    estimate = require_training(parameters, world, run_dir, mode=config.parallel, checkpoints=4)
+    room = checkpoint_room(parameters, run_dir, steps=plan[-1].stop, kept=1)
+    estimate = require_training(parameters, world, run_dir, mode=config.parallel, room=room)
     extra = {"plan": [asdict(stage) for stage in plan], "parameters": parameters}
     session = {"processes": world.size, "parallel": config.parallel, "accumulate": config.accumulate}
     run = world.first(
@@ -171,6 +177,8 @@ def train(config: TrainConfig) -> Path:
         if world.is_main and config.preset == "demo" and config.data == "moving_shapes":
             print("tokenizer.train: demo preset on synthetic clips (moving_shapes); --data and --root train on yours")
         seeds.seed_everything(config.seed)
+        if world.is_main:
+            prune(run_dir)
         found = list_checkpoints(run_dir)
         step = found[-1][0] if found else 0
         if step >= plan[-1].stop:
@@ -195,7 +203,8 @@ def train(config: TrainConfig) -> Path:
                     validation_lpips=validation_lpips,
                     predecessor=predecessor,
                 )
-                step = training.run(log, progress)
+                with training.trainer.checkpoints:
+                    step = training.run(log, progress)
                 del training  # its weights make room for those of the next stage
         if world.is_main:
             progress.close()
@@ -212,8 +221,6 @@ def on_device(vae, device):
 
 def network_size(config: TrainConfig):
     """The preset's config with the flags' padding; InputError unless the clips fit it."""
-    from dataclasses import replace
-
     from tokenizer.discriminator import DiscriminatorConfig
     from tokenizer.presets import PRESETS
 
@@ -261,12 +268,20 @@ def build_model(config: TrainConfig, model_config):
             torch.manual_seed(config.seed)
             return PVVAE(model_config)
     vae = load(config.init_from).requires_grad_(True)
-    if vae.config != model_config:
+    if vae.config == model_config:
+        return vae
+    if config.stage != "video" or replace(vae.config, padding=config.padding) != model_config:
         raise InputError(
             f"--init-from {config.init_from}: its model differs from preset {config.preset!r} with --padding "
             f"{config.padding}; choose the preset that it was trained with"
         )
-    return vae
+    # No stage before has trained a padding, so that stages of several can begin from the same pictures.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        other = PVVAE(model_config)
+    for part in ("encoder", "decoder"):
+        getattr(other, part).load_state_dict(getattr(vae, part).state_dict())
+    return other
 
 
 def open_clips(config: TrainConfig, run_dir: Path):

@@ -9,10 +9,13 @@ from torch import nn
 
 from runtime.errors import InputError
 from tokenizer.baselines import registry
+from tokenizer.spec import TokenizerSpec
 
 # Names of tokenizers that come with the package, and where.
 SHIPPED = {"moving-shapes": Path(__file__).parent / "pretrained" / "moving-shapes"}
 TOKENIZER_NAMES = (*SHIPPED, *registry.BASELINES)
+# What the shipped tokenizers were trained on, in the words of `tokenizer.train`'s flags.
+_SHIPPED_CLIPS = {"moving-shapes": {"data": "moving_shapes", "num_frames": 17, "size": 32, "frame_stride": 1}}
 
 
 def load(
@@ -89,6 +92,45 @@ def check_known(name_or_path: str | Path, weights: str | Path | None = None) -> 
         registry.check(str(name_or_path), weights)
     else:
         find_folder(name_or_path)
+
+
+def spec_of(name_or_path: str | Path, weights: str | Path | None = None) -> TokenizerSpec:
+    """The spec of `load(name_or_path, weights)`; only a class, or a folder of diffusers, is built to find it out."""
+    from runtime.run import read_json
+    from tokenizer.baselines.base import said_to_be_random
+    from tokenizer.pvvae import PVVAEConfig
+
+    if str(name_or_path) in registry.BASELINES:
+        spec = registry.BASELINES[str(name_or_path)].spec
+        return said_to_be_random(spec) if weights == "random" else spec
+    if registry.is_baseline(name_or_path):
+        return load(name_or_path, weights).spec
+    path = find_folder(name_or_path) / "config.json"
+    return PVVAEConfig.from_dict(read_json(path), path).spec
+
+
+def state_of(name_or_path: str | Path, weights: str | Path | None = None) -> str:
+    """In words, which weights `load(name_or_path, weights)` reads now; they change when the files do."""
+    if weights == "random":
+        return "random"
+    if weights is not None:
+        files = [Path(weights)]
+    elif registry.is_baseline(name_or_path):
+        folder = str(name_or_path).removeprefix("diffusers:")
+        files = sorted(Path(folder).glob("*.safetensors")) if folder != str(name_or_path) else []
+    else:
+        files = sorted(find_folder(name_or_path).glob("*.safetensors"))
+    return "; ".join(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+
+
+def trained_on(name_or_path: str | Path) -> dict:
+    """The flags of the run that trained a tokenizer, or what is known of a shipped one: `data`, `root`, `num_frames`,
+    `size`, `frame_stride` and more; empty for tokenizers of others and for a bare folder of weights."""
+    from runtime.run import read_run
+
+    if str(name_or_path) in SHIPPED:
+        return dict(_SHIPPED_CLIPS[str(name_or_path)])
+    return read_run(name_or_path).config if (Path(name_or_path) / "manifest.json").is_file() else {}
 
 
 def find_folder(name_or_path: str | Path, stage: str | None = None) -> Path:

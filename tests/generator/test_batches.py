@@ -1,11 +1,13 @@
+import json
 from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
 
-from generator.batches import SMALLEST_STD, LatentBatches, batch_indices, channel_statistics
-from latents_cache import open_latents
+from generator.batches import READ_AHEAD, SMALLEST_STD, LatentBatches, batch_indices, channel_statistics, draws_of
+from latents_cache import LatentsReader, open_latents
+from runtime.errors import InputError
 
 SHAPE, CLASSES = (6, 3, 2, 2), 4
 
@@ -25,38 +27,42 @@ def test_a_batch_larger_than_the_file_spans_epochs():
     assert sorted(visits[:3]) == sorted(visits[3:6]) == [0, 1, 2]
 
 
-def test_batches_do_not_depend_on_how_processes_split_them(latents_file):
+@pytest.mark.parametrize("draws", ["host", "device"])
+def test_batches_do_not_depend_on_how_processes_split_them(latents_file, draws):
     reader = open_latents(latents_file)
-    whole = batches(reader).at(7)
+    whole = batches(reader, draws=draws).at(7)
     for size in (2, 4, 8):
         share = 8 // size
-        parts = [batches(reader, range(rank * share, (rank + 1) * share)).at(7) for rank in range(size)]
+        parts = [batches(reader, range(rank * share, (rank + 1) * share), draws=draws).at(7) for rank in range(size)]
         for name in whole._fields:
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)), name
 
 
-def test_a_step_depends_on_seed_and_step_alone(latents_file):
+@pytest.mark.parametrize("draws", ["host", "device"])
+def test_a_step_depends_on_seed_and_step_alone(latents_file, draws):
     reader = open_latents(latents_file)
-    first, again = batches(reader).at(3), batches(reader).at(3)
+    first, again = batches(reader, draws=draws).at(3), batches(reader, draws=draws).at(3)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    for other in (batches(reader).at(4), batches(reader, seed=1).at(3)):
+    for other in (batches(reader, draws=draws).at(4), batches(reader, seed=1, draws=draws).at(3)):
         assert not any(torch.equal(getattr(first, name), getattr(other, name)) for name in ("latents", "noise", "t"))
 
 
-def test_the_stream_repeats_from_any_step(latents_file):
+@pytest.mark.parametrize("draws", ["host", "device"])
+def test_the_stream_repeats_from_any_step(latents_file, draws):
     reader = open_latents(latents_file)
-    with closing(batches(reader).stream(0, 6)) as stream:
+    with closing(batches(reader, draws=draws).stream(0, 6)) as stream:
         steps = list(stream)
     assert len(steps) == 6
-    with closing(batches(reader).stream(4, 6)) as stream:
+    with closing(batches(reader, draws=draws).stream(4, 6)) as stream:
         later = list(stream)
     assert all(torch.equal(a, b) for x, y in zip(steps[4:], later, strict=True) for a, b in zip(x, y, strict=True))
-    assert list(batches(reader).stream(6, 6)) == []
+    assert list(batches(reader, draws=draws).stream(6, 6)) == []
 
 
-def test_latents_are_normalised_with_the_files_statistics(latents_file):
+@pytest.mark.parametrize("draws", ["host", "device"])
+def test_latents_are_normalised_with_the_files_statistics(latents_file, draws):
     reader = open_latents(latents_file)
-    drawn = torch.cat([batches(reader).at(step).latents for step in range(200)])
+    drawn = torch.cat([batches(reader, draws=draws).at(step).latents for step in range(200)])
     assert drawn.shape == (1600, *SHAPE) and drawn.dtype == torch.float32
     assert drawn.mean((0, 2, 3, 4)).abs().max() < 0.05
     assert (drawn.std((0, 2, 3, 4)) - 1).abs().max() < 0.05
@@ -103,8 +109,50 @@ def test_an_unconditional_generator_gets_no_labels(latents_file):
     assert batches(open_latents(latents_file), num_classes=0).at(0).labels is None
 
 
-def test_time_covers_the_unit_interval_evenly(latents_file):
-    source = batches(open_latents(latents_file))
+@pytest.mark.parametrize("draws", ["host", "device"])
+def test_noise_is_normal_and_another_one_than_the_posteriors(latents_file, draws):
+    source = batches(open_latents(latents_file), draws=draws)
+    found = [source.at(step) for step in range(100)]
+    noise = torch.cat([batch.noise for batch in found]).flatten()
+    # 57,600 draws: standard errors 0.004, 0.003 and 0.02.
+    assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.015 and abs((noise**4).mean() - 3) < 0.1
+    together = torch.corrcoef(torch.stack([noise, torch.cat([batch.latents for batch in found]).flatten()]))
+    assert abs(together[0, 1]) < 0.02
+
+
+def test_a_run_draws_where_it_began_to(tmp_path):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    assert draws_of(tmp_path, cpu) == "host" and draws_of(tmp_path, gpu) == "device"
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text("{}")  # of an earlier version
+    assert draws_of(tmp_path, cpu) == draws_of(tmp_path, gpu) == "host"
+    manifest.write_text(json.dumps({"draws": "host"}))
+    assert draws_of(tmp_path, gpu) == "host"
+    manifest.write_text(json.dumps({"draws": "device"}))
+    assert draws_of(tmp_path, gpu) == "device"
+    with pytest.raises(InputError, match="draws its noise on a GPU"):
+        draws_of(tmp_path, cpu)
+    manifest.write_text(json.dumps({"draws": "moon"}))
+    with pytest.raises(InputError, match="draws is 'moon'"):
+        draws_of(tmp_path, gpu)
+
+
+def test_every_row_is_asked_for_steps_before_it_is_read(latents_file, monkeypatch):
+    asked, read = [], []
+    real = LatentsReader.batch
+    monkeypatch.setattr(LatentsReader, "prefetch", lambda self, rows: asked.append(rows.tolist()))
+    monkeypatch.setattr(
+        LatentsReader, "batch", lambda self, rows: (read.append((rows.tolist(), len(asked))), real(self, rows))[1]
+    )
+    with closing(batches(open_latents(latents_file)).stream(3, 25)) as stream:
+        assert len(list(stream)) == 22
+    assert asked == [rows for rows, _ in read] and len(asked) == 22
+    assert [count for _, count in read] == [min(number + 1 + READ_AHEAD, 22) for number in range(22)]
+
+
+@pytest.mark.parametrize("draws", ["host", "device"])
+def test_time_covers_the_unit_interval_evenly(latents_file, draws):
+    source = batches(open_latents(latents_file), draws=draws)
     t = torch.cat([source.at(step).t for step in range(250)])
     assert t.min() >= 0 and t.max() < 1
     assert (torch.histc(t, 4, 0, 1) / len(t) - 0.25).abs().max() < 0.04

@@ -1,12 +1,20 @@
+import copy
 import dataclasses
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from generator.latte import SHORT_SEQUENCE, Attention, Latte, LatteConfig, cell_positions
+from benchmarks.counting import counting_live_bytes
+from benchmarks.plain_latte import PlainLatte
+from generator.attention import FUSED_SEQUENCE, SHORT_SEQUENCE, Attention, attend
+from generator.latte import RECOMPUTE, Latte, LatteConfig, cell_positions, forward_flops
 from generator.presets import PRESETS
 from runtime.errors import InputError
+from runtime.parallel import compile_blocks
 
 
 def parameters(config):
@@ -28,6 +36,15 @@ def inputs(config, batch=2, seed=1):
 )
 def test_presets_have_the_published_number_of_parameters(preset, count):
     assert parameters(dataclasses.replace(PRESETS[preset].model, num_classes=101)) == count
+
+
+@pytest.mark.parametrize("gelu", ["tanh", "none"])
+def test_operations_are_counted_as_pytorch_counts_them(gelu):
+    config = LatteConfig(channels=6, groups=3, height=6, width=7, num_classes=4, hidden_size=16, depth=4, num_heads=2,
+                         mlp_ratio=2.5, gelu=gelu)  # fmt: skip
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        Latte(config)(*inputs(config, batch=3))
+    assert counter.get_total_flops() == 3 * forward_flops(config)
 
 
 def test_an_unconditional_model_lacks_the_class_table_only():
@@ -123,7 +140,9 @@ def test_time_is_told_apart_to_a_thousandth():
 
 @pytest.mark.parametrize("axis", ["spatial", "temporal"])
 @pytest.mark.parametrize("length", [5, SHORT_SEQUENCE, SHORT_SEQUENCE + 1])
-def test_short_and_long_attention_equal_a_plain_reference(axis, length):
+@pytest.mark.parametrize("compiling", [False, True])
+def test_short_and_long_attention_equal_a_plain_reference(axis, length, compiling, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     torch.manual_seed(0)
     attention = Attention(24, 3, axis)
     shape = (2, 4, length, 24) if axis == "spatial" else (2, length, 4, 24)
@@ -135,6 +154,152 @@ def test_short_and_long_attention_equal_a_plain_reference(axis, length):
     y = F.scaled_dot_product_attention(*heads).transpose(-2, -3).flatten(-2)
     expected = attention.proj(y.transpose(1, 2) if axis == "temporal" else y)
     torch.testing.assert_close(attention(x), expected, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+def test_logits_of_bfloat16_tokens_are_not_rounded(compiling, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    heads = torch.randn(3, 8, 16, 2, 5, 72, generator=torch.Generator().manual_seed(0))
+    heads[0] *= 9.0  # so that the logits have a standard deviation of 9
+    heads = heads.bfloat16()
+    assert heads.shape[-2] <= FUSED_SEQUENCE
+    expected = F.scaled_dot_product_attention(*heads.double())
+    query, key, value = heads.float()
+    logits = (query @ key.mT).bfloat16().float() * 72**-0.5  # what a product of bfloat16 gives
+    assert logits.std() == pytest.approx(9, rel=0.02)
+    rounded = (logits.softmax(-1).bfloat16().float() @ value).bfloat16().float()
+    error, before = ((found - expected).square().mean().sqrt() for found in (attend(heads).float(), rounded))
+    assert 2 * error < before and attend(heads).dtype == torch.bfloat16
+
+
+def test_norms_of_queries_and_keys_bound_the_logits():
+    torch.manual_seed(0)
+    attention = Attention(24, 3, "temporal", qk_norm=True)
+    with torch.no_grad():
+        attention.qkv.weight[:48].mul_(1000.0)  # of queries and keys
+        attention.query_norm.weight.uniform_(0.5, 2.0)
+    x = torch.randn(2, 5, 4, 24)
+    query, key, value = (part.unflatten(-1, (3, 8)).permute(0, 2, 3, 1, 4) for part in attention.qkv(x).chunk(3, -1))
+    query, key = (part / part.square().mean(-1, keepdim=True).sqrt() for part in (query, key))
+    y = F.scaled_dot_product_attention(query * attention.query_norm.weight, key, value)
+    expected = attention.proj(y.permute(0, 3, 1, 2, 4).flatten(-2))
+    torch.testing.assert_close(attention(x), expected, atol=2e-6, rtol=1e-5)
+    assert (query * attention.query_norm.weight @ key.mT).abs().max() <= 8 * 2
+
+
+def gradients(network, how, given):
+    """Of every parameter; the bytes that are kept for the backward pass; how often matrices are multiplied."""
+    network.train().recompute = how
+    network.zero_grad()
+    products = []
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            products.append(function in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default))
+            return function(*args, **(kwargs or {}))
+
+    with counting_live_bytes([*network.parameters(), *network.buffers(), *given]) as live, Counting():
+        loss = network(*given).square().mean()
+        kept = live.now
+        loss.backward()
+    return [parameter.grad.clone() for parameter in network.parameters()], kept, sum(products)
+
+
+@pytest.mark.parametrize("options", [{}, {"qk_norm": True}, {"gelu": "none", "mlp_ratio": 2.5}, {"num_classes": 0}])
+@pytest.mark.parametrize("how", RECOMPUTE)
+def test_values_and_gradients_are_those_of_the_plain_network(options, how):
+    config = LatteConfig(**{"channels": 6, "groups": 5, "height": 5, "width": 7, "num_classes": 4, "hidden_size": 48,
+                            "depth": 4, "num_heads": 2} | options)  # fmt: skip
+    torch.manual_seed(0)
+    network = Latte(config).train()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    network.recompute = how
+    given, found = inputs(config, batch=3), []
+    for each in (network, PlainLatte(network)):
+        velocity = each(*given)
+        found.append((velocity, *torch.autograd.grad(velocity.square().mean(), list(network.parameters()))))
+    assert found[1][0].std() > 0.1
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * float(theirs.detach().abs().max()))
+
+
+@pytest.mark.parametrize("size", [(3, 2, 3), (2, 6, 6)])  # without and with the fused kernel of long attention
+def test_computing_again_keeps_less_and_changes_no_gradient(size):
+    groups, height, width = size
+    config = LatteConfig(channels=6, groups=groups, height=height, width=width, num_classes=4, hidden_size=48, depth=6,
+                         num_heads=2, qk_norm=True)  # fmt: skip
+    torch.manual_seed(0)
+    network = Latte(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    given = inputs(config, batch=4)
+    plain, most, products = gradients(network, "nothing", given)
+    cheap, less, same = gradients(network, "cheap", given)
+    blocks, least, more = gradients(network, "blocks", given)
+    for expected, *found in zip(plain, cheap, blocks, strict=True):
+        assert expected.abs().max() > 0
+        for each in found:
+            torch.testing.assert_close(each, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+    assert least < 0.3 * less and less < 0.7 * most
+    assert same == products < more
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_compiled_blocks_keep_matrix_products_alone_too():
+    """By PyTorch's own choice they would keep twice as much: what goes into each product besides."""
+    config = LatteConfig(channels=6, groups=5, height=6, width=6, num_classes=4, hidden_size=48, depth=2, num_heads=2)
+    torch.manual_seed(0)
+    network = Latte(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    given = inputs(config, batch=4)
+    plain, _, _ = gradients(network, "nothing", given)
+    kept = {}
+    for how in ("nothing", "cheap"):
+        torch.compiler.reset()
+        compiled = copy.deepcopy(network)
+        compile_blocks(
+            compiled, backend="aot_eager_decomp_partition"
+        )  # the partitioner of Inductor, without its kernels
+        found, kept[how], _ = gradients(compiled, how, given)
+        for expected, each in zip(plain, found, strict=True):
+            torch.testing.assert_close(each, expected, rtol=1e-5, atol=2e-6 * float(expected.abs().max()))
+    torch.compiler.reset()
+    assert kept["cheap"] < 0.7 * kept["nothing"]
+
+
+def test_large_models_on_a_gpu_and_compiled_blocks_compute_what_is_cheap_again(model):
+    with torch.device("meta"):  # as on a GPU: not in main memory
+        found = {name: Latte(preset.model).recomputed() for name, preset in PRESETS.items()}
+    small = {"latte-s": "nothing", "demo": "nothing"}
+    assert found == dict.fromkeys(("latte-xl", "latte-l", "latte-b"), "cheap") | small
+    model.train()
+    assert model.recomputed() == "nothing"
+    compile_blocks(model, backend="eager")
+    assert model.recomputed() == "cheap" and model.eval().recomputed() == "nothing"
+    model.train().recompute = "blocks"
+    assert model.recomputed() == "blocks"
+    with torch.no_grad():
+        assert model.recomputed() == "nothing"
+
+
+def test_nothing_is_computed_again_without_training(model, monkeypatch):
+    import generator.latte as latte
+
+    def refuse(*_, **__):
+        raise AssertionError("checkpoint was called")
+
+    monkeypatch.setattr(latte, "checkpoint", refuse)
+    for model.recompute in ("cheap", "blocks"):
+        model.eval()(*inputs(model.config))
+        with torch.no_grad():
+            model.train()(*inputs(model.config))
+        with pytest.raises(AssertionError, match="checkpoint was called"):
+            model(*inputs(model.config))
 
 
 @pytest.mark.bf16

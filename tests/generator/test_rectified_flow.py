@@ -3,7 +3,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from generator.rectified_flow import flow_loss, guided_velocity, integrate, interpolate, target_velocity
+from generator.rectified_flow import (
+    flow_loss,
+    guided_velocity,
+    integrate,
+    interpolate,
+    shaped_time,
+    target_velocity,
+)
 from runtime.errors import InputError
 
 
@@ -108,6 +115,61 @@ def test_guidance_doubles_the_rows_and_not_the_calls(scale, rows):
     assert [n for n, _ in field.calls] == [rows] * 5
 
 
+def test_sampling_reads_nothing_back_from_the_device():
+    """A tensor without numbers cannot be read: one look at it, as at a time that lies beside it, is an error."""
+    field = SimpleNamespace(config=Field.config)
+    calls = []
+
+    def model(x, t, y):
+        assert t.device == y.device == x.device == torch.device("meta") and t.shape == x.shape[:1]
+        calls.append(len(x))
+        return x * t.view(-1, 1)
+
+    model.config = field.config
+    noise, labels = torch.empty(2, 3, device="meta"), torch.zeros(2, dtype=torch.int64, device="meta")
+    found = integrate(model, noise, labels, steps=10, guidance_scale=2.0, guidance_interval=(0.2, 0.5))
+    assert found.device.type == "meta" and found.shape == (2, 3) and type(found) is torch.Tensor
+    assert calls == [2] * 2 + [4] * 3 + [2] * 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_solver_takes_eulers_steps_to_the_bit(dtype):
+    """Against the loop written out, with times beside the state."""
+    noise, steps = torch.randn(3, 4, dtype=dtype, generator=torch.Generator().manual_seed(0)), 37
+    times, x = torch.linspace(0.0, 1.0, steps + 1, dtype=dtype), noise
+
+    def model(x, t, y):
+        return torch.sin(3 * x) * (t.view(-1, 1) - 0.3)
+
+    for before, after in zip(times[:-1], times[1:], strict=True):
+        x = x + (after - before) * model(x, before.expand(3), None)
+    assert torch.equal(integrate(model, noise, None, steps=steps), x)
+
+
+def test_guidance_outside_its_interval_is_off(model):
+    noise, labels = torch.randn(2, 6, 3, 2, 3), torch.tensor([1, 3])
+    plain = integrate(model, noise, labels, steps=6)
+    always, never, late = (
+        integrate(model, noise, labels, steps=6, guidance_scale=3.0, guidance_interval=interval)
+        for interval in ((0.0, 1.0), (0.9, 1.0), (0.5, 1.0))
+    )
+    assert torch.equal(always, integrate(model, noise, labels, steps=6, guidance_scale=3.0))
+    assert torch.equal(never, plain)
+    assert not torch.equal(late, plain) and not torch.equal(late, always)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_step_that_begins_at_an_end_of_the_guidance_interval(dtype):
+    """Belongs to it at the lower and not at the upper, whatever that time is when rounded."""
+    for place in range(1, 50):
+        for interval in ((place / 50, 1.0), (0.0, place / 50)):
+            field = Field(lambda x, t, y: x)
+            noise, labels = torch.zeros(1, 1, dtype=dtype), torch.tensor([0])
+            integrate(field, noise, labels, steps=50, guidance_scale=2.0, guidance_interval=interval)
+            below, above = (1, 2) if interval[0] else (2, 1)
+            assert [rows for rows, _ in field.calls] == [below] * place + [above] * (50 - place)
+
+
 def test_the_state_stays_float32_under_a_half_precision_model():
     arrived = integrate(Field(lambda x, t, y: torch.full_like(x, 1e-3).bfloat16()), torch.ones(1, 1), None, steps=100)
     assert arrived.dtype == torch.float32
@@ -120,3 +182,43 @@ def test_impossible_sampling_is_refused(model):
         integrate(model, torch.zeros(1, 6, 3, 2, 3), torch.tensor([0]), steps=0)
     with pytest.raises(InputError, match="no classes"):
         integrate(model, torch.zeros(1, 6, 3, 2, 3), None, steps=1, guidance_scale=2.0)
+
+
+def test_euler_reproduces_mean_and_covariance_of_a_linear_gaussian_flow_at_first_order():
+    """For data N(m, Σ), x_t is N(t m, V) with V = (1 - t)² I + t² Σ, and E[data - noise | x_t] is
+    m + (t Σ - (1 - t) I) V⁻¹ (x_t - t m): an affine map of x, which carries noise N(0, I) over to N(m, Σ). Twice the
+    steps make half the error."""
+    dims = 4
+    root = torch.randn(dims, dims, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    covariance, mean = root @ root.T / dims + 0.1 * torch.eye(dims), torch.tensor([3.0, -1.0, 0.5, 2.0]).double()
+    identity = torch.eye(dims, dtype=torch.float64)
+
+    def exact(x, t, y):
+        t = t[0]
+        spread = (1 - t) ** 2 * identity + t**2 * covariance
+        return mean + (x - t * mean) @ torch.linalg.solve(spread, t * covariance - (1 - t) * identity)
+
+    # An affine map is known from what it does to zero and to the unit vectors: no sampling error.
+    probes = torch.cat([torch.zeros(1, dims, dtype=torch.float64), identity])
+    errors = []
+    for steps in (50, 100, 200, 400):
+        arrived = integrate(exact, probes, None, steps=steps)
+        linear = arrived[1:] - arrived[0]
+        errors.append([float((arrived[0] - mean).norm()), float((linear.T @ linear - covariance).norm())])
+    of_mean, of_covariance = zip(*errors, strict=True)
+    assert of_covariance[-1] < 0.05 * float(covariance.norm()) and max(of_mean) < 1e-12
+    for coarse, fine in zip(of_covariance, of_covariance[1:], strict=False):
+        assert coarse / fine == pytest.approx(2, rel=0.1)
+
+
+def test_times_follow_their_density_and_shift():
+    uniform = (torch.arange(10_000) + 0.5) / 10_000
+    assert shaped_time(uniform) is uniform
+    normal = torch.logit(shaped_time(uniform, "logit-normal").double())
+    assert abs(normal.mean()) < 1e-3 and normal.std() == pytest.approx(1, abs=2e-3)
+    for density in ("uniform", "logit-normal"):
+        t = shaped_time(uniform, density, 3.0)
+        assert t.min() >= 0 and t.max() <= 1 and (t.diff() >= 0).all()
+        assert t[4999:5001].mean() == pytest.approx(1 / 4, abs=1e-3)  # of the middle 1/2: 1/2 / (1/2 + 3/2)
+    ends = shaped_time(torch.tensor([0.0, 1.0]), "logit-normal", 2.0)
+    assert ends.tolist() == [0.0, 1.0]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import generator.loading as loading
 from generator.rectified_flow import integrate
@@ -14,6 +15,7 @@ from generator.sample import SampleConfig, sample, sample_path
 from generator.train import TrainConfig, train
 from latents_cache import open_latents
 from runtime.errors import InputError
+from runtime.processes import World
 from runtime.run import read_json, write_json
 from runtime.seeds import normal_rows
 
@@ -77,6 +79,15 @@ def test_classes_that_no_latents_had_are_not_asked_for(tmp_path, tiny_demo, writ
         loading.load_generator(run)
 
 
+def test_every_process_samples_the_checkpoint_that_the_main_one_chose(run, monkeypatch):
+    def told(self, value, same=World.same):
+        return (str(run), 3) if value == (str(run), 6) else same(self, value)
+
+    monkeypatch.setattr(World, "same", told)
+    with open_latents(sample(configure(run))) as reader:
+        assert reader.attributes["step"] == 3
+
+
 def test_a_samples_file_says_what_it_is(run):
     with open_latents(sample(configure(run, guidance_scale=2.0))) as reader:
         found = reader.attributes
@@ -86,6 +97,59 @@ def test_a_samples_file_says_what_it_is(run):
         "data": "moving_shapes",
     }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
+
+
+def test_converted_weights_change_no_sample_and_no_call_converts_them_again(run, monkeypatch, tmp_path):
+    import generator.sample as module
+
+    converted = []
+
+    class Conversions(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._to_copy.default and isinstance(args[0], torch.nn.Parameter):
+                converted.append(args[0].shape)
+            return function(*args, **(kwargs or {}))
+
+    def counted(*args, real=module.sample_rows):
+        with Conversions():
+            return real(*args)
+
+    monkeypatch.setattr(module, "sample_rows", counted)
+    flags = {"dtype": "bfloat16", "guidance_scale": 2.0}
+    once = sample(configure(run, **flags))
+    assert converted == []
+    monkeypatch.setattr(module, "convert_weights", lambda model, dtype: None)
+    again = sample(configure(run, **flags, out=str(tmp_path / "again.h5")))
+    assert len(converted) > 20  # weights and biases, in every call
+    assert contents(once) == contents(again)
+
+
+def test_classes_may_be_drawn_and_stay_when_there_are_more(run):
+    few = sample(configure(run, samples=40, labels="drawn", untrained=True))
+    assert few.name == "untrained_euler3_guidance1_labelsdrawn_seed0.h5"
+    with open_latents(few) as reader:
+        first, attributes = reader.labels.tolist(), reader.attributes
+    assert set(first) == set(range(CLASSES)) and first != [i % CLASSES for i in range(40)]
+    assert attributes["labels"] == "drawn"
+    sample(configure(run, samples=400, labels="drawn", untrained=True))
+    with open_latents(few) as reader:
+        drawn = reader.labels.tolist()
+    # 400 draws of 4 classes: a count's standard error is 8.7.
+    assert drawn[:40] == first and max(abs(drawn.count(label) - 100) for label in range(CLASSES)) < 40
+
+
+def test_guidance_in_an_interval_gives_other_samples_in_another_file(run, tmp_path):
+    out = str(tmp_path / "out.h5")
+    plain = sample(configure(run, guidance_scale=3.0, steps=4))
+    part = sample(configure(run, guidance_scale=3.0, steps=4, guidance_interval=(0.25, 0.5)))
+    assert part.name == "step_00000006_euler4_guidance3_interval0.25-0.5_seed0.h5"
+    with open_latents(plain) as a, open_latents(part) as b:
+        assert "guidance_interval" not in a.attributes and b.attributes["guidance_interval"] == [0.25, 0.5]
+        assert not np.array_equal(a.batch([0])["mean"], b.batch([0])["mean"])
+    assert sample(configure(run, guidance_interval=(0.25, 0.5))) == sample(configure(run))  # without guidance
+    sample(configure(run, guidance_scale=3.0, guidance_interval=(0.25, 0.5), out=out))
+    with pytest.raises(InputError, match="guidance_interval"):
+        sample(configure(run, guidance_scale=3.0, out=out))
 
 
 def test_eight_then_twelve_samples_equal_twelve_at_once(run, tmp_path):

@@ -13,6 +13,8 @@ from generator.train import TrainConfig, preset_defaults, train
 from runtime.checkpoint import find_checkpoint, list_checkpoints
 from runtime.command import parse
 from runtime.errors import InputError
+from runtime.log import MEASURED
+from runtime.processes import World
 from runtime.run import read_json
 
 SHAPE, CLASSES = (6, 3, 2, 2), 4
@@ -32,7 +34,7 @@ def configure(latents_file, **changes):
 
 def metrics(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "time"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in ("time", *MEASURED)} for line in lines]
 
 
 def checkpoint_bytes(run, step):
@@ -75,6 +77,44 @@ def test_a_run_killed_after_a_checkpoint_repeats_the_lost_steps(latents_file, mo
     killed = train(configure(latents_file, name="killed"))
     assert metrics(whole) == metrics(killed)
     assert checkpoint_bytes(whole, 20) == checkpoint_bytes(killed, 20)
+
+
+def test_every_process_goes_on_from_the_checkpoint_that_the_main_one_chose(latents_file, monkeypatch):
+    """On a file system of several machines another process may see an older one, or a newer."""
+    run = train(configure(latents_file))
+    assert [step for step, _ in list_checkpoints(run)] == list(range(2, 21, 2))
+    asked = []
+
+    def told(self, value, same=World.same):
+        asked.append(value)
+        return str(find_checkpoint(run, 18)) if value == str(find_checkpoint(run, 20)) else same(self, value)
+
+    monkeypatch.setattr(World, "same", told)
+    train(configure(latents_file, steps=30))
+    assert str(find_checkpoint(run, 20)) in asked
+    assert metrics(run)[18]["step"] == 19 and len(metrics(run)) == 30
+
+
+def test_a_run_that_draws_on_a_gpu_is_not_gone_on_with_elsewhere(latents_file):
+    run = train(configure(latents_file, steps=4))
+    manifest = read_json(run / "manifest.json")
+    assert manifest["draws"] == "host"
+    (run / "manifest.json").write_text(json.dumps(manifest | {"draws": "device"}))
+    with pytest.raises(InputError, match="draws its noise on a GPU"):
+        train(configure(latents_file))
+    assert len(metrics(run)) == 4
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_training(latents_file, monkeypatch):
+    from runtime import checkpoint
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(configure(latents_file))
+    assert len(metrics(latents_file.parent / "runs" / "run")) < 20
 
 
 def test_the_loss_falls(latents_file):
@@ -177,6 +217,88 @@ def test_ten_non_finite_steps_in_a_row_stop_the_run_and_name_the_last_good_check
         InputError, match="10 steps in a row, up to step 14; the last good checkpoint is .*step_00000004"
     ):
         train(configure(latents_file, save_every=100, keep_every=100))
+
+
+def test_numbers_that_arrive_later_are_logged_all_the_same(latents_file, monkeypatch):
+    """As on a GPU, whose host runs ahead."""
+    import generator.rectified_flow as flow
+    import generator.train as module
+
+    at_once = train(configure(latents_file, name="at-once"))
+    monkeypatch.setitem(module.BEHIND, "cpu", 3)
+    later = train(configure(latents_file, name="later"))
+    assert metrics(later) == metrics(at_once)
+    assert checkpoint_bytes(later, 20) == checkpoint_bytes(at_once, 20)
+    calls = []
+
+    def broken(model, latents, labels, *, noise, t, flow_loss=flow.flow_loss):
+        calls.append(len(calls))
+        return flow_loss(model, latents, labels, noise=noise, t=t) * (float("nan") if 4 <= calls[-1] < 14 else 1.0)
+
+    monkeypatch.setattr(flow, "flow_loss", broken)
+    with pytest.raises(InputError, match="10 steps in a row, up to step 14; the last good checkpoint is .*00000010"):
+        train(configure(latents_file, name="broken", save_every=5, keep_every=100))
+    assert len(calls) == 15 and metrics(latents_file.parent / "runs" / "broken")[-1]["skipped"] == 10
+
+
+def test_a_step_asks_the_device_for_nothing(tmp_path):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from generator.train import step_sums
+    from runtime.trainer import Trainer
+
+    class Deaf(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            assert function is not torch.ops.aten._local_scalar_dense.default, "a number was read"
+            return function(*args, **(kwargs or {}))
+
+    world, model = World(0, 1, torch.device("cpu")), torch.nn.Linear(3, 3)
+    with Deaf(), pytest.raises(AssertionError, match="a number was read"):
+        float(torch.ones(()))
+    for optimizer in ("adamw", "muon"):
+        trainer = Trainer(model, world, optimizer=optimizer, learning_rate=0.1, gradient_clip=1.0, ema_warmup=True)
+        for step in range(2):
+            with Deaf():
+                losses = model(torch.ones(8, 3)).square().mean(1)
+                losses.mean().backward()
+                sums = step_sums(losses.detach(), torch.rand(8), trainer.clip(), world, None)
+                trainer.update(step, 0.1, sums.isfinite().all(), tmp_path)
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_blocks_are_computed_again_and_kernels_deterministic_where_asked(on, latents_file, monkeypatch):
+    import generator.rectified_flow as flow
+
+    seen = []
+
+    def watched(model, *given, flow_loss=flow.flow_loss, **named):
+        seen.append((model.recomputed(), torch.are_deterministic_algorithms_enabled()))
+        return flow_loss(model, *given, **named)
+
+    monkeypatch.setattr(flow, "flow_loss", watched)
+    train(configure(latents_file, steps=1, deterministic=on, checkpoint_blocks=on))
+    assert seen == [("blocks" if on else "nothing", on)] and not torch.are_deterministic_algorithms_enabled()
+
+
+def test_options_act_and_a_run_of_before_there_were_any_goes_on(latents_file):
+    before = train(configure(latents_file, steps=2, name="before", ema_warmup=True))
+    identity = read_json(before / "manifest.json")["identity"]
+    assert not {"ema_warmup", "time_density", "time_shift", "qk_norm", "compile"} & {*identity, *identity["model"]}
+    for changes in ({"time_density": "logit-normal"}, {"time_shift": 3.0}, {"qk_norm": True}, {"ema_warmup": False}):
+        ((name, value),) = changes.items()
+        other = train(configure(latents_file, steps=2, **{"name": name, "ema_warmup": True} | changes))
+        assert read_json(other / "manifest.json")["identity"][name] == value
+        assert checkpoint_bytes(other, 2)["ema.safetensors"] != checkpoint_bytes(before, 2)["ema.safetensors"]
+        with pytest.raises(InputError, match=f"{name}: was None, now"):
+            train(configure(latents_file, steps=4, **{"name": "before", "ema_warmup": True} | changes))
+
+
+def test_sharded_bfloat16_is_refused_where_nothing_is_sharded_or_computed_in_it(latents_file):
+    with pytest.raises(InputError, match="--shard-dtype bfloat16 is about sharded parameters: give --parallel fsdp"):
+        configure(latents_file, shard_dtype="bfloat16")
+    with pytest.raises(InputError, match="give --dtype bfloat16 too"):
+        train(configure(latents_file, shard_dtype="bfloat16", parallel="fsdp"))
+    assert not (latents_file.parent / "runs").exists()
 
 
 def test_an_unconditional_file_trains_an_unconditional_generator(tmp_path, write_latents):

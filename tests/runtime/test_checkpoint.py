@@ -1,13 +1,15 @@
 """Checkpoints: whole or absent, pruned but for the kept ones, loaded strictly."""
 
 import shutil
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
-from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from runtime import checkpoint
+from runtime.checkpoint import CheckpointWriter, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from runtime.errors import InputError
 
 
@@ -28,6 +30,73 @@ def test_the_last_ones_and_the_kept_ones_stay(tmp_path):
     for step in range(1, 7):
         save(tmp_path, step, keep=step == 2, keep_last=2)
     assert [step for step, _ in list_checkpoints(tmp_path)] == [2, 5, 6]
+
+
+def test_kept_ones_are_weights_alone_when_newer_ones_can_be_gone_on_from(tmp_path):
+    for step in range(1, 7):
+        save(tmp_path, step, keep=step in (1, 3, 5), optimizer={"a": torch.ones(4)})
+        held = [n for n, path in list_checkpoints(tmp_path) if (path / "optimizer.pt").is_file()]
+        assert held[-2:] == [n for n in (step - 1, step) if n] and not {1, 3}.intersection(held[:-2])
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [1, 3, 4, 5, 6]
+    light = find_checkpoint(tmp_path, 3)
+    assert torch.equal(load_checkpoint(light, names=("model",)).tensors["model"]["w"], torch.full((3,), 3.0))
+    with pytest.raises(InputError, match="kept checkpoints .* hold weights alone"):
+        load_checkpoint(light, names=("model",), optimizer=True)
+
+
+def test_a_checkpoint_is_mapped_and_not_read_into_the_memory_of_each_process(tmp_path):
+    path = save(tmp_path, 1, optimizer={"a": torch.ones(100_000)})
+    found = load_checkpoint(path, names=("model",), optimizer=True)
+    mapped = Path("/proc/self/maps").read_text()
+    assert str(path / "optimizer.pt") in mapped and str(path / "model.safetensors") in mapped
+    assert torch.equal(found.optimizer["a"], torch.ones(100_000))
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    """What is written is what was there when it was asked for, whatever training does to it meanwhile."""
+    gate, weights, moments = threading.Event(), torch.ones(3), torch.ones(2)
+    real = checkpoint.save_file
+    monkeypatch.setattr(checkpoint, "save_file", lambda *args: (gate.wait(60), real(*args)))
+    with CheckpointWriter() as writer:
+        writer.save(tmp_path, 1, tensors={"model": {"w": weights}}, optimizer={"model": {"w": [moments]}})
+        assert list_checkpoints(tmp_path) == []
+        weights.zero_()
+        moments.zero_()
+        writer.check()
+        gate.set()
+    found = load_checkpoint(find_checkpoint(tmp_path, 1), names=("model",), optimizer=True)
+    assert torch.equal(found.tensors["model"]["w"], torch.ones(3))
+    assert torch.equal(found.optimizer["model"]["w"][0], torch.ones(2))
+
+
+def test_one_checkpoint_is_written_at_a_time_and_leaving_waits_for_the_last(tmp_path):
+    with CheckpointWriter() as writer:
+        for step in range(1, 6):
+            writer.save(tmp_path, step, tensors={"model": {"w": torch.full((3,), float(step))}})
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [4, 5]
+
+
+def test_a_write_that_fails_is_told_at_the_next_look_and_at_the_end_at_the_latest(tmp_path, monkeypatch):
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    weights = {"model": {"w": torch.ones(3)}}
+    with pytest.raises(OSError, match="No space"), CheckpointWriter() as writer:
+        writer.save(tmp_path, 1, tensors=weights)
+    with CheckpointWriter() as writer:
+        writer.save(tmp_path, 1, tensors=weights)
+        writer._pending.exception(timeout=60)
+        with pytest.raises(OSError, match="No space"):
+            writer.check()
+    assert list(tmp_path.glob("checkpoints/*")) == []
+
+
+def test_without_room_for_a_copy_the_checkpoint_is_written_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "free_memory", lambda device: 20)
+    with CheckpointWriter() as writer:
+        writer.save(tmp_path, 1, tensors={"model": {"w": torch.ones(3)}})
+        assert [step for step, _ in list_checkpoints(tmp_path)] == [1]
 
 
 def test_a_leftover_of_a_kill_is_not_a_checkpoint_and_is_cleaned_up(tmp_path):

@@ -100,6 +100,32 @@ def test_a_switch_takes_no_bare_word_where_bare_words_are_allowed():
     assert (config("--no-keep", "a.h5").keep, config("--no-keep", "a.h5").file) == (False, "a.h5")
 
 
+def test_values_that_fire_would_take_for_its_own_reach_the_flag():
+    assert config("--word", "-", "--steps", "3").word == "-"
+    assert config("--word=--help").word == "--help" and config("--size", "-1").size == -1
+
+
+def test_names_that_begin_like_a_negation_stay_whole():
+    @dataclass(frozen=True, kw_only=True)
+    class Noisy(CommonFlags):
+        """Noisy."""
+
+        noise: bool = flag(False, "fire would read no-ise")
+        no_text: str = flag("", "a name of its own")
+
+    assert parse(["--noise", "--no-text", "x"], Noisy) == Noisy(noise=True, no_text="x")
+    assert parse(["--no-noise"], Noisy) == Noisy()
+
+
+def test_without_fire_a_line_must_be_split_already(monkeypatch):
+    expected = config("--learning-rate", "0.5", "--word=a=b", "--no-keep", "--flip")
+    monkeypatch.setitem(sys.modules, "fire", None)
+    assert config("--learning-rate=0.5", "--word=a=b", "--no-keep", "--flip") == expected
+    for words in (["--steps", "3"], ["a.h5"]):
+        with pytest.raises(InputError, match="fire is not installed: pip install fire, or write each flag as --name="):
+            config(*words)
+
+
 def test_a_stray_word_is_refused_where_none_is_allowed():
     with pytest.raises(InputError, match="stray word 'train': every value follows a flag"):
         parse(["train"], CommonFlags)
@@ -273,3 +299,18 @@ def test_names_that_the_terminal_cannot_show_are_printed_all_the_same():
         environment = {**os.environ, "PYTHONIOENCODING": encoding}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=60)
         assert done.returncode == 0 and b"\\udcff" in done.stdout, done.stderr
+
+
+def test_a_command_that_ends_well_leaves_its_launch(monkeypatch, tmp_path):
+    import torch
+
+    from runtime import processes
+
+    def job(config):
+        address = f"file://{tmp_path / 'meeting'}"
+        torch.distributed.init_process_group("gloo", init_method=address, rank=0, world_size=1)
+        assert processes.torch.distributed.is_initialized()
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(job, CommonFlags, argv=[])
+    assert ended.value.code == 0 and not torch.distributed.is_initialized()

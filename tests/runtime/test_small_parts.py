@@ -3,7 +3,9 @@
 import io
 import json
 import math
+import os
 import random
+import socket
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime import processes
-from runtime.ema import EMA, decay_at
+from runtime.ema import EMA, share_of_newest
 from runtime.errors import InputError
+from runtime.files import replacing
 from runtime.log import MetricsLog, Progress
 from runtime.processes import World, autocast, exact_float32, resolve_device, resolve_dtype, start_processes
 from runtime.schedule import is_due, learning_rate
@@ -21,28 +24,50 @@ from runtime.seeds import key, normal_rows, numpy_generator, seed_everything, to
 
 
 def test_ema_of_constant_weights_is_those_weights_whatever_it_started_from():
-    model = torch.nn.Linear(2, 2)
-    ema = EMA(model, 0.9999)
-    with torch.no_grad():
-        model.weight.fill_(3.0)
-    for _ in range(1, 200):
+    for warmup in (False, True):
+        model = torch.nn.Linear(2, 2)
+        ema = EMA(model, 0.9999, warmup)
+        with torch.no_grad():
+            model.weight.fill_(3.0)
+        for _ in range(1, 200):
+            ema.update()
+        assert torch.allclose(ema.state_dict()["weight"], torch.full((2, 2), 3.0), atol=1e-4)
+
+
+def test_averages_decay_by_age_alone_and_initial_weights_have_no_part():
+    decay, count = 0.9, 7
+    model = torch.nn.Linear(1, 1, bias=False)
+    ema, values = EMA(model, decay), [float(2**step) for step in range(count)]
+    for value in values:
+        with torch.no_grad():
+            model.weight.fill_(value)
         ema.update()
-    assert torch.allclose(ema.state_dict()["weight"], torch.full((2, 2), 3.0), atol=1e-4)
+    weights = [decay**age for age in reversed(range(count))]
+    expected = sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
+    assert float(ema.average["weight"]) == pytest.approx(expected, rel=1e-6) and ema.updates == count
 
 
-def test_ema_decay_warms_up_to_its_limit():
-    assert decay_at(0, 0.9999) == pytest.approx(0.1)
-    assert decay_at(10**7, 0.9999) == 0.9999
-    assert all(decay_at(step, 0.999) <= decay_at(step + 1, 0.999) for step in range(5000))
+def share(update, decay, warmup=False):
+    return float(share_of_newest(torch.tensor(float(update), dtype=torch.float64), decay, warmup))
+
+
+def test_the_newest_weights_have_the_part_of_the_nominal_decay_in_the_end():
+    for warmup in (False, True):
+        assert share(10**7, 0.9999, warmup) == pytest.approx(1e-4)
+        shares = [share(step, 0.999, warmup) for step in range(1, 5000)]
+        assert all(a >= b for a, b in zip(shares, shares[1:], strict=False))
+    assert share(25_000, 0.9999, True) == pytest.approx(9 / 25_010)  # what a warm-up makes of 0.9999
+    assert share(25_000, 0.9999) == pytest.approx(1.09e-4, rel=1e-3)
+    assert [share(step, 1.0) for step in (1, 4)] == [1.0, 0.25] and share(3, 0.0) == 1.0
 
 
 def test_ema_follows_its_recursion_and_is_applied_and_taken_back():
     model = torch.nn.Linear(1, 1, bias=False)
-    ema, expected = EMA(model, 0.5), float(model.weight.detach())
+    ema, expected = EMA(model, 0.5, warmup=True), float(model.weight.detach())
     for step in range(1, 6):
         with torch.no_grad():
             model.weight.fill_(float(step))
-        decay = decay_at(step, 0.5)
+        decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
         ema.update()
     with ema.applied(model):
@@ -236,3 +261,58 @@ def test_progress_prints_step_values_waiting_and_time_left(capsys):
     progress.close()
     line = capsys.readouterr().err
     assert "job 10/10" in line and "loss 0.5 stage video" in line and "data wait" in line and "left 0:00:00" in line
+
+
+def test_a_log_is_opened_once_and_closed(tmp_path, monkeypatch):
+    from runtime import log
+
+    opened = []
+    monkeypatch.setattr(log, "open_end", lambda path, genuine=log.open_end: opened.append(genuine(path)) or opened[-1])
+    metrics = MetricsLog(tmp_path)
+    for step in (1, 2, 3):
+        metrics.write(step, {"loss": 1.0})
+    assert len(opened) == 1 and len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+    metrics.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])
+
+
+def test_speed_waiting_memory_and_mfu_are_of_the_last_hundred_steps(monkeypatch):
+    from runtime import log
+
+    clock = [0.0]
+    monkeypatch.setattr(log.time, "monotonic", lambda: clock[0])
+    progress = Progress(1000, start=50, flops=2e12, peak=8e12)
+    assert [progress.measured(step, 3.5) for step in (51, 99, 101)] == [{}] * 3
+    for step, seconds, waited in ((100, 25.0, 5.0), (200, 100.0, 1.0)):
+        with progress.wait():
+            clock[0] += waited
+        clock[0] += seconds - waited
+        speed = (50 if step == 100 else 100) / seconds
+        expected = {"steps_per_second": speed, "data_wait": waited / seconds, "peak_memory_gib": 3.5}
+        assert progress.measured(step, 3.5) == expected | {"tflops": 2 * speed, "mfu": 2 * speed / 8}
+    assert set(expected) | {"tflops", "mfu"} == set(log.MEASURED)
+    assert "mfu" not in Progress(10, flops=1.0).measured(100, 1.0) and "tflops" not in Progress(10).measured(100, 1.0)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_two_machines_that_write_one_name_leave_each_others_unfinished_file_alone(tmp_path, monkeypatch):
+    path, gone = tmp_path / "tables.md", 2**22 + 1  # no process here can have that number
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
+        elsewhere.setattr(os, "getpid", lambda: gone)
+        theirs = replacing(path, "report")
+        theirs.__enter__().write_text("theirs")
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "getpid", lambda: gone)
+        left = replacing(path, "report")
+        left.__enter__().write_text("left behind")
+    with replacing(path, "report") as partial:
+        partial.write_text("ours")
+    assert path.read_text() == "ours" and len(list(tmp_path.iterdir())) == 2  # what was left behind here is gone
+    theirs.__exit__(None, None, None)
+    assert path.read_text() == "theirs"
+    with pytest.raises(FileNotFoundError):
+        left.__exit__(None, None, None)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from runtime.checkpoint import find_checkpoint, load_checkpoint
-from runtime.ema import decay_at
 from runtime.errors import InputError
 from runtime.processes import World
 from runtime.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
@@ -15,12 +14,12 @@ from runtime.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
 ALONE = World(0, 1, torch.device("cpu"))
 
 
-def trainer(width: int = 3) -> Trainer:
+def trainer(width: int = 3, **changes) -> Trainer:
     torch.manual_seed(0)
-    return Trainer(torch.nn.Linear(2, width), ALONE, learning_rate=0.1, gradient_clip=1.0)
+    return Trainer(torch.nn.Linear(2, width), ALONE, learning_rate=0.1, gradient_clip=1.0, **changes)
 
 
-def advance(trained: Trainer, step: int, run_dir, finite: bool = True) -> int:
+def advance(trained: Trainer, step: int, run_dir, finite: bool | torch.Tensor = True) -> int:
     trained.network(torch.ones(4, 2)).square().mean().backward()
     trained.clip()
     return trained.update(step, 0.1, finite, run_dir)
@@ -45,7 +44,7 @@ def test_a_trainer_that_was_loaded_goes_on_bit_for_bit(tmp_path):
         assert torch.equal(first.model.state_dict()[name], second.model.state_dict()[name])
 
 
-def test_the_warm_up_of_the_average_goes_by_updates_made_and_on_after_a_checkpoint(tmp_path):
+def test_the_average_goes_by_updates_made_and_on_after_a_checkpoint(tmp_path):
     trained, step = trainer(), 0
     for finite in (True, False, True, False):
         step = advance(trained, step, tmp_path, finite)
@@ -56,8 +55,8 @@ def test_the_warm_up_of_the_average_goes_by_updates_made_and_on_after_a_checkpoi
     second.load(checkpoint)
     start = second.ema.average["weight"].clone()
     advance(second, step, tmp_path)
-    expected = torch.lerp(start, second.model.weight.detach(), 1 - decay_at(3, second.ema.decay))
-    assert torch.equal(second.ema.average["weight"], expected)
+    expected = torch.lerp(start, second.model.weight.detach(), 1 / (1 + 0.9999 + 0.9999**2))
+    torch.testing.assert_close(second.ema.average["weight"], expected, rtol=1e-6, atol=0)
     # Checkpoints of earlier versions do not say; there every step had moved it.
     checkpoint.state.pop("ema_updates")
     second.load(checkpoint)
@@ -102,3 +101,25 @@ def test_skipped_steps_change_nothing_are_counted_and_end_the_run_naming_the_las
     assert all(torch.equal(value, before[1][name]) for name, value in trained.ema.state_dict().items())
     with pytest.raises(InputError, match="the last good checkpoint is .*step_00000002; lower --learning-rate"):
         advance(trained, step, tmp_path, finite=False)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_step_is_skipped_on_the_device_as_if_it_had_not_been(optimizer, first, tmp_path):
+    """Also the first one, whose moments are not there yet."""
+    whole, broken = trainer(optimizer=optimizer), trainer(optimizer=optimizer)
+    yes, no = torch.tensor(True), torch.tensor(False)
+    for each, decisions in ((whole, [yes, yes]), (broken, [no, yes, yes] if first else [yes, no, no, yes])):
+        for step, finite in enumerate(decisions):
+            each.network(torch.ones(4, 2)).square().mean().backward()
+            if not finite:
+                each.model.weight.grad[0, 0] = torch.nan
+            each.clip()
+            each.update(step, 0.1, finite, tmp_path)
+    assert broken.skips.tolist() == [1 if first else 2, 0] and broken.ema.updates == whole.ema.updates == 2
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(broken.model.state_dict()[name], value)
+        assert torch.equal(broken.ema.average[name], whole.ema.average[name])
+    for ours, theirs in zip(broken.optimizers, whole.optimizers, strict=True):
+        for state, expected in zip(ours.state.values(), theirs.state.values(), strict=True):
+            assert all(torch.equal(state[name], value) for name, value in expected.items())

@@ -66,7 +66,7 @@ def test_nothing_is_built_in_memory_for_weights_that_do_not_fit(weights):
         assert model.weight.is_meta
         return model
 
-    with pytest.raises(InputError, match="the weights do not fit the config"):
+    with pytest.raises(InputError, match="the weights do not fit the network"):
         load_model(build_huge, weights)
 
 
@@ -84,5 +84,5 @@ def test_load_strictly_takes_tensors_that_are_read_already():
     model, other = build(), build()
     load_strictly(model, other.state_dict(), "here")
     assert torch.equal(model[0].weight, other[0].weight)
-    with pytest.raises(InputError, match="here: the weights do not fit the config: 1.bias is missing"):
+    with pytest.raises(InputError, match="here: the weights do not fit the network: 1.bias is missing"):
         load_strictly(model, {name: value for name, value in other.state_dict().items() if name != "1.bias"}, "here")

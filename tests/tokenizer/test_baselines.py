@@ -3,7 +3,6 @@ same classes keep to `tokenizer.spec.VideoTokenizer`."""
 
 import functools
 import os
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -550,18 +549,3 @@ def test_the_table_in_the_docs_is_that_of_the_code():
         assert lengths == ("any" if spec.step == 1 else f"1 + {spec.step}k")
         assert (int(parameters.replace(",", "")), licence) == (baseline.parameters, baseline.licence)
         assert (normalised == "measured") is (baseline.normalisation is None) is (baseline.name in MEASURED)
-
-
-def test_the_class_in_the_docs_is_a_tokenizer(tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
-    (tmp_path / "mine.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
-    vae = load("mine:Average")
-    for num_frames in (1, 9):
-        video = clips(vae.spec, num_frames)
-        latents = vae.encode(video).mode()
-        assert (
-            latents.shape == (1, *vae.spec.latent_shape(num_frames, 16, 8)) and vae.decode(latents).shape == video.shape
-        )
-        torch.testing.assert_close(latents[:, :, 0, 0, 0], video[:, :, 0, :8].mean((2, 3)))
-    assert len(vae.encoder_hash) == 16 and len(code.splitlines()) < 40

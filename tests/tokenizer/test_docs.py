@@ -62,5 +62,14 @@ def test_every_flag_of_training_is_named():
     assert flags - named - {"device", "dry-run"} == set()
 
 
-def test_the_memory_table_is_the_computed_one():
-    assert (ROOT / "benchmarks" / "results" / "paper-memory.md").read_text().strip() in TEXT
+def test_the_memory_tables_are_the_computed_ones():
+    tokenizers, _, generators = (ROOT / "benchmarks/results/paper-memory.md").read_text().partition("\nGenerators, ")
+    assert tokenizers.strip() in TEXT
+    scaling = (ROOT / "docs" / "scaling.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in generators.splitlines() if line.startswith("| latte-")]
+    assert len(rows) == 12
+    for preset, _, weights, gradients, adamw, averages, activations, total in rows:
+        (line,) = (line for line in scaling.splitlines() if line.startswith(f"| {preset} | "))
+        state = sum(map(float, (weights, gradients, adamw, averages)))
+        assert re.search(rf"{activations} \+ [0-9.]+ = (\*\*)?{total}", line), (preset, activations, total)
+        assert abs(float(line.split(" | ")[1]) - state) < 0.2, (preset, state)

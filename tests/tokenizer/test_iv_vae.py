@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from runtime.errors import InputError
-from runtime.state_dicts import load_exactly
+from runtime.weights import load_strictly
 from tokenizer.baselines.iv_vae import IVVAE, VARIANTS, read_state_dict
 
 # Of the sorted lines "name 1x2x3" of the published z16_dim96, joined by newlines.
@@ -232,7 +232,7 @@ def test_sizes_that_make_no_model_are_refused(latent_channels, width):
 def test_weights_are_read_back_from_either_kind_of_file(name, tmp_path):
     vae, other = small(), IVVAE(latent_channels=4, width=3).double()
     (save_file if name.endswith("safetensors") else torch.save)(vae.state_dict(), tmp_path / name)
-    load_exactly(other, read_state_dict(tmp_path / name), tmp_path / name)
+    load_strictly(other, read_state_dict(tmp_path / name), tmp_path / name)
     assert all(torch.equal(value, vae.state_dict()[key]) for key, value in other.state_dict().items())
 
 

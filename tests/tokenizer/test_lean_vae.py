@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from runtime.errors import InputError
-from runtime.state_dicts import load_exactly
+from runtime.weights import load_strictly
 from tokenizer.baselines.lean_vae import (
     IMAGE_AXES,
     LATENT_FACTORS,
@@ -340,14 +340,14 @@ def test_a_file_of_the_authors_layout_gives_the_same_model(tiny, tmp_path, suffi
     else:
         save_file(state, path)
     other = LeanVAE(4, low_width=8, high_width=24).double()
-    load_exactly(other, read_state_dict(str(path)), path)
+    load_strictly(other, read_state_dict(str(path)), path)
     assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
 
 
 def test_weights_of_another_size_do_not_load(tiny, tmp_path):
     torch.save({"args": {}, "state_dict": tiny.state_dict()}, tmp_path / "a.ckpt")
-    with pytest.raises(InputError, match=r"latent_bottleneck\.phi is \[4, 32\] instead of \[16, 32\]"):
-        load_exactly(LeanVAE(16, low_width=8, high_width=24), read_state_dict(tmp_path / "a.ckpt"), "a.ckpt")
+    with pytest.raises(InputError, match=r"latent_bottleneck\.phi is \[4, 32\], not \[16, 32\]"):
+        load_strictly(LeanVAE(16, low_width=8, high_width=24), read_state_dict(tmp_path / "a.ckpt"), "a.ckpt")
 
 
 def test_a_pickle_that_calls_anything_is_refused_and_calls_nothing(tmp_path):

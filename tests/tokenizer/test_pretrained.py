@@ -157,7 +157,7 @@ def test_a_config_that_fits_the_shapes_but_is_another_is_refused(tmp_path):
 def test_a_config_of_other_shapes_is_refused(tmp_path):
     tiny().save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(tiny(latent_channels=5).config.to_dict()))
-    with pytest.raises(InputError, match="do not fit the config"):
+    with pytest.raises(InputError, match="do not fit the network"):
         PVVAE.from_pretrained(tmp_path)
 
 

@@ -178,7 +178,7 @@ def test_weights_of_another_config_are_refused(tmp_path):
     randomised().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"latent_channels": 7}))
-    with pytest.raises(InputError, match="do not fit the config"):
+    with pytest.raises(InputError, match="do not fit the network"):
         PVVAE.from_pretrained(tmp_path)
 
 

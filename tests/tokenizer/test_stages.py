@@ -107,7 +107,7 @@ class Interrupted(Exception):
 
 def train_interrupted(monkeypatch, config: TrainConfig, at: tuple[int, ...]):
     """Train with a crash after the checkpoints of the steps `at`; returns the finished run."""
-    genuine, left = trainer.save_checkpoint, set(at)
+    genuine, left = checkpoint.save_checkpoint, set(at)
 
     def save_then_crash(run_dir, step, **rest):
         path = genuine(run_dir, step, **rest)
@@ -116,12 +116,12 @@ def train_interrupted(monkeypatch, config: TrainConfig, at: tuple[int, ...]):
             raise Interrupted
         return path
 
-    monkeypatch.setattr(trainer, "save_checkpoint", save_then_crash)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", save_then_crash)
     for _ in at:
         with pytest.raises(Interrupted):
             train(config)
     run = train(config)
-    monkeypatch.setattr(trainer, "save_checkpoint", genuine)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", genuine)
     assert not left
     return run
 
@@ -161,13 +161,13 @@ def test_a_process_that_looks_too_early_begins_the_next_stage_from_what_the_main
     whole = train(config_for(tmp_path / "whole", *GAN, "--steps", "6", "--save-every", "1"))
     look, restore, looking = stages.list_checkpoints, StageTraining._restore, []
 
-    def restore_early(self, predecessor):
+    def restore_early(self, *arguments):
         run_dir = self.run_dir
         for module in (stages, checkpoint):
             monkeypatch.setattr(module, "list_checkpoints", lambda _: look(run_dir)[:-1])
         monkeypatch.setattr(World, "same", lambda _, value: str(look(run_dir)[-1][1]) if look(run_dir) else None)
         looking.append(stages.list_checkpoints(run_dir))
-        step = restore(self, predecessor)
+        step = restore(self, *arguments)
         monkeypatch.undo()
         tiny_networks(monkeypatch)
         monkeypatch.setattr(StageTraining, "_restore", restore_early)

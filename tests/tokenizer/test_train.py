@@ -90,9 +90,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeyp
     class Stop(Exception):
         pass
 
-    import runtime.trainer as trainer
+    import runtime.checkpoint as checkpoint
 
-    genuine = trainer.save_checkpoint
+    genuine = checkpoint.save_checkpoint
 
     def save_then_stop(run_dir, step, **rest):
         path = genuine(run_dir, step, **rest)
@@ -100,10 +100,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeyp
             raise Stop
         return path
 
-    monkeypatch.setattr(trainer, "save_checkpoint", save_then_stop)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", save_then_stop)
     with pytest.raises(Stop):
         train(config_for(tmp_path, "--steps", "20", "--name", "parts", "--save-every", "10"))
-    monkeypatch.setattr(trainer, "save_checkpoint", genuine)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", genuine)
     parts = train(config_for(tmp_path, "--steps", "20", "--name", "parts", "--save-every", "10"))
     for file in ("model.safetensors", "ema.safetensors"):
         ours, theirs = (load_file(run / "checkpoints" / "step_00000020" / file) for run in (whole, parts))
@@ -173,6 +173,25 @@ def test_stages_chain_through_init_from(tmp_path):
         train(
             config_for(tmp_path, "--steps", "3", "--name", "other", "--padding", "gaussian", "--init-from", str(first))
         )
+
+
+@pytest.mark.parametrize("padding", ["gaussian", "conditional"])
+def test_the_video_stage_of_another_padding_begins_from_the_same_pictures(padding, tmp_path):
+    first = train(config_for(tmp_path, "--stage", "images", "--steps", "3", "--name", "images"))
+    # Rate 0: all that happens is that the averaged weights come nearer to the others.
+    words = ("--stage", "video", "--init-from", str(first), "--steps", "2", "--learning-rate", "0")
+    runs = {
+        name: train(config_for(tmp_path, *words, "--name", name, "--padding", name)) for name in ("learnable", padding)
+    }
+    same, other = load(runs["learnable"]), load(runs[padding])
+    assert other.config.padding == padding and other.encoder_hash == same.encoder_hash
+    decoder = other.decoder.state_dict()
+    assert all(torch.equal(decoder[name], value) for name, value in same.decoder.state_dict().items())
+    if padding == "conditional":
+        assert set(other.padding.state_dict()) > {"token", "before.weight", "after.bias"}
+    # It goes on from its own checkpoint, as any run.
+    again = train(config_for(tmp_path, *words, "--name", padding, "--padding", padding))
+    assert load(again).decoder_hash == other.decoder_hash
 
 
 def test_gaussian_padding_trains(tmp_path):

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from runtime.errors import InputError
-from runtime.state_dicts import load_exactly
-from runtime.weights import write_weights
+from runtime.weights import load_strictly, write_weights
 from tokenizer.baselines.wf_vae import FACTOR_3D, HAAR_2D, HAAR_3D, WFVAE, Haar, read_state_dict
 
 # Of the lines "key shape" of the published state dict, sorted, shapes as 1x2x3.
@@ -234,7 +233,7 @@ def test_every_layout_of_the_authors_gives_the_same_weights(tmp_path, layout):
     else:
         torch.save({"ema_state_dict": {}, "state_dict": {"gen_model": state, "optimizer": {"lr": 0.1}}}, path)
     fresh = tiny(2)
-    load_exactly(fresh, read_state_dict(path), path)
+    load_strictly(fresh, read_state_dict(path), path)
     for name, value in fresh.state_dict().items():
         assert torch.equal(value, state[name]), name
 
@@ -292,6 +291,6 @@ def test_weights_with_other_wavelets_are_refused():
     state = tiny().state_dict()
     low, high = "encoder.wavelet_transform_l1.aa", "encoder.wavelet_transform_l1.ad"
     with pytest.raises(InputError, match=r"wavelet_transform_l1\.aa is not the Haar kernel"):
-        load_exactly(tiny(), state | {low: state[high], high: state[low]}, "file")
+        load_strictly(tiny(), state | {low: state[high], high: state[low]}, "file")
     halved = {name: value.bfloat16() for name, value in state.items()}
-    load_exactly(tiny(), halved, "file")
+    load_strictly(tiny(), halved, "file")

@@ -293,7 +293,7 @@ PROJECTIONS = (
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Tensors by name of the authors' file (a dict with "args" and "state_dict"), or of a safetensors file.
 
-    Nothing in the file is run. Whether the tensors fit a `LeanVAE` is for `runtime.state_dicts.load_exactly` to say.
+    Nothing in the file is run. Whether the tensors fit a `LeanVAE` is for `runtime.weights.load_strictly` to say.
 
     Raises:
         InputError: When the file is absent, damaged, or holds no such dict.

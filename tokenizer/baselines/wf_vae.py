@@ -94,7 +94,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         InputError: When the file is absent, damaged, or laid out otherwise. Whether the names and shapes are those of
-            WF-VAE is for `runtime.state_dicts.load_exactly` to say.
+            WF-VAE is for `runtime.weights.load_strictly` to say.
     """
     path = Path(path)
     if path.suffix == ".safetensors":

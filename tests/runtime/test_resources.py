@@ -1,0 +1,64 @@
+"""What a run needs is asked before it begins, and only what is not there yet."""
+
+from collections import namedtuple
+
+import pytest
+import torch
+
+from runtime import resources
+from runtime.checkpoint import checkpoint_room, save_checkpoint
+from runtime.errors import InputError
+from runtime.processes import World
+
+ALONE = World(0, 1, torch.device("cpu"))
+PARAMETERS = 1000
+WHOLE, LIGHT = 16 * PARAMETERS, 8 * PARAMETERS  # with the moments of AdamW, and without
+
+
+def save(folder, step, keep=False):
+    weights = torch.zeros(PARAMETERS)
+    moments = {"model": {"w": {"exp_avg": weights, "exp_avg_sq": weights.clone()}}}
+    tensors = {name: {"w": weights} for name in ("model", "ema")}
+    save_checkpoint(folder, step, tensors=tensors, optimizer=moments, keep=keep)
+
+
+def require(folder, free, monkeypatch, steps=10, kept=10):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda place: usage(0, 0, free))
+    room = checkpoint_room(PARAMETERS, folder, steps=steps, kept=kept)
+    return resources.require_training(PARAMETERS, ALONE, folder, mode="ddp", room=room)
+
+
+def test_a_new_run_needs_room_for_three_whole_checkpoints_and_the_kept_ones_weights(tmp_path, monkeypatch):
+    needed = 3 * WHOLE + 10 * LIGHT
+    assert "3 checkpoints with optimizer state and 10 without" in require(tmp_path, needed, monkeypatch)
+    with pytest.raises(InputError, match="make room"):
+        require(tmp_path, needed - 1, monkeypatch)
+
+
+def test_what_a_resumed_run_has_written_needs_no_room_again(tmp_path, monkeypatch):
+    for step in range(1, 7):
+        save(tmp_path, step, keep=True)
+    there = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    assert there > 2 * WHOLE + 4 * LIGHT  # the headers come on top of the numbers
+    rest = 3 * WHOLE + 10 * LIGHT - there
+    require(tmp_path, rest, monkeypatch)
+    with pytest.raises(InputError, match="what is left of"):
+        require(tmp_path, rest - 1, monkeypatch)
+
+
+def test_the_estimate_covers_what_a_run_leaves(tmp_path, monkeypatch):
+    """Each step is kept, the worst case, and all of it fits into the room that was asked for, but for the headers."""
+    whole, *_ = checkpoint_room(PARAMETERS, tmp_path, steps=10, kept=10)
+    largest, headers = 0, 10 * 8192
+    for step in range(1, 11):
+        save(tmp_path, step, keep=True)
+        largest = max(largest, sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()))
+    assert whole - 3 * WHOLE <= largest + WHOLE <= whole + headers
+
+
+def test_a_finished_run_needs_none(tmp_path, monkeypatch):
+    save(tmp_path, 10)
+    require(tmp_path, 0, monkeypatch)
+    with pytest.raises(InputError, match="make room"):
+        require(tmp_path, 0, monkeypatch, steps=11)
