@@ -58,7 +58,7 @@ help:
 	@echo "make demo [SCALE=smoke|quick|long] [DATA=ucf101 ROOT=folder]   train, sample, evaluate, write a report page"
 	@echo "make test    run every test"
 	@echo "make lint    style, and which package may import which"
-	@echo "make bench   speed of every stage on this machine"
+	@echo "make bench [SMOKE=1]   speed of every stage on this machine; SMOKE=1: does every stage run?"
 	@echo "make soak MINUTES=20   kill every stage at random moments, and compare what it ends with"
 	@echo "make clean   remove $(VENV), caches and build folders; $(RUNS)/ stays"
 	@echo "PYTHON=python3.12 chooses the interpreter, which must be 3.11 or newer."
@@ -91,7 +91,7 @@ lint: $(STAMP)
 	$(VENV)/bin/lint-imports
 
 bench: $(STAMP)
-	$(RUN) -m benchmarks.stages $(COMMON)
+	$(RUN) -m benchmarks.stages $(COMMON) $(if $(SMOKE),--smoke)
 
 # Kills, full disks and mutated files for as long as told; everything must end as if nothing had happened.
 soak: $(STAMP)

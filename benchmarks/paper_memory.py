@@ -1,27 +1,21 @@
-"""Memory of one training step of the paper's tokenizers, computed without a GPU: `python -m benchmarks.paper_memory`.
+"""Memory of one training step at the paper's scale, computed without a GPU: `python -m benchmarks.paper_memory`.
 
-Nothing is measured. The step of each stage runs on tensors that have a shape, a type and a lifetime but no content
-(PyTorch's fake tensors), at the real size and in bfloat16, and the bytes that live at once are counted; layers take the
-ways that they take on a GPU, uncompiled. Weights, gradients, optimizer and averages are counted from the number of
-parameters. What a GPU needs besides (its context, convolution workspaces, fragmentation) is not in the numbers: they
-are a lower bound that a reserve has to be added to.
+Nothing is measured. The step of each stage of the tokenizers, and that of the generators, runs on tensors that have a
+shape, a type and a lifetime but no content (PyTorch's fake tensors), at the real size and in bfloat16, and the bytes
+that live at once are counted; layers take the ways that they take on a GPU, uncompiled. Weights, gradients, optimizer
+and averages are counted from the number of parameters. What a GPU needs besides (its context, convolution workspaces,
+fragmentation) is not in the numbers: they are a lower bound that a reserve has to be added to.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.output import check_file
-
-if TYPE_CHECKING:
-    import torch
 
 GIB = 2**30
 STAGES = ("images", "video", "decoder")
@@ -33,6 +27,8 @@ class PaperMemoryConfig(CommonFlags):
     """Flags of `python -m benchmarks.paper_memory`."""
 
     presets: tuple[str, ...] = flag(("paper", "paper-transformer"), "presets of tokenizer.train")
+    generators: tuple[str, ...] = flag(("latte-xl", "latte-l", "latte-b", "latte-s"), "presets of generator.train")
+    batch_size: int = flag(64, "clips in a batch of the generators, on one GPU", low=1, high=65_536)
     num_frames: int = flag(17, "frames of a clip, 1 + 4k", low=1, high=4097)
     size: int = flag(256, "height and width in pixels", low=32, high=8192)
     images_per_clip: int = flag(4, "images that take the place of one clip in the images stage", low=1, high=1024)
@@ -47,6 +43,7 @@ class PaperMemoryConfig(CommonFlags):
 def paper_memory(config: PaperMemoryConfig) -> list[dict]:
     """Count, print the table, write JSON and Markdown."""
     from benchmarks.measuring import write_benchmark
+    from generator.latte import RECOMPUTE
     from runtime.files import replacing
 
     rows = [
@@ -57,10 +54,13 @@ def paper_memory(config: PaperMemoryConfig) -> list[dict]:
         for row in stage_rows(config, preset, stage, recompute)
     ]
     growth = {preset: growth_of(config, preset) for preset in config.presets}
-    text = table(config, rows, growth)
+    generators = [
+        generator_row(preset, config.batch_size, recompute) for preset in config.generators for recompute in RECOMPUTE
+    ]
+    text = table(config, rows, growth) + "\n\n" + generator_table(config, generators)
     print(text)
     facts = {"computed": True, "measured": False, "num_frames": config.num_frames, "size": config.size}
-    write_benchmark(config.out, {"rows": rows, "saved_bytes_by_size": growth}, **facts)
+    write_benchmark(config.out, {"rows": rows, "saved_bytes_by_size": growth, "generators": generators}, **facts)
     with replacing(Path(config.out).with_suffix(".md"), "results") as partial:
         Path(partial).write_text(text + "\n")
     return rows
@@ -81,63 +81,6 @@ def as_on_a_gpu() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def counting_live_bytes(apart_from: list[torch.Tensor]) -> Iterator[SimpleNamespace]:
-    """Count the bytes of tensors that operators return, from when they are made until the last reference is gone.
-
-    Args:
-        apart_from: Tensors whose memory is not counted.
-
-    Yields:
-        `now` and `peak`, in bytes.
-    """
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
-    from torch.utils.weak import WeakIdKeyDictionary
-
-    count, known = SimpleNamespace(now=0, peak=0), WeakIdKeyDictionary()
-    for tensor in apart_from:
-        known[tensor.untyped_storage()] = 0
-
-    def forget(size: int) -> None:
-        count.now -= size
-
-    class Counting(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **(kwargs or {}))
-            for tensor in tree_leaves(result):
-                storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
-                if storage is not None and storage not in known:
-                    known[storage] = size = storage.nbytes()
-                    count.now += size
-                    count.peak = max(count.peak, count.now)
-                    weakref.finalize(storage, forget, size)
-            return result
-
-    with Counting():
-        yield count
-
-
-def saved_bytes(work, apart_from: list[torch.Tensor]) -> int:
-    """Bytes that `work()` keeps for its backward pass, each storage once, without those of the tensors `apart_from`."""
-    from torch.autograd.graph import saved_tensors_hooks
-
-    known, kept = {tensor.untyped_storage()._cdata for tensor in apart_from}, {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage._cdata not in known:
-            kept[storage._cdata] = storage  # held, so that its address is not used again
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = work()
-    size = sum(storage.nbytes() for storage in kept.values())
-    del result
-    return size
-
-
 def step_bytes(model_config, stage: str, shape: tuple[int, ...], *, recompute: bool) -> dict[str, int]:
     """Count one step of a stage: bfloat16, all losses, nothing dropped (which is the most).
 
@@ -154,6 +97,7 @@ def step_bytes(model_config, stage: str, shape: tuple[int, ...], *, recompute: b
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from benchmarks.counting import counting_live_bytes
     from runtime.parallel import blocks_of
     from runtime.processes import autocast
     from tokenizer import PVVAE
@@ -178,9 +122,7 @@ def step_bytes(model_config, stage: str, shape: tuple[int, ...], *, recompute: b
         own = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
         trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
         judging = list(adversary.discriminator.parameters())
-        for parameter in [*trained, *judging]:
-            # Gradients are counted apart, since FSDP divides them: here each goes as soon as it is whole.
-            parameter.requires_grad_(True).register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+        drop_gradients([*trained, *judging])
         adversary.discriminator.requires_grad_(False)
         with counting_live_bytes(own) as live:
             with autocast(cpu, dtype):
@@ -200,6 +142,41 @@ def step_bytes(model_config, stage: str, shape: tuple[int, ...], *, recompute: b
             "largest_block": max(sum(p.numel() for p in block.parameters()) for block in blocks_of(vae)),
             "activations": live.peak,
         }
+
+
+def generator_bytes(model_config, batch_size: int, recompute: str) -> dict[str, int]:
+    """Count one step of a generator without classes (their table is small) in bfloat16.
+
+    Args:
+        model_config: A `LatteConfig`.
+        recompute: "nothing", "cheap" (as on a GPU, from 100 M parameters) or "blocks" (`--checkpoint-blocks`).
+
+    Returns:
+        parameters, and activations as of `step_bytes`.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from benchmarks.counting import counting_live_bytes
+    from generator import Latte, flow_loss
+    from runtime.processes import autocast
+
+    with FakeTensorMode():
+        model = Latte(model_config).train()
+        model.recompute = recompute
+        drop_gradients(list(model.parameters()))
+        latents, t = torch.empty(batch_size, *model_config.latent_shape), torch.empty(batch_size)
+        with counting_live_bytes([*model.parameters(), *model.buffers()]) as live:
+            with autocast(torch.device("cpu"), torch.bfloat16):
+                loss = flow_loss(model, latents, None, noise=latents, t=t).mean()
+            loss.backward()
+        return {"parameters": sum(p.numel() for p in model.parameters()), "activations": live.peak}
+
+
+def drop_gradients(parameters: list) -> None:
+    """Let each gradient go as soon as it is whole: they are counted apart, since FSDP divides them."""
+    for parameter in parameters:
+        parameter.requires_grad_(True).register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
 
 
 def empty(network) -> None:
@@ -265,6 +242,17 @@ def stage_rows(config: PaperMemoryConfig, preset: str, stage: str, recompute: bo
     return rows
 
 
+def generator_row(preset: str, batch_size: int, recompute: str) -> dict:
+    """What a generator takes on one GPU, or under DDP; bytes."""
+    from generator.presets import PRESETS
+
+    found = generator_bytes(PRESETS[preset].model, batch_size, recompute)
+    count = found["parameters"]
+    parts = {"weights": FLOAT * count, "gradients": FLOAT * count, "adamw": 2 * FLOAT * count}
+    parts |= {"averages": FLOAT * count, "activations": found["activations"]}
+    return {"preset": preset, "batch_size": batch_size, "recompute": recompute, **parts, "total": sum(parts.values())}
+
+
 def largest_batch(activations: dict[int, int], room: float) -> int:
     """The most clips whose activations fit into `room` bytes, along the line between the counted batches around them.
 
@@ -285,6 +273,7 @@ def growth_of(config: PaperMemoryConfig, preset: str) -> dict[str, int]:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from benchmarks.counting import saved_bytes
     from runtime.processes import autocast
     from tokenizer import PVVAE
     from tokenizer.presets import PRESETS
@@ -320,6 +309,24 @@ def table(config: PaperMemoryConfig, rows: list[dict], growth: dict[str, dict[st
     lines += ["", "Saved for the backward pass of one clip, without `--checkpoint-blocks`:", ""]
     for preset, sizes in growth.items():
         lines.append(f"* {preset}: " + ", ".join(f"{n / GIB:.2f} GiB at {size}" for size, n in sizes.items()))
+    return "\n".join(lines)
+
+
+def generator_table(config: PaperMemoryConfig, rows: list[dict]) -> str:
+    """Markdown, GiB."""
+    names = ("weights", "gradients", "adamw", "averages", "activations", "total")
+    lines = [
+        f"Generators, {config.batch_size} clips of 64x5x16x16 on one GPU, bfloat16. The backward pass computes nothing "
+        "again; what is cheap (no matrix products: the default on a GPU from 100 M parameters, and wherever blocks are "
+        "compiled); or whole blocks (`--checkpoint-blocks`).",
+        "",
+        "| preset | again | " + " | ".join(names) + " |",
+        "|---" * (len(names) + 2) + "|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['preset']} | {row['recompute']} | " + " | ".join(f"{row[n] / GIB:.1f}" for n in names) + " |"
+        )
     return "\n".join(lines)
 
 

@@ -3,7 +3,8 @@
 For every seed one model learns images, and from its weights two learn clips: one with latent groups dropped (PV-VAE
 section 3.2), one without, everything else equal. Both then see the first half of unseen clips and draw the rest; their
 error on moving pixels, frame by frame, is divided by that of repeating the last observed frame. A flat picture of the
-clip's most common colour stands beside them: it predicts nothing. Runs resume, so a second call only measures.
+clip's most common colour stands beside them: it predicts nothing. `eval.prediction` measures, and shows clips on a page
+in the folder of runs. Runs resume, so a second call only measures.
 """
 
 from __future__ import annotations
@@ -32,12 +33,22 @@ def prediction(config: PredictionConfig) -> dict:
     import numpy as np
 
     from benchmarks.measuring import write_benchmark
+    from eval.prediction import PredictionConfig as MeasureConfig
+    from eval.prediction import predictions
 
-    found: dict[str, list[dict]] = {name: [] for name in VARIANTS}
-    for seed in config.seeds:
-        for name, run in train_pair(config, seed).items():
-            found[name].append(measure(config, run))
-    results = {name: found[name] for name in VARIANTS}
+    runs = {(name, seed): run for seed in config.seeds for name, run in train_pair(config, seed).items()}
+    settings = {name: getattr(config, name) for name in ("runs_dir", "device", "dtype")}
+    found = predictions(
+        MeasureConfig(
+            **settings,
+            tokenizers=tuple(f"{name} {seed}={run}" for (name, seed), run in runs.items()),
+            samples=config.clips,
+            out=str(Path(config.runs_dir) / "prediction.html"),
+        )
+    )
+    results: dict[str, list[dict]] = {name: [] for name in VARIANTS}
+    for (name, _), run, one in zip(runs, runs.values(), found, strict=True):
+        results[name].append({"run": run.name, **summary(one)})
     frames = len(results["predictive"][0]["error_over_repeat"])
     print("frame  " + "  ".join(f"{name:>24}" for name in (*VARIANTS, "flat picture")))
     flat = np.array([row["flat_over_repeat"] for row in results["predictive"]])
@@ -84,41 +95,13 @@ def train_pair(config: PredictionConfig, seed: int) -> dict[str, Path]:
     }
 
 
-def measure(config: PredictionConfig, run: Path) -> dict:
-    """Errors of one run on unseen clips: over repetition, by predicted frame; and reconstruction PSNR."""
-    import numpy as np
-    import torch
-
-    from runtime.processes import resolve_device
-    from tokenizer.validation import blank_like, prediction_errors
-    from tokenizer.zoo import load
-    from videos import ClipSpec, open_dataset, psnr, to_float
-
-    device = resolve_device(config.device)
-    vae = load(run, device=device)
-    dataset = open_dataset("moving_shapes", split="test", clip=ClipSpec(num_frames=17, size=32, window="center"))
-    ours, flat, repeat, decibels = [], [], [], []
-    for start in range(0, config.clips, 16):
-        items = [dataset[i]["video"] for i in range(start, min(start + 16, config.clips))]
-        video = to_float(torch.from_numpy(np.stack(items)).to(device))
-        groups = vae.spec.groups(video.shape[2])
-        dropped = groups // 2
-        observed = vae.spec.frames(groups - dropped)
-        with torch.no_grad():
-            predicted = vae.predict(video[:, :, :observed], dropped)
-            output = vae.decode(vae.encode(video).mode())
-        error, standing = prediction_errors(video, predicted, observed)
-        ours.append(error.sum(0))
-        repeat.append(standing.sum(0))
-        flat.append(prediction_errors(video, blank_like(video), observed)[0].sum(0))
-        decibels.append(psnr((output.clamp(-1, 1) + 1) / 2, (video + 1) / 2))
-    ours, flat, repeat = (torch.stack(sums).sum(0) for sums in (ours, flat, repeat))
+def summary(one) -> dict:
+    """Of what `eval.prediction` found of a run: errors over repetition, by predicted frame; and reconstruction PSNR."""
     return {
-        "run": run.name,
-        "observed_frames": observed,
-        "error_over_repeat": (ours / repeat).tolist(),
-        "flat_over_repeat": (flat / repeat).tolist(),
-        "psnr": float(torch.cat(decibels).mean()),
+        "observed_frames": one.facts["observed_frames"],
+        "error_over_repeat": [row.value for _, row in one.by_frame("predicted")],
+        "flat_over_repeat": [row.value for _, row in one.by_frame("blank")],
+        "psnr": one.row("PSNR", "reconstructed").value,
     }
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
@@ -38,12 +38,31 @@ class StagesConfig(CommonFlags):
     size: int = flag(128, "pixels of the clips that it encodes", low=8, high=8192)
     workers: int | None = flag(None, "threads that decode them; default: one a core, at most 8", low=1, high=1024)
     root: str | None = flag(None, "folder of real videos to read; default: $PVVAE_TEST_DATA/ucf101 where it exists")
+    smoke: bool = flag(False, "each stage once, as small as it gets: does it run?")
     out: str | None = flag(None, "JSON file to write, e.g. benchmarks/results/stages-cpu.json", check=check_file)
 
 
-def stages(config: StagesConfig) -> dict:
-    """Measure, print a line a stage, and write the JSON when `--out` is given."""
-    from benchmarks.measuring import write_benchmark
+@dataclass(frozen=True)
+class Sizes:
+    """How much one repeat of a stage handles that has no flag of its own."""
+
+    clips: int = 64
+    judged: int = 32
+    latents: int = 64
+    euler: int = 100
+    features: tuple[int, int] = (2048, 400)
+
+
+SMOKE = Sizes(clips=2, judged=2, latents=2, euler=2, features=(16, 4))
+
+
+def stages(config: StagesConfig, results: dict | None = None) -> dict:
+    """Measure, print a line a stage, and write the JSON when `--out` is given.
+
+    Args:
+        results: Where to put them; default: the `Results` of `--out`.
+    """
+    from benchmarks.measuring import Results
     from runtime.measuring import peak_memory_gib
     from runtime.processes import resolve_device, resolve_dtype
 
@@ -60,13 +79,22 @@ def stages(config: StagesConfig) -> dict:
         "features": features,
         "distances": distances,
     }
-    results: dict[str, dict] = {}
+    if config.smoke:
+        config = replace(config, batch_size=2, size=32, seconds=0.0)
+    facts = {"device": str(device), "dtype": str(dtype), "seed": config.seed, "batch_size": config.batch_size}
+    results = Results(config.out, **facts) if results is None else results
     for name in config.stages:
-        found = measures[name](config, device, dtype)
-        if found is None:
-            print(f"{name:16} not measured: no real videos (give --root)")
+        if name.endswith("-files") and _films(config, config.size) is None:
+            print(f"{name:16} not measured: no real videos (give --root), or no PyAV to read them")
             continue
-        results[name] = found | {"peak_memory_gib": round(peak_memory_gib(device), 3)}
+        found = results.measure(
+            name,
+            lambda name=name: (
+                measures[name](config, device, dtype) | {"peak_memory_gib": round(peak_memory_gib(device), 3)}
+            ),
+        )
+        if found is None or "per_second" not in found:
+            continue
         more = f"  data wait {100 * found['data_wait']:.1f} %" if "data_wait" in found else ""
         if "in_model" in found:
             more = f"  in the model {100 * found['in_model']:.1f} % of the time"
@@ -74,17 +102,15 @@ def stages(config: StagesConfig) -> dict:
             f"{name:16} {found['per_second']:10.2f} {found['unit']}  ({found['low']:.2f} … {found['high']:.2f}, "
             f"{found['repeats']} repeats){more}"
         )
-    if config.out:
-        write_benchmark(
-            config.out, results, device=str(device), dtype=str(dtype), seed=config.seed, batch_size=config.batch_size
-        )
     return results
+
+
+def _sizes(config: StagesConfig) -> Sizes:
+    return SMOKE if config.smoke else Sizes()
 
 
 def _demo_models(device):
     """The demo's networks as they start, in training mode."""
-    from dataclasses import replace
-
     import torch
 
     from generator import Latte
@@ -118,16 +144,17 @@ def reading(config: StagesConfig, device, dtype) -> dict:
     from videos import ClipSpec, open_dataset
 
     dataset = open_dataset("moving_shapes", split="train", clip=ClipSpec(num_frames=17, size=32))
-    return timed(lambda: [dataset[i] for i in range(64)], items=64, unit="clips", seconds=config.seconds, device=device)
+    count = _sizes(config).clips
+    return timed(
+        lambda: [dataset[i] for i in range(count)], items=count, unit="clips", seconds=config.seconds, device=device
+    )
 
 
-def reading_files(config: StagesConfig, device, dtype) -> dict | None:
+def reading_files(config: StagesConfig, device, dtype) -> dict:
     """Real videos: 17 frames, resized and cropped to 256, one thread."""
     from runtime.measuring import timed
 
     dataset = _films(config, 256)
-    if dataset is None:
-        return None
     count = min(8, len(dataset))
     return timed(
         lambda: [dataset.item(i, i) for i in range(count)],
@@ -139,16 +166,18 @@ def reading_files(config: StagesConfig, device, dtype) -> dict | None:
 
 
 def _films(config: StagesConfig, size: int):
-    """Real videos as clips of 17 frames; None where there are none."""
+    """Real videos as clips of 17 frames; None where there are none, or nothing that reads them."""
+    import importlib.util
+
     from videos import ClipSpec, open_dataset
 
     root = config.root or (f"{os.environ['PVVAE_TEST_DATA']}/ucf101" if os.environ.get("PVVAE_TEST_DATA") else None)
-    if root is None or not Path(root).is_dir():
+    if root is None or not Path(root).is_dir() or importlib.util.find_spec("av") is None:
         return None
     return open_dataset("videos", root=root, clip=ClipSpec(num_frames=17, size=size))
 
 
-def encoding_files(config: StagesConfig, device, dtype) -> dict | None:
+def encoding_files(config: StagesConfig, device, dtype) -> dict:
     """Real videos to latents as `tokenizer.encode` makes them, reading and decoding included, without writing; also the
     share of the time that the model has work."""
     import statistics
@@ -163,8 +192,6 @@ def encoding_files(config: StagesConfig, device, dtype) -> dict | None:
     from tokenizer.presets import PRESETS
 
     dataset = _films(config, config.size)
-    if dataset is None:
-        return None
     torch.manual_seed(0)
     vae = PVVAE(PRESETS[config.preset].model).to(device, memory_format=torch.channels_last_3d).eval()
     flags = EncodeConfig(batch_size=config.batch_size, windows=10_000, workers=config.workers)
@@ -250,30 +277,20 @@ def encoding(config: StagesConfig, device, dtype) -> dict:
 
 def generator_step(config: StagesConfig, device, dtype) -> dict:
     """One training step of the demo's generator at four times the batch size, latents read from a file."""
-    import numpy as np
     import torch
 
+    from benchmarks.measuring import noise_latents
     from generator import flow_loss
     from generator.batches import LatentBatches
-    from latents_cache import create_latents, open_latents
+    from latents_cache import open_latents
     from runtime.measuring import timed
     from runtime.processes import autocast
 
     _, model = _demo_models(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    count, rows = 256, list(range(4 * config.batch_size))
+    rows = list(range(4 * config.batch_size))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "latents.h5"
-        writer = create_latents(path, count, model.config.latent_shape, {"num_classes": 12, "kind": "latents"})
-        random = np.random.default_rng(config.seed)
-        for row in range(count):
-            writer.write(
-                row,
-                random.standard_normal(model.config.latent_shape),
-                random.standard_normal(model.config.latent_shape) - 6,
-                label=row % 12,
-            )
-        writer.finish()
+        path = noise_latents(Path(folder) / "latents.h5", 256, model.config.latent_shape, classes=12, seed=config.seed)
         reader = open_latents(path)
         batches = LatentBatches(reader, len(rows), rows=rows, seed=config.seed, num_classes=12).stream(0, sys.maxsize)
 
@@ -299,14 +316,15 @@ def sampling(config: StagesConfig, device, dtype) -> dict:
     from runtime.processes import autocast
 
     model = _demo_models(device)[1].eval()
-    noise = torch.randn(64, *model.config.latent_shape, device=device)
-    labels = torch.arange(64, device=device) % 12
+    sizes = _sizes(config)
+    noise = torch.randn(sizes.latents, *model.config.latent_shape, device=device)
+    labels = torch.arange(sizes.latents, device=device) % 12
 
     def draw() -> None:
         with autocast(device, dtype):
-            integrate(model, noise, labels, steps=100)
+            integrate(model, noise, labels, steps=sizes.euler)
 
-    return timed(draw, items=64, unit="latents", seconds=config.seconds, device=device)
+    return timed(draw, items=sizes.latents, unit="latents", seconds=config.seconds, device=device)
 
 
 def features(config: StagesConfig, device, dtype) -> dict:
@@ -316,13 +334,14 @@ def features(config: StagesConfig, device, dtype) -> dict:
     from eval.features.shapes import ShapesNet
     from runtime.measuring import timed
 
-    network, video = ShapesNet().to(device).eval(), _clips(32, device)
+    count = _sizes(config).judged
+    network, video = ShapesNet().to(device).eval(), _clips(count, device)
 
     def extract() -> None:
         with torch.no_grad():
             network.features(video)
 
-    return timed(extract, items=32, unit="clips", seconds=config.seconds, device=device)
+    return timed(extract, items=count, unit="clips", seconds=config.seconds, device=device)
 
 
 def distances(config: StagesConfig, device, dtype) -> dict:
@@ -334,7 +353,7 @@ def distances(config: StagesConfig, device, dtype) -> dict:
     from runtime.measuring import timed
 
     random = np.random.default_rng(config.seed)
-    a, b = random.standard_normal((2048, 400)), random.standard_normal((2048, 400))
+    a, b = random.standard_normal((2, *_sizes(config).features))
     return timed(
         lambda: (frechet_distance(a, b), kernel_distance(a, b)),
         items=1,

@@ -9,7 +9,6 @@ shortcut that skips some counts as speed. The GPU path has not been measured yet
 from __future__ import annotations
 
 import importlib.util
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +19,8 @@ from runtime.errors import InputError
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from benchmarks.measuring import Results
 
 PEER = "wan2.2"
 MODELS = ("paper", "paper-transformer", "demo", PEER)
@@ -132,12 +133,16 @@ def multiply_adds(model: str, frames: int, size: int) -> dict[str, float]:
     return counts | {"train": 3 * (counts["encode"] + counts["decode"])}
 
 
-def tokenizer_speed(config: TokenizerSpeedConfig) -> dict:
-    """Measure, print a line each, and write the JSON when `--out` is given."""
+def tokenizer_speed(config: TokenizerSpeedConfig, results: Results | None = None) -> dict:
+    """Measure, print a line each, and write the JSON when `--out` is given.
+
+    Args:
+        results: Where to put them; default: the `Results` of `--out`.
+    """
     import torch
 
-    from benchmarks.measuring import write_benchmark
-    from runtime.measuring import extra_memory_gib, matmul_flops
+    from benchmarks.measuring import Results, clock_of
+    from runtime.measuring import matmul_flops
     from runtime.processes import resolve_device
 
     if PEER in config.models and importlib.util.find_spec("diffusers") is None:
@@ -145,43 +150,68 @@ def tokenizer_speed(config: TokenizerSpeedConfig) -> dict:
             f"--models {PEER} needs diffusers, which is not installed; leave it out or pip install diffusers"
         )
     device = resolve_device(config.device)
-    if device.type != "cpu" and config.clock == "cpu":
-        raise InputError(f"--clock cpu does not see the work of {device}; leave it out")
+    clock_of(config.clock, device)
     torch.manual_seed(config.seed)
     networks = {model: build(model, device) for model in config.models}
     counts = {model: multiply_adds(model, config.frames, config.size) for model in config.models}
     video = torch.rand(1, 3, config.frames, config.size, config.size, device=device) * 2 - 1
-    results: dict[str, dict] = {}
-    peaks: dict[str, float] = {}
+    peaks = {name: matmul_flops(device, getattr(torch, name), config.clock) for name in config.dtypes}
+    results = Results(config.out) if results is None else results
+    results.facts |= {"device": str(device)} | {
+        name: getattr(config, name) for name in ("frames", "size", "clock", "seed")
+    }
+    results.facts |= {
+        "matmul_flops_per_second": peaks,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
     for name in config.dtypes:
-        dtype = getattr(torch, name)
-        peaks[name] = peak = matmul_flops(device, dtype, config.clock)
         for work in config.works:
-            calls = {model: prepared(network, work, video, dtype) for model, network in networks.items()}
-            memory = {model: extra_memory_gib(call, device) for model, call in calls.items()}
-            seconds = take_turns(calls, config.turns, config.clock, device)
-            for model, each in seconds.items():
-                flops = 2 * counts[model][work] / min(each)
-                results[f"{model}, {work}, {name}"] = {
-                    "seconds": min(each),
-                    "slowest": max(each),
-                    "turns": len(each),
-                    "multiply_adds": counts[model][work],
-                    "flops_per_second": flops,
-                    "of_matmul_peak": flops / peak,
-                    "weights_gib": sum(p.nbytes for p in networks[model].module.parameters()) / 2**30,
-                    "extra_memory_gib": memory[model],
-                }
-            for network in networks.values():
-                network.module.float().zero_grad(set_to_none=True)
-            compare(results)
-            for label, found in list(results.items())[-len(calls) :]:
-                print(describe(label, found), flush=True)
-    if config.out:
-        facts = {name: getattr(config, name) for name in ("frames", "size", "clock", "seed")}
-        facts |= {"matmul_flops_per_second": peaks, "cpu_capability": torch.backends.cpu.get_cpu_capability()}
-        write_benchmark(config.out, results, device=str(device), **facts)
+            labels = [f"{model}, {work}, {name}" for model in networks]
+
+            def group(work: str = work, name: str = name) -> dict[str, dict]:
+                found = measure(config, networks, counts, work, name, video, peaks[name])
+                compare({**results, **found})
+                return found
+
+            found = results.together(labels, group)
+            for label in found:
+                print(describe(label, results[label]), flush=True)
     return results
+
+
+def measure(
+    config: TokenizerSpeedConfig,
+    networks: dict[str, Network],
+    counts: dict[str, dict],
+    work: str,
+    dtype: str,
+    video: Tensor,
+    peak: float,
+) -> dict[str, dict]:
+    """One work of every network in one compute type, by label."""
+    import torch
+
+    from benchmarks.measuring import clock_of, take_turns
+    from runtime.measuring import extra_memory_gib
+
+    device, found = video.device, {}
+    calls = {model: prepared(network, work, video, getattr(torch, dtype)) for model, network in networks.items()}
+    memory = {model: extra_memory_gib(call, device) for model, call in calls.items()}
+    for model, each in take_turns(calls, config.turns, clock_of(config.clock, device), device).items():
+        flops = 2 * counts[model][work] / min(each)
+        found[f"{model}, {work}, {dtype}"] = {
+            "seconds": min(each),
+            "slowest": max(each),
+            "turns": len(each),
+            "multiply_adds": counts[model][work],
+            "flops_per_second": flops,
+            "of_matmul_peak": flops / peak,
+            "weights_gib": sum(p.nbytes for p in networks[model].module.parameters()) / 2**30,
+            "extra_memory_gib": memory[model],
+        }
+    for network in networks.values():
+        network.module.float().zero_grad(set_to_none=True)
+    return found
 
 
 def prepared(network: Network, work: str, video: Tensor, dtype: torch.dtype) -> Callable[[], None]:
@@ -215,23 +245,6 @@ def prepared(network: Network, work: str, video: Tensor, dtype: torch.dtype) -> 
     return infer
 
 
-def take_turns(
-    calls: dict[str, Callable[[], None]], turns: int, clock: str, device: torch.device
-) -> dict[str, list[float]]:
-    """Seconds of each call, one after the other, `turns` times."""
-    from runtime.measuring import wait
-
-    read = time.process_time if clock == "cpu" else time.perf_counter
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(turns):
-        for name, call in calls.items():
-            start = read()
-            call()
-            wait(device)
-            seconds[name].append(read() - start)
-    return seconds
-
-
 def compare(results: dict[str, dict]) -> None:
     """Add how many times faster each network of ours is than the peer: for the clip, and for each multiply-add."""
     for label, found in results.items():
@@ -241,7 +254,7 @@ def compare(results: dict[str, dict]) -> None:
             ("faster_than_float32", f"{PEER}, {work}, float32"),
         ):
             peer = results.get(peer_label)
-            if model != PEER and peer:
+            if model != PEER and "seconds" in (peer or ()) and "seconds" in found:
                 found[key] = peer["seconds"] / found["seconds"]
                 found[f"{key}_per_multiply_add"] = found["flops_per_second"] / peer["flops_per_second"]
 
