@@ -22,7 +22,7 @@ _MANIFEST = {"parameters": int, "command": str, "git_commit": str, "versions": d
 _FACTS = dict.fromkeys(("tokenizer", "encoder_hash", "data", "split", "clip", "data_fingerprint"), str)
 _FACTS |= {"rows": int, "shape": list[int]}
 # Kinds of results, in the order of the page.
-_ORDER = ("reconstruction", "fvd", "protocols", "difference", "convergence")
+_ORDER = ("reconstruction", "prediction", "fvd", "protocols", "probe", "difference", "convergence")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +64,11 @@ def report(config: ReportConfig) -> Path:
 
     from eval.page import sections
     from eval.page.document import page
+    from eval.page.found import found_in
 
     with timed_part(run.dir, "eval.report"):
-        results = newest_results([found.dir for found in (tokenizer_run, run) if found], facts["data"])
+        folders = [tokenizer_run.dir] if tokenizer_run else folders_without_run(Path(config.runs_dir))
+        results = newest_results([*folders, run.dir], facts["data"], facts["encoder_hash"])
         parts = [
             sections.real_section(config, run, facts),
             *sections.generated_sections(config, run, facts, results),
@@ -77,13 +79,15 @@ def report(config: ReportConfig) -> Path:
             sections.run_section(run, tokenizer_run),
         ]
         name, data = html.escape(run.dir.name), html.escape(facts["data"])
-        intro = (
-            f"Tokenizer, latents, generator and evaluation of <b>{name}</b> on {data}: real clips, what the tokenizer "
-            "makes of them, what it predicts, and what the generator draws from noise."
+        words, findings = found_in(results)
+        lead = (
+            f"{words} <span class=quiet>Tokenizer, latents, generator and evaluation of <b>{name}</b> on {data}.</span>"
         )
         if is_main():
             with replacing(out, "report") as partial:
-                partial.write_text(page(f"PV-VAE on {facts['data']}", intro, parts), "utf-8", "xmlcharrefreplace")
+                partial.write_text(
+                    page(f"PV-VAE on {facts['data']}", lead, parts, findings), "utf-8", "xmlcharrefreplace"
+                )
     print(table([row for record, rows in results if record["kind"] != "convergence" for row in rows]))
     print(f"eval.report: open {out}")
     return out
@@ -97,10 +101,18 @@ def check_run(info, more: dict) -> None:
     check_fields(info.config, {"preset": str, "seed": int}, info.dir / "config.json")
 
 
-def newest_results(run_dirs: Sequence[Path], data: str) -> list[tuple]:
+def folders_without_run(runs_dir: Path) -> list[Path]:
+    """Where results lie of tokenizers that were not trained here: shipped ones, baselines, folders."""
+    return sorted({path.parent for kind in ("shipped", "baseline") for path in runs_dir.glob(f"{kind}-*/eval")})
+
+
+def newest_results(run_dirs: Sequence[Path], data: str, encoder: str | None = None) -> list[tuple]:
     """(facts, rows) of the evaluations of runs on a data set, run by run, in a fixed order of kinds.
 
     Of each kind the newest; of protocols and differences, the newest of the same protocols, and with the same b.
+
+    Args:
+        encoder: Leave out results that name another encoder.
     """
     from eval.results.rows import read_results
 
@@ -108,6 +120,8 @@ def newest_results(run_dirs: Sequence[Path], data: str) -> list[tuple]:
     for run_dir in run_dirs:
         for path in sorted((run_dir / "eval").glob("*.json")):
             facts, rows = read_results(path)
+            if encoder and facts.get("encoder_hash", encoder) != encoder:
+                continue
             if facts["kind"] in _ORDER and facts.get("data", data) == data:
                 of = (*sorted(facts.get("protocols", ())), str(facts.get("of", "")), str(facts.get("b", "")))
                 key = (run_dirs.index(run_dir), _ORDER.index(facts["kind"]), of)

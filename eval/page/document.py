@@ -1,74 +1,91 @@
-"""The report's HTML: one file, no network, no script, light and dark."""
+"""The page's HTML: one file that needs no network, light and dark, with or without its script.
+
+Words from files of results, of runs and of data sets are escaped here; arguments that are HTML already are called
+`parts`. The policy in the page's head forbids whatever else got through to load anything, or to run.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
-from collections.abc import Iterable, Sequence
+import math
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 
 from eval.quantities import better
-from eval.results.rows import ARROWS, HEADINGS, Row, cells
-
-STYLE = """
-:root { --ink: #1c1e21; --quiet: #666c75; --paper: #fff; --line: #dfe2e6; --s0: #1f6feb; --s1: #d1570b; --s2: #2c974b; --s3: #8250df }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --quiet: #9aa1ab; --paper: #15171a; --line: #30343a; --s0: #6cb0ff;
-  --s1: #f0965a; --s2: #5cc878; --s3: #bb99f5 } }
-* { box-sizing: border-box } body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 64rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.55 system-ui, sans-serif }
-h1 { font-size: 1.7rem; margin: 0 0 .3rem } h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem; border-top: 1px solid var(--line);
-  padding-top: 1.2rem } p { margin: .4rem 0 } .quiet, figcaption { color: var(--quiet); font-size: .88rem }
-.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)); gap: .6rem; margin: .7rem 0 }
-.strips { grid-template-columns: repeat(auto-fill, minmax(264px, 1fr)); gap: 1rem }
-.clips figure { margin: 0 } .clips img { width: 100%; image-rendering: pixelated; display: block; border-radius: 3px }
-.clips figcaption { font-size: .74rem; line-height: 1.3; margin-top: .15rem } .wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .88rem; width: 100% } th, td { padding: .3rem .6rem; text-align: left;
-  border-bottom: 1px solid var(--line); vertical-align: top } td.n { text-align: right; font-variant-numeric: tabular-nums;
-  white-space: nowrap } th { font-weight: 600 } tr.control td { color: var(--quiet) }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 1rem } .charts figure { margin: 0 }
-svg { width: 100%; height: auto } svg text { fill: var(--quiet); font: 11px system-ui, sans-serif } .grid { stroke: var(--line) }
-.line { fill: none; stroke-width: 1.8 } .band { fill: none; stroke-width: 7; opacity: .35 } .level { stroke: var(--quiet);
-  stroke-dasharray: 4 4 } .s0 { stroke: var(--s0); fill: var(--s0) } .s1 { stroke: var(--s1); fill: var(--s1) }
-.s2 { stroke: var(--s2); fill: var(--s2) } .s3 { stroke: var(--s3); fill: var(--s3) } .line.s0, .line.s1, .line.s2, .line.s3,
-.band.s0, .band.s1, .band.s2, .band.s3 { fill: none } .key { margin-left: .6rem } .key.s0 { color: var(--s0) }
-.key.s1 { color: var(--s1) } .key.s2 { color: var(--s2) } .key.s3 { color: var(--s3) }
-pre { overflow-x: auto; background: color-mix(in srgb, var(--ink) 6%, transparent); padding: .6rem .8rem; border-radius: 4px;
-  font-size: .8rem } ul { padding-left: 1.2rem } .green { color: #2ea043 } .orange { color: #e37400 }
-"""
+from eval.results.rows import ARROWS, HEADINGS, Row, cells, format_number
 
 CONTROLS = ("real", "frozen", "shuffled", "untrained", "blank", "repeat", "rounding")
+# Rows of a table that are shown before the rest is asked for.
+FOLD = 10
+# Characters from which on a cell is prose, which takes more than one line.
+WORDY = 40
 
 
-def clip_grid(clips: Iterable[tuple[str, str]], wide: bool = False) -> str:
-    """(data address, caption) pairs as a grid of playing clips; `wide` for pictures of several clips side by side."""
-    figures = (
-        f'<figure><img src="{address}" alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
-        for address, caption in clips
+@dataclass(frozen=True)
+class Finding:
+    """One of the few numbers on top of the page.
+
+    Attributes:
+        name: What it is of, in a few words.
+        value: As text, with its unit.
+        words: What it is to be held against: interval, floor, rival.
+    """
+
+    name: str
+    value: str
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: what is read, and what the table is sorted by where that is another number."""
+
+    text: str
+    number: float | None = None
+
+
+def page(title: str, lead: str, sections: Sequence[str], findings: Sequence[Finding] = ()) -> str:
+    """The whole document.
+
+    Args:
+        title: Its heading.
+        lead: What was found, in one or two sentences; HTML.
+        sections: Of `section`, in order; each with a link on top.
+        findings: The numbers behind `lead`, four or five of them.
+    """
+    script, style = _beside("page.js"), _beside("page.css")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
     )
-    return f'<div class="clips{" strips" if wide else ""}">{"".join(figures)}</div>'
-
-
-def results_table(rows: Sequence[Row]) -> str:
-    """Rows with direction, interval, count and features; controls greyed."""
-    body = []
-    for row in rows:
-        metric, subject, *numbers, words = map(html.escape, cells(row))
-        control = ' class="control"' if row.subject in CONTROLS else ""
-        right = "".join(f'<td class="n">{number}</td>' for number in numbers)
-        body.append(
-            f"<tr{control}><td>{metric}{ARROWS[better(row.metric)]}</td><td>{subject}</td>{right}<td>{words}</td></tr>"
-        )
-    return _table("".join(body), "".join(f"<th>{title}</th>" for title in HEADINGS))
-
-
-def facts_table(facts: Sequence[tuple[str, str]]) -> str:
-    """Two columns of names and values."""
-    return _table(
-        "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in facts)
+    links = "".join(f'<a href="#{name}">{words}</a>' for name, words in _HEADING.findall("".join(sections)))
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}; form-action \'none\'">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(title)}</title>\n'
+        f"<style>{style}</style></head>\n<body><header><h1>{html.escape(title)}</h1><p class=lead>{lead}</p>"
+        f'{_findings(findings)}<nav aria-label="Sections">{links}</nav></header>\n'
+        f"<main>{''.join(sections)}</main>\n<script>{script}</script></body></html>\n"
     )
 
 
-def _table(body: str, head: str = "") -> str:
-    above = f"<thead><tr>{head}</tr></thead>" if head else ""
-    return f'<div class="wide"><table>{above}<tbody>{body}</tbody></table></div>'
+_HEADING = re.compile(r'<section id="([\w-]*)"><h2>(.*?)</h2>')
+
+
+def section(title: str, *parts: str) -> str:
+    """A heading and what belongs below it."""
+    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    return f'<section id="{name}"><h2>{html.escape(title)}</h2>{"".join(parts)}</section>\n'
+
+
+def folded(title: str, *parts: str) -> str:
+    """What is shown when its title is clicked."""
+    return f"<details><summary>{html.escape(title)}</summary>{''.join(parts)}</details>"
 
 
 def quiet(words: str) -> str:
@@ -81,15 +98,94 @@ def bullet_list(words: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{html.escape(word)}</li>" for word in words) + "</ul>"
 
 
-def section(title: str, *parts: str) -> str:
-    """A heading and what belongs below it."""
-    return f"<section><h2>{html.escape(title)}</h2>{''.join(parts)}</section>"
-
-
-def page(title: str, intro: str, sections: Sequence[str]) -> str:
-    """The whole document."""
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
-        f'initial-scale=1"><title>{html.escape(title)}</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>'
-        f"<p>{intro}</p>{''.join(sections)}</body></html>\n"
+def _findings(findings: Sequence[Finding]) -> str:
+    if not findings:
+        return ""
+    parts = (
+        f"<div class=finding><dt>{html.escape(found.name)}</dt><dd class=value>{html.escape(found.value)}</dd>"
+        f"<dd class=words>{html.escape(found.words)}</dd></div>"
+        for found in findings
     )
+    return f"<dl class=findings>{''.join(parts)}</dl>"
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def data_table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str | float | Cell | None]],
+    *,
+    name: str = "",
+    caption: str = "",
+    controls: Collection[int] = (),
+    fold: int = FOLD,
+) -> str:
+    """A table that sorts when a heading is clicked, scrolls inside its own box, and is folded where it is long.
+
+    Args:
+        headings: Of its columns.
+        rows: Texts, numbers (four digits are shown, and all of them count in sorting), or `Cell`s; None: a dash. A
+            column without any text is set to the right.
+        name: What the table is of, for who does not see it; default: the caption.
+        caption: Above it.
+        controls: Places of rows to grey.
+        fold: Rows that are shown first; 0: all.
+    """
+    table = [[_cell(value) for value in row] for row in rows]
+    numeric = [all(row[i].number is not None or row[i].text == "–" for row in table) for i in range(len(headings))]
+    wordy = [any(len(row[i].text) > WORDY for row in table) for i in range(len(headings))]
+    kinds = [" class=n" if n else " class=words" if w else "" for n, w in zip(numeric, wordy, strict=True)]
+    body = []
+    for place, row in enumerate(table):
+        grey = ' class="control"' if place in controls else ""
+        parts = "".join(
+            f"<td{kind}{_sorted_by(cell)}>{html.escape(cell.text)}</td>" for kind, cell in zip(kinds, row, strict=True)
+        )
+        body.append(f"<tr{grey}>{parts}</tr>")
+    head = "".join(
+        f"<th{kind} scope=col>{html.escape(words)}</th>" for kind, words in zip(kinds, headings, strict=True)
+    )
+    above = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    name = html.escape(name or caption or ", ".join(headings))
+    return (
+        f'<div class="wide" role="region" aria-label="{name}"><table class="sortable results" data-fold="{fold}">{above}'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _cell(value: str | float | Cell | None) -> Cell:
+    if isinstance(value, Cell):
+        return value
+    if value is None or isinstance(value, str):
+        return Cell(value or "–" if value is None else value)
+    return Cell(format_number(value), value)
+
+
+def _sorted_by(cell: Cell) -> str:
+    known = cell.number is not None and math.isfinite(cell.number)
+    return f' data-value="{cell.number!r}"' if known else ""
+
+
+def results_table(rows: Sequence[Row], name: str = "results") -> str:
+    """Rows with direction, interval, count and features; controls greyed."""
+    table = []
+    for row in rows:
+        metric, subject, value, interval, count, words = cells(row)
+        width = None if row.low is None or row.high is None else row.high - row.low
+        numbers = Cell(value, row.value), Cell(interval, width), Cell(count, row.n or None)
+        table.append((metric + ARROWS[better(row.metric)], subject, *numbers, words))
+    controls = [place for place, row in enumerate(rows) if row.subject.partition(" (")[0] in CONTROLS]
+    return data_table(HEADINGS, table, controls=controls, name=name)
+
+
+def facts_table(facts: Sequence[tuple[str, str]]) -> str:
+    """Two columns of names and values."""
+    rows = (f"<tr><th scope=row>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in facts)
+    return f'<div class="wide" role="region" aria-label="facts"><table class="facts"><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+@cache
+def _beside(name: str) -> str:
+    """A file beside this one; the newline of its end is not the page's."""
+    return files("eval.page").joinpath(name).read_text("utf-8").strip()

@@ -1,122 +1,195 @@
-"""Pictures for the report, as text: animated clips and curves that need no network and no script."""
+"""Curves of the page, as text: SVG whose axes can be read on a phone and in the dark."""
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-OBSERVED, PREDICTED = (46, 160, 67), (227, 116, 0)
-# Pixels of a picture's height, borders included: in so small a one every pixel shows, larger ones are photographs.
-LOSSLESS = 52
+WIDTH, HEIGHT = 480, 300
+LEFT, RIGHT, TOP, BOTTOM = 62, 16, 14, 48
+COLOURS, DASHES = 8, 4
+# So many points are marked one by one.
+MARKED = 24
+# Numbers beyond it, or below one over it on a logarithmic axis, are not drawn.
+LARGEST = 1e30
 
 
-def bordered(clip: np.ndarray, observed: int, width: int = 2) -> np.ndarray:
-    """Frame uint8 `[N, H, W, 3]`: green around the first `observed` frames, orange around the predicted rest."""
-    out = np.pad(clip, ((0, 0), (width, width), (width, width), (0, 0)))
-    for colour, frames in ((OBSERVED, out[:observed]), (PREDICTED, out[observed:])):
-        for edge in (frames[:, :width], frames[:, -width:], frames[:, :, :width], frames[:, :, -width:]):
-            edge[...] = colour
-    return out
+class Axis:
+    """One axis: numbers to places on the page, and its ticks.
 
+    Args:
+        values: What has to fit.
+        start, stop: Places of its two ends.
+        log: Logarithmic; numbers at or below 0 have no place.
+        pad: Share of its length to leave free at both ends.
+    """
 
-def side_by_side(clips: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
-    """Clips uint8 `[N, H, W, 3]` of any heights next to each other, centred: RGBA, with transparent gaps."""
-    height = max(clip.shape[1] for clip in clips)
-    width = sum(clip.shape[2] for clip in clips) + gap * (len(clips) - 1)
-    out = np.zeros((len(clips[0]), height, width, 4), dtype=np.uint8)
-    left = 0
-    for clip in clips:
-        top = (height - clip.shape[1]) // 2
-        place = out[:, top : top + clip.shape[1], left : left + clip.shape[2]]
-        place[..., :3], place[..., 3] = clip, 255
-        left += clip.shape[2] + gap
-    return out
+    def __init__(self, values: Sequence[float], start: float, stop: float, *, log: bool = False, pad: float = 0.0):
+        self.log, self.start, self.stop = log, start, stop
+        scaled = [math.log10(value) if log else value for value in values]
+        room = pad * (max(scaled) - min(scaled)) or (0.5 * pad * abs(max(scaled)) or 0.5 if pad else 0.0)
+        self.low, self.high = min(scaled) - room, max(scaled) + room
 
+    def at(self, value: float) -> float:
+        """Its place, at an end where it lies beyond."""
+        scaled = math.log10(max(value, 1e-300)) if self.log else value
+        share = (scaled - self.low) / ((self.high - self.low) or 1.0)
+        return round(self.start + min(max(share, 0.0), 1.0) * (self.stop - self.start), 1)
 
-def animation(clip: np.ndarray, fps: float = 8.0) -> str:
-    """A looping animated WebP of uint8 `[N, H, W, 3 or 4]` as a data address; lossless up to `LOSSLESS` pixels high."""
-    from PIL import Image
-
-    first, *rest = (Image.fromarray(frame) for frame in clip)
-    buffer = io.BytesIO()
-    more = {"lossless": True} if clip.shape[1] <= LOSSLESS else {"quality": 80}
-    first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, **more)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    def ticks(self) -> list[float]:
+        """Round numbers on it."""
+        return log_ticks(10**self.low, 10**self.high) if self.log else ticks(self.low, self.high)
 
 
 def curve(
-    series: dict[str, Sequence[tuple[float, float]]],
+    series: Mapping[str, Sequence[tuple[float, float]]],
     *,
     x_label: str,
     y_label: str,
+    log_x: bool = False,
     log_y: bool = False,
-    bands: dict[str, Sequence[tuple[float, float, float]]] | None = None,
-    levels: dict[str, float] | None = None,
+    bands: Mapping[str, Sequence[tuple[float, float, float]]] | None = None,
+    levels: Mapping[str, float] | None = None,
+    joined: bool = True,
+    from_zero: bool = True,
+    title: str = "",
 ) -> str:
-    """An SVG line chart.
+    """A chart of lines, or of points.
 
     Args:
-        series: Points (x, y) by name.
+        series: Points (x, y) by name. Points that cannot be drawn are left out.
+        x_label, y_label: With their units.
+        log_x, log_y: Logarithmic axes.
         bands: Intervals (x, low, high) by the name of a series.
         levels: Horizontal lines by name.
-        log_y: Logarithmic vertical axis; points at or below 0 are left out.
+        joined: Draw lines; else points alone, each named beside it.
+        from_zero: The horizontal axis begins at 0 (not a logarithmic one).
+        title: Above it; default: `y_label`.
     """
     bands, levels = bands or {}, levels or {}
 
-    def fits(y: float | None) -> bool:
-        return y is not None and math.isfinite(y) and (y > 0 or not log_y)
+    def drawable(x: float | None, *ys: float | None) -> bool:
+        known = all(value is not None and abs(value) < LARGEST for value in (x, *ys))
+        return known and (not log_x or x > 1 / LARGEST) and (not log_y or ys[-1] > 1 / LARGEST)
 
-    def scale(y: float) -> float:
-        return math.log10(max(y, 1e-300)) if log_y else y
-
-    series = {name: [(x, y) for x, y in points if fits(y)] for name, points in series.items()}
+    series = {name: [point for point in points if drawable(*point)] for name, points in series.items()}
     xs = [x for points in series.values() for x, _ in points]
     if not xs:
-        return "<p class=quiet>Nothing was logged.</p>"
+        return f"<p class=quiet>{html.escape(title or y_label)}: nothing was logged.</p>"
     ys = [y for points in series.values() for _, y in points] + list(levels.values())
-    ys += [edge for band in bands.values() for _, *edges in band for edge in edges]
-    ys = [scale(y) for y in ys if fits(y)]
-    width, height, left, bottom, top, right = 560, 260, 58, 40, 12, 26
-    pad = 0.06 * (max(ys) - min(ys)) or 1.0
-    low_x, high_x, low_y, high_y = min(0.0, *xs), max(xs), min(ys) - pad, max(ys) + pad
+    ys += [edge for points in bands.values() for x, *edges in points for edge in edges if drawable(x, edge)]
+    ys = [y for y in ys if drawable(1.0, y)]
+    xs += [0.0] if from_zero and not log_x and joined else []
+    across = Axis(xs, LEFT, WIDTH - RIGHT, log=log_x, pad=0.0 if joined else 0.1)
+    down = Axis(ys, HEIGHT - BOTTOM, TOP, log=log_y, pad=0.06)
 
-    def across(x: float) -> str:
-        return f"{left + (x - low_x) / ((high_x - low_x) or 1) * (width - left - right):.1f}"
-
-    def down(y: float) -> str:
-        inside = min(max(scale(y), low_y), high_y)
-        return f"{top + (high_y - inside) / (high_y - low_y) * (height - top - bottom):.1f}"
-
-    def text(x: object, y: object, words: str, anchor: str, lower: int = 0) -> str:
-        return f'<text x="{x}" y="{y}" dy="{lower}" text-anchor="{anchor}">{html.escape(words)}</text>'
-
-    def rule(kind: str, y: str) -> str:
-        return f'<line class="{kind}" x1="{left}" x2="{width - right}" y1="{y}" y2="{y}"/>'
-
-    label = f"{html.escape(y_label)} against {html.escape(x_label)}"
-    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">']
-    for y in log_ticks(10**low_y, 10**high_y) if log_y else ticks(low_y, high_y):
-        parts += [rule("grid", down(y)), text(left - 6, down(y), f"{y:.4g}", "end", 4)]
-    parts += [text(across(x), height - bottom, f"{x:,.6g}", "middle", 16) for x in ticks(low_x, high_x)]
+    parts = [_grid(across, down, x_label, y_label)]
     for name, y in levels.items():
-        parts += [rule("level", down(y)), text(width - right - 4, down(y), name, "end", -4)]
+        if drawable(1.0, y):
+            parts += [_rule("level", down.at(y)), _text(WIDTH - RIGHT, down.at(y) - 5, name, "end")]
     for number, (name, points) in enumerate(series.items()):
-        colour, places = f"s{number % 4}", [(across(x), down(y)) for x, y in points]
-        for x, low, high in bands.get(name, ()):
-            ends = f"{across(x)},{down(low)} {across(x)},{down(high)}"
-            parts.append(f'<polyline class="band {colour}" points="{ends}"/>')
-        parts.append(f'<polyline class="line {colour}" points="{" ".join(f"{x},{y}" for x, y in places)}"/>')
-        if len(points) <= 20:
-            parts += [f'<circle class="{colour}" r="3" cx="{x}" cy="{y}"/>' for x, y in places]
-    parts.append(text((left + width - right) / 2, height - 6, x_label, "middle") + "</svg>")
-    key = " ".join(f'<span class="key s{i % 4}">{html.escape(name)}</span>' for i, name in enumerate(series))
-    caption = f"{html.escape(y_label)} {key if len(series) > 1 else ''}"
-    return f"<figure>{''.join(parts)}<figcaption>{caption}</figcaption></figure>"
+        drawn = [(x, *edges) for x, *edges in bands.get(name, ()) if drawable(x, *edges)]
+        parts.append(_series(number, name, points, drawn, across, down, joined))
+    label = f"{y_label} against {x_label}. {_in_words(series)}"
+    title = html.escape(title or y_label)
+    return (
+        f'<figure class="chart"><figcaption>{title}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{html.escape(label)}">{"".join(parts)}</svg>{_legend(series) if joined else ""}</figure>'
+    )
+
+
+def _grid(across: Axis, down: Axis, x_label: str, y_label: str) -> str:
+    base, middle = HEIGHT - BOTTOM, (TOP + HEIGHT - BOTTOM) / 2
+    parts = []
+    for y in down.ticks():
+        parts += [_rule("grid", down.at(y)), _text(LEFT - 7, down.at(y) + 4, short(y), "end")]
+    for x in across.ticks():
+        parts.append(f'<line class="axis" x1="{across.at(x)}" x2="{across.at(x)}" y1="{base}" y2="{base + 4}"/>')
+        parts.append(_text(across.at(x), base + 18, short(x), "middle"))
+    parts.append(_rule("axis", base))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "middle", "name"))
+    upright = f' transform="rotate(-90 12 {middle})"'
+    parts.append(f'<text class="name" x="12" y="{middle}" text-anchor="middle"{upright}>{html.escape(y_label)}</text>')
+    return "".join(parts)
+
+
+def _series(number: int, name: str, points, bands, across: Axis, down: Axis, joined: bool) -> str:
+    colour, dash = f"s{number % COLOURS}", f"d{number % DASHES}"
+    places = [(across.at(x), down.at(y)) for x, y in points]
+    parts = []
+    if joined and len(bands) > 1:
+        edges = [(across.at(x), down.at(high)) for x, _, high in bands]
+        edges += [(across.at(x), down.at(low)) for x, low, _ in reversed(bands)]
+        parts.append(f'<polygon class="area" points="{_joined(edges)}"/>')
+    for x, low, high in bands if not joined or len(bands) == 1 else ():
+        x = across.at(x)
+        parts.append(f'<line class="band" x1="{x}" x2="{x}" y1="{down.at(low)}" y2="{down.at(high)}"/>')
+    if joined:
+        parts.append(f'<polyline class="line {dash}" points="{_joined(places)}"/>')
+    if not joined or len(points) <= MARKED:
+        for (x, y), (left, top) in zip(points, places, strict=True):
+            words = html.escape(f"{name}: {short(x)}, {short(y)}")
+            parts.append(f'<path class="mark" d="{_mark(number, left, top)}"><title>{words}</title></path>')
+    if not joined and places:
+        x, y = places[-1]
+        right = x > (LEFT + WIDTH - RIGHT) / 2
+        parts.append(_text(x - 8 if right else x + 8, y - 7, name, "end" if right else "start", "name"))
+    return f'<g class="{colour}">{"".join(parts)}</g>'
+
+
+def _mark(number: int, x: float, y: float, r: float = 3.4) -> str:
+    """A disc, square, diamond or triangle, so that series differ by more than colour."""
+    disc = f"M{x - r:.1f} {y}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
+    square = f"M{x - 3:.1f} {y - 3:.1f}h6v6h-6z"
+    diamond = f"M{x} {y - 4.4:.1f}l4.4 4.4l-4.4 4.4l-4.4 -4.4z"
+    triangle = f"M{x} {y - 4.2:.1f}l4.2 7.4h-8.4z"
+    return (disc, square, diamond, triangle)[number % 4]
+
+
+def _legend(series: Mapping[str, Sequence]) -> str:
+    if len(series) < 2:
+        return ""
+    keys = (
+        f'<li><svg class="s{i % COLOURS}" viewBox="0 0 30 12" aria-hidden="true"><line class="line d{i % DASHES}" x1="0" x2="30" '
+        f'y1="6" y2="6"/><path class="mark" d="{_mark(i, 15, 6)}"/></svg>{html.escape(name)}</li>'
+        for i, name in enumerate(series)
+    )
+    return f'<ul class="legend">{"".join(keys)}</ul>'
+
+
+def _in_words(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """What a curve says, for who does not see it: where each line begins and ends."""
+    words = []
+    for name, points in series.items():
+        if len(points) == 1:
+            words.append(f"{name}: {short(points[0][1])} at {short(points[0][0])}")
+        elif points:
+            (x0, y0), (x1, y1) = points[0], points[-1]
+            words.append(f"{name}: from {short(y0)} at {short(x0)} to {short(y1)} at {short(x1)}")
+    return "; ".join(words)
+
+
+def _text(x: float, y: float, words: str, anchor: str, kind: str = "") -> str:
+    kind = f' class="{kind}"' if kind else ""
+    return f'<text{kind} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(words)}</text>'
+
+
+def _rule(kind: str, y: float) -> str:
+    return f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
+
+
+def _joined(places: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x},{y}" for x, y in places)
+
+
+def short(value: float) -> str:
+    """A number as beside a tick: 4 digits, thousands with commas, and powers of ten for what is very small or large."""
+    if value and not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.3g}"
+    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:

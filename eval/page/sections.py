@@ -14,8 +14,9 @@ from torch import Tensor
 from eval.clip_sets import open_training_clips, real_clips, stratified_halves
 from eval.decode import decoded_clips, fitting_tokenizer, sampled
 from eval.features import load_features
-from eval.page.document import bullet_list, clip_grid, facts_table, quiet, results_table, section
-from eval.page.figures import animation, bordered, curve, side_by_side, smoothed
+from eval.page.clips import Clip, clip_grid, clip_table
+from eval.page.document import bullet_list, facts_table, folded, quiet, results_table, section
+from eval.page.figures import curve, smoothed
 from eval.protocols.presets import guessed
 from eval.results.rows import Row
 from generator.loading import SHIPPED
@@ -62,21 +63,24 @@ def real_section(config, run, facts: dict) -> str:
     with torch.no_grad(), autocast(device, resolve_dtype(config.dtype, device)):
         decoded = to_uint8(vae.decode(vae.encode(video).mode())).cpu()
         ahead = predictor and to_uint8(predictor.predict(video[:, :, :observed], groups // 2)).cpu()
-    shown = [frames(clip), frames(decoded)]
-    title, words = "Real, reconstructed", f"{seen}. Left: the clip itself. Right: through encoder and decoder."
+    kinds, shown = ["real", "reconstructed"], [frames(clip), frames(decoded)]
+    title, words = "Real, reconstructed", f"{seen}: the clip itself, and what comes out of encoder and decoder."
     if predictor:
-        shown.append([bordered(rest, observed) for rest in frames(ahead)])
-        title = "Real, reconstructed, predicted"
+        kinds, shown, title = [*kinds, "predicted"], [*shown, frames(ahead)], "Real, reconstructed, predicted"
         words = (
-            f"{seen}. Left: the clip itself. Middle: through encoder and decoder. Right: the encoder sees the first "
-            f'{observed} frames (<span class="green">green</span>), and the decoder of the video stage draws the rest '
-            '(<span class="orange">orange</span>) from padding.'
+            f"{seen}: the clip itself, what comes out of encoder and decoder, and what is predicted. There the encoder "
+            f'sees the first {observed} frames (<span class="green">green</span>), and the decoder of the video stage '
+            'draws the rest (<span class="orange">orange</span>) from padding.'
         )
-    # One picture for all, so that they play in step.
-    pictures = [animation(side_by_side(row)) for row in zip(*shown, strict=True)]
     decibels = psnr(decoded.double() / 255, clip.double() / 255).tolist()
-    captions = [f"{name}, {d:.1f} dB" for name, d in zip(captions_of(labels, facts, "clip"), decibels, strict=True)]
-    return section(title, quiet(words), clip_grid(zip(pictures, captions, strict=True), wide=True))
+    names = captions_of(labels, facts, "clip")
+    rows = [
+        (kind, [Clip(playing, text=f"{kind}: {name}", observed=observed if kind == "predicted" else None)
+                for name, playing in zip(names, made, strict=True)])
+        for kind, made in zip(kinds, shown, strict=True)
+    ]  # fmt: skip
+    captions = [f"{name}, {d:.1f} dB" for name, d in zip(names, decibels, strict=True)]
+    return section(title, quiet(words), clip_table(captions, rows, name=title))
 
 
 def shown_clips(facts: dict):
@@ -118,7 +122,7 @@ def generated_grid(config, run: str, scale: float) -> str:
             f"{word} ✓" if saw == label else f"{word}; judge: {name}"
             for word, label, saw, name in zip(words, labels, seen, captions_of(seen, facts, "class"), strict=True)
         ]
-    return clip_grid(zip(map(animation, frames(clips)), words, strict=True))
+    return clip_grid([Clip(*shown) for shown in zip(frames(clips), words, strict=True)])
 
 
 def shipped_sections(config) -> list[str]:
@@ -150,13 +154,14 @@ def numbers_section(results: Sequence[tuple[dict, list[Row]]]) -> str:
         if record["kind"] == "convergence":
             continue
         kind, command = html.escape(record["kind"]), html.escape(record["command"])
-        parts += [f"<p><b>{kind}</b> <span class=quiet>{command}</span></p>", results_table(rows)]
+        parts += [f"<h3>{kind}</h3>", results_table(rows, record["kind"])]
+        parts.append(folded("How they were made", f"<pre>{command}</pre>"))
         if record["kind"] == "difference":
             sides = [f"{side}: {record[side]}" for side in ("a", "b") if side in record]
             parts.append(bullet_list([*sides, *record.get("differences", ())]))
         for name, protocol in record.get("protocols", {}).items():
             differs = protocol["differences"] or ["as the paper, as far as it says"]
-            parts.append(f"<p><b>{html.escape(name)}</b></p>" + bullet_list(differs))
+            parts.append(folded(f"Protocol {name}", bullet_list(differs)))
     return section("Numbers", quiet(_INTERVALS), *(parts or [quiet("Nothing was measured yet.")]))
 
 
@@ -170,11 +175,11 @@ def curves_section(run, tokenizer_run, results: Sequence[tuple]) -> str:
         ahead = logged(log, {"all frames": ratio, "1 ahead": f"{ratio}_plus_1", "4 ahead": f"{ratio}_plus_4"})
         over_repeat, one = "squared error of predicted frames over that of repeating", {"repeating the last frame": 1.0}
         charts += [
-            curve(terms, x_label=step, y_label="tokenizer loss terms", log_y=True),
-            curve(decibels, x_label=step, y_label="PSNR on held-out clips, dB"),
-            curve(ahead, x_label=step, y_label=over_repeat, levels=one),
+            curve(terms, x_label=step, y_label="loss", title="tokenizer loss terms", log_y=True),
+            curve(decibels, x_label=step, y_label="PSNR, dB", title="PSNR on held-out clips"),
+            curve(ahead, x_label=step, y_label="error / repeating", title=over_repeat, levels=one),
         ]
-    loss = logged(read_log(run.dir), {"loss": "loss"})
+    loss = logged(read_log(run.dir), {"flow loss": "loss"})
     charts.append(curve(loss, x_label=generator_step, y_label="flow loss", log_y=True))
     for record, _ in results:
         if record["kind"] == "convergence":
@@ -187,7 +192,8 @@ def curves_section(run, tokenizer_run, results: Sequence[tuple]) -> str:
                 levels={"other real clips": record["floor"], "untrained": record["untrained"]},
                 log_y=record["floor"] > 0,
                 x_label=generator_step,
-                y_label=f"{metric}, {record['samples']} clips",
+                y_label=metric,
+                title=f"{metric}, {record['samples']} clips",
             )
             charts.append(chart)
     return section("Curves", f'<div class="charts">{"".join(charts)}</div>')
@@ -221,8 +227,10 @@ def differences_section(run, tokenizer_run, results: Sequence[tuple]) -> str:
     )
     measured = [record for record, _ in results if record["kind"] != "difference"]
     words += sorted({word for record in measured for word in record.get("differences", [])})
-    left_open = "<p>What the paper leaves open of how its numbers are made, and what our default fills in:</p>"
-    return section("How this differs from the paper", bullet_list(words), left_open, bullet_list(guessed()))
+    left_open = folded(
+        "What the paper leaves open of how its numbers are made, and what our default fills in", bullet_list(guessed())
+    )
+    return section("How this differs from the paper", bullet_list(words), left_open)
 
 
 def adversarial_words(config: dict, log: list[dict]) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the browser's client
 
 
 @dataclass(frozen=True)
@@ -129,3 +132,19 @@ def chain(tmp_path_factory) -> Chain:
             )
         )
     return Chain(runs, Path(tokenizer), Path(latents), Path(generator))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Headless Chromium, one for all tests; skips where there is none."""
+    from chromium import NAMES, Browser, find_browser
+
+    program = find_browser()
+    if program is None:
+        pytest.skip(f"no browser is installed: none of {', '.join(NAMES)}")
+    try:
+        found = Browser(program, tmp_path_factory.mktemp("browser"))
+    except AssertionError as error:  # as where it lacks what it needs of the system
+        pytest.skip(f"{program} does not start: {error}")
+    yield found
+    found.close()

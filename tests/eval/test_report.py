@@ -7,17 +7,14 @@ import io
 import re
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 
 from eval.convergence import ConvergenceConfig, convergence
 from eval.fvd import FVDConfig, fvd
-from eval.page.document import results_table
-from eval.page.figures import OBSERVED, PREDICTED, animation, bordered, curve, log_ticks, side_by_side, smoothed, ticks
 from eval.page.sections import adversarial_words
 from eval.protocols.presets import guessed
 from eval.reconstruction import ReconstructionConfig, reconstruction
-from eval.report import ReportConfig, newest_results, report
+from eval.report import ReportConfig, folders_without_run, newest_results, report
 from eval.results.rows import Row, write_results
 from runtime.errors import InputError
 
@@ -83,13 +80,17 @@ def written(measured, tmp_path, capsys):
 def test_the_page_needs_nothing_but_itself(written):
     text, _ = written
     found = Page(text)
-    assert found.addresses and all(address.startswith("data:image/webp;base64,") for address in found.addresses)
-    assert "script" not in found.tags and "link" not in found.tags
-    assert not re.search(r"https?://", re.sub(r'src="[^"]*"', "", text).replace("http://www.w3.org/2000/svg", ""))
-    assert "prefers-color-scheme: dark" in text and "width=device-width" in text
+    pictures = [address for address in found.addresses if not address.startswith("#")]
+    assert pictures and all(address.startswith("data:image/webp;base64,") for address in pictures)
+    assert "link" not in found.tags and text.count("<script") == 1
+    assert not re.search(r"https?://", re.sub(r'src="[^"]*"', "", text))
+    # Every link of the page leads to a section of it.
+    assert {address[1:] for address in found.addresses if address.startswith("#")} == set(
+        re.findall(r'<section id="([^"]+)"', text)
+    )
 
 
-def test_the_page_shows_every_kind_of_clip_and_the_clips_play(written):
+def test_the_page_shows_every_kind_of_clip_and_says_what_it_is(written):
     from PIL import Image
 
     text, _ = written
@@ -99,11 +100,31 @@ def test_the_page_shows_every_kind_of_clip_and_the_clips_play(written):
         "Generated, trained just now, guidance 1",
         "Generated, trained just now, guidance 2",
     ]
-    pictures = re.findall(r'src="data:image/webp;base64,([^"]+)"', text)
-    assert len(pictures) == 36
-    first = Image.open(io.BytesIO(base64.b64decode(pictures[0])))
-    assert first.n_frames == 17 and first.size == (32 + 2 + 32 + 2 + 36, 36)
+    pictures = re.findall(
+        r'<img src="data:image/webp;base64,([^"]+)" alt="([^"]+)" data-frames="17" data-columns="5"', text
+    )
+    assert len(pictures) == text.count("<img") == 60
+    first = Image.open(io.BytesIO(base64.b64decode(pictures[0][0])))
+    assert first.size == (5 * 32, 4 * 32) and pictures[0][1].startswith("real: disc")
+    assert text.count('data-observed="9"') == 12
     assert "that no training has seen" in text and "disc bounce" in text and "judge" in text
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_is_sound_in_a_browser(written, browser, tmp_path, width):
+    (tmp_path / "page.html").write_text(written[0], "utf-8")
+    browser.open(tmp_path / "page.html", width=width, dark=width < 600)
+    assert browser.complaints() == [] and browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run("document.querySelectorAll('canvas').length") == 60
+    assert {address.partition(":")[0] for address in browser.requests()} == {"file", "data"}
+
+
+def test_the_page_begins_with_what_was_found(written):
+    text, _ = written
+    top = text[: text.index("<main>")]
+    for words in ("FD-shapes of generated clips", "The tokenizer reconstructs at", "of the squared error of repeating"):
+        assert words in top, words
+    assert top.count("<div class=finding>") == 4 and "other real clips" in top
 
 
 def test_the_page_holds_curves_numbers_times_and_differences(written):
@@ -122,7 +143,7 @@ def test_the_page_holds_curves_numbers_times_and_differences(written):
         "change explained",
     ):
         assert words in text, words
-    assert text.count("<svg") == 5
+    assert text.count('<figure class="chart">') == 5
     # One of the four steps of the tokenizer is the decoder stage's, where the adversarial loss begins at once.
     assert "adversarial loss of weight 0.05 in 1 of 4 steps" in text and "no GAN" not in text
     assert "FD-shapes" in printed and "report.html" in printed
@@ -130,14 +151,14 @@ def test_the_page_holds_curves_numbers_times_and_differences(written):
 
 def test_the_page_holds_differences_and_what_other_protocols_measured(written):
     text, printed = written
-    for words in ("<td>3.25", "protocol latte@0123", "<li>frames: 16 (paper: 17)", "<td>FD-shapes ↓", "<td>PSNR ↑"):
-        assert words in text.replace('<td class="n">', "<td>"), words
+    for words in (">3.25<", "protocol latte@0123", "<li>frames: 16 (paper: 17)", "<td>FD-shapes ↓", "<td>PSNR ↑"):
+        assert words in text, words
     # Two differences of this run, to two others, one of them in a file of an older name.
     for words in ("7.125", "8.125", "<li>a: this.json", "<li>b: old.json", "<li>b: new.json"):
         assert words in text, words
-    assert text.count("<b>difference</b>") == 2 and "8.125" in printed
+    assert text.count("<h3>difference</h3>") == 2 and "8.125" in printed
     # What is said of a difference is no difference to the paper.
-    assert text.index("errs in 5 % of cases") < text.index("How this differs from the paper")
+    assert text.index("errs in 5 % of cases") < text.index("<h2>How this differs from the paper")
     assert text.count("errs in 5 % of cases") == 2
 
 
@@ -146,7 +167,7 @@ def test_the_page_says_what_the_paper_leaves_open(written):
 
     text, _ = written
     after = text.index("What the paper leaves open")
-    assert text.index("How this differs from the paper") < after < text.index("What was run")
+    assert text.index("<h2>How this differs from the paper") < after < text.index("<h2>What was run")
     assert all(text.index(f"<li>{escape(words)}</li>") > after for words in guessed())
     for subject in ("which real clips", "real clips from", "real clips start", "frames", "flips", "guidance"):
         assert any(words.startswith(f"{subject}: ") for words in guessed()), subject
@@ -176,6 +197,16 @@ def test_of_each_kind_the_newest_results_are_shown_run_by_run(tmp_path):
     said = [protocol["differences"] for facts in found for protocol in facts.get("protocols", {}).values()]
     assert said == [["latte-again"], ["tats"]]
     assert newest_results([tmp_path / "nowhere"], "ucf101") == []
+
+
+def test_results_of_a_tokenizer_without_a_run_are_found_by_its_encoder(tmp_path):
+    for folder, encoder in (("shipped-mine", "ours"), ("baseline-other-0123", "theirs"), ("some-run", "ours")):
+        path = tmp_path / folder / "eval" / "a.json"
+        write_results(path, kind="reconstruction", rows=[], encoder_hash=encoder, data="ucf101", tokenizer=folder)
+    folders = folders_without_run(tmp_path)
+    assert [folder.name for folder in folders] == ["baseline-other-0123", "shipped-mine"]
+    (only,) = newest_results(folders, "ucf101", "ours")
+    assert only[0]["tokenizer"] == "shipped-mine"
 
 
 def test_shipped_weights_have_a_section_that_names_their_hours_and_command(measured, tmp_path, monkeypatch):
@@ -224,61 +255,3 @@ def test_a_missing_folder_is_refused_before_any_work(tmp_path):
 def test_no_run_says_which_command_makes_one(tmp_path):
     with pytest.raises(InputError, match="generator.train"):
         report(ReportConfig(runs_dir=str(tmp_path), out=str(tmp_path / "report.html")))
-
-
-def test_animation_keeps_every_pixel_of_every_frame():
-    from PIL import Image
-
-    clip = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
-    picture = Image.open(io.BytesIO(base64.b64decode(animation(clip).split(",")[1])))
-    for number, frame in enumerate(clip):
-        picture.seek(number)
-        assert np.array_equal(np.asarray(picture.convert("RGB")), frame)
-
-
-def test_borders_tell_observed_from_predicted_frames():
-    out = bordered(np.zeros((3, 4, 4, 3), dtype=np.uint8), observed=2, width=1)
-    assert out.shape == (3, 6, 6, 3)
-    assert [tuple(frame[0, 0]) for frame in out] == [OBSERVED, OBSERVED, PREDICTED]
-    assert not out[:, 1:-1, 1:-1].any()
-
-
-def test_clips_side_by_side_are_centred_with_transparent_gaps():
-    out = side_by_side([np.full((2, 4, 4, 3), 7, np.uint8), np.full((2, 6, 6, 3), 9, np.uint8)], gap=2)
-    assert out.shape == (2, 6, 12, 4)
-    assert (out[:, :, 4:6, 3] == 0).all() and (out[:, 0, :4, 3] == 0).all() and (out[:, 1:5, :4, 0] == 7).all()
-
-
-def test_ticks_are_round_and_inside():
-    assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
-    assert ticks(0.013, 0.087) == [0.02, 0.04, 0.06, 0.08]
-    assert log_ticks(0.5, 2000) == [1, 10, 100, 1000]
-    assert log_ticks(3, 30) == [5, 10, 20]
-    assert all(4.1 <= value <= 4.9 for value in log_ticks(4.1, 4.9))
-
-
-def test_a_curve_leaves_out_what_cannot_be_drawn():
-    drawn = curve(
-        {"loss": [(1, 2.0), (2, float("nan")), (3, None), (4, -1.0), (5, 1.0)]},
-        x_label="step",
-        y_label="loss",
-        log_y=True,
-    )
-    assert drawn.count("<circle") == 2 and "nan" not in drawn
-    assert "Nothing was logged" in curve({"loss": []}, x_label="step", y_label="loss")
-
-
-def test_a_long_log_becomes_a_short_line_of_means():
-    points = [(float(i), float(i % 2)) for i in range(3000)]
-    short = smoothed(points)
-    assert len(short) == 150 and all(abs(y - 0.5) < 0.05 for _, y in short)
-    assert smoothed(points[:10]) == points[:10]
-
-
-def test_the_table_escapes_words_and_greys_controls():
-    rows = [
-        Row(metric="FD <b>", subject="real", value=1.0, low=0.5, high=1.5, n=3),
-        Row(metric="LPIPS", subject="reconstructed", value=None),
-    ]
-    drawn = results_table(rows)
-    assert "FD &lt;b&gt;" in drawn and drawn.count('class="control"') == 1 and "0.5 … 1.5" in drawn and "–" in drawn
