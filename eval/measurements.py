@@ -18,9 +18,11 @@ from torch import Tensor
 from eval.features import FRECHET_NAMES
 from eval.features.store import FeatureSet
 from eval.metrics.frechet import frechet_distance
+from eval.tokenizer_clips import Encoded
 from runtime.errors import InputError
 from runtime.processes import autocast
 from runtime.records import check_fields
+from tokenizer.spec import Posterior
 from tokenizer.validation import blank_like, prediction_errors
 from videos import ClipSpec, lpips, psnr, ssim, to_float, to_uint8
 from videos.quality import LPIPS_SMALLEST, lpips_network
@@ -54,6 +56,11 @@ class Column:
     def is_in(self, columns: Mapping[str, np.ndarray], ahead: int | None = None) -> bool:
         """Whether rows hold it, with something to divide by; `ahead`: at this frame alone."""
         if not columns.keys() >= {*self.names}:
+            return False
+        if (
+            ahead is not None
+            and not 0 <= ahead < columns[self.names[0]].reshape(len(columns[self.names[0]]), -1).shape[1]
+        ):
             return False
         ratio = self.function in (_ratio, _explained)
         return not ratio or self.arrays(columns, ahead)[0][:, 1].sum() > 0
@@ -185,7 +192,6 @@ class Measurer:
         lpips_nets: LPIPS networks by "alex" and "vgg".
         network: For features, or None.
         stratified: Whether the items were drawn class by class, which intervals then respect.
-        batch_size: Clips in one forward pass.
     """
 
     vae: torch.nn.Module
@@ -194,7 +200,6 @@ class Measurer:
     lpips_nets: Mapping[str, Callable]
     network: object
     stratified: bool = False
-    batch_size: int = 16
     device: torch.device
     dtype: torch.dtype = torch.float32
 
@@ -220,20 +225,18 @@ class Measurer:
         nets = [net for net in LPIPS_SMALLEST if net in self.lpips_nets]
         return layout_of(num_frames, self.observed, nets, self.network.dim if self.network else 0)
 
-    def see(self, video: Tensor) -> tuple[Tensor, None]:
-        """Rows float32 `[B, width]` of uint8 clips `[B, 3, 1+T, H, W]`, as a view of `eval.extract` gives features."""
-        layout, parts = self.layout(video.shape[2]), []
-        for part in video.split(self.batch_size):
-            found = self.measure(part)
-            parts.append(torch.cat([found[name].reshape(-1, width) for name, width in layout.items()], dim=1))
+    def see(self, encoded: Encoded) -> tuple[Tensor, None]:
+        """Rows float32 `[B, width]` of clips, as a view of `eval.extract` gives features."""
+        found = [self.measure(clip, posterior) for clip, posterior in encoded.parts]
+        layout = self.layout(encoded.parts[0][0].shape[2])
+        parts = [torch.cat([one[name].reshape(-1, width) for name, width in layout.items()], dim=1) for one in found]
         return torch.cat(parts).float(), None
 
-    def measure(self, clip: Tensor) -> dict[str, Tensor]:
-        """The columns of `layout_of` for uint8 clips `[B, 3, 1+T, H, W]`."""
-        clip = clip.to(self.device)
+    def measure(self, clip: Tensor, posterior: Posterior) -> dict[str, Tensor]:
+        """The columns of `layout_of` for uint8 clips `[B, 3, 1+T, H, W]`, of which the encoder made `posterior`."""
         video, frames = to_float(clip), clip.shape[2]
         with torch.no_grad(), autocast(self.device, self.dtype):
-            exact = self.vae.decode(self.vae.encode(video).mode()).float().clamp(-1, 1)
+            exact = self.vae.decode(posterior.mode()).float().clamp(-1, 1)
         decoded = to_uint8(exact)
         real, output = clip.double() / 255, decoded.double() / 255
         rounding = self._quality(output, (exact.double() + 1) / 2)

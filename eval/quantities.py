@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 
+from eval.analysis.quantities import SUBJECT as LATENTS
+from eval.analysis.quantities import latent_number
+from eval.analysis.temporal_fvd import TEMPORAL_SUBJECTS, is_temporal, temporal_features
 from eval.features import FRECHET_NAMES, KERNEL_NAMES
 from eval.features.store import FeatureSet
 from eval.measurements import COLUMNS, columns_of, horizons_of
@@ -41,6 +45,9 @@ ASPECTS: dict[str, Callable] = {
 }
 # Whose numbers these are the networks of: an Inception Score has the name of its classifier, too.
 SCORE_NAMES = {"c3d": "IS", "shapes": "IS-shapes"}
+# Of `eval.probe`, which keeps sums of its own.
+PROBES = {"EPE": "lower", "next-frame MSE": "lower"}
+PROBES |= dict.fromkeys(("tracking AUC", "tracking delta", "tracking AUC, own pixels"), "higher")
 _DISTANCES = dict.fromkeys(FRECHET_NAMES.values(), frechet_distance)
 _DISTANCES |= {name + AT_INFINITY: frechet_at_infinity for name in FRECHET_NAMES.values()}
 _DISTANCES |= dict.fromkeys(KERNEL_NAMES.values(), kernel_distance)
@@ -103,12 +110,24 @@ def number_named(metric: str, subject: str = "", protocol: Protocol = PAPER) -> 
             return ((aspect(probabilities.argmax(1)) == aspect(kept[0].labels)).astype(float),)
 
         return Number(name=metric, better="higher", arrays=hits, metric=np.mean, share=True)
+    if subject == LATENTS and (of_latents := latent_number(metric)):
+        found = {field.name: getattr(of_latents, field.name) for field in fields(of_latents)}
+        return Number(**found | {"arrays": lambda *kept: of_latents.arrays(*_sets(kept, 1))})
+    if subject in TEMPORAL_SUBJECTS and is_temporal(metric):
+        arrays = partial(_temporal, subject)
+        return Number(name=metric, better="lower", arrays=arrays, metric=frechet_distance, paired=True)
     return _number_of_columns(metric, subject)
+
+
+def _temporal(subject: str, *kept: FeatureSet) -> tuple[np.ndarray, ...]:
+    return temporal_features(*_sets(kept, 1), subject)
 
 
 def better(metric: str) -> str:
     """ "lower" or "higher" of a metric by its name; "" where neither is, or the name is not known."""
-    subjects = ("generated", *dict.fromkeys(column.subject for column in COLUMNS))
+    if metric in PROBES:
+        return PROBES[metric]
+    subjects = ("generated", LATENTS, *TEMPORAL_SUBJECTS, *dict.fromkeys(column.subject for column in COLUMNS))
     return next((found.better for subject in subjects if (found := number_named(metric, subject))), "")
 
 
@@ -141,7 +160,7 @@ def _number_of_columns(metric: str, subject: str) -> Number | None:
     def arrays(*kept: FeatureSet) -> tuple[np.ndarray, ...]:
         (only,) = _sets(kept, 1)
         columns, ahead = columns_of(only, column.names), int(horizon[2]) - 1 if horizon else None
-        if horizon and ahead not in horizons_of(columns, column):
+        if horizon and not column.is_in(columns, ahead):
             raise InputError(f"{only.path}: it holds no {metric}")
         return column.arrays(columns, ahead)
 
@@ -153,7 +172,7 @@ def _number_of_columns(metric: str, subject: str) -> Number | None:
 
 def classes_of(kept: FeatureSet) -> np.ndarray | None:
     """Classes of a set whose clips were asked for or drawn class by class, for a stratified jackknife; None without."""
-    if "layout" in (kept.key or {}):
+    if "stratified" in (kept.key or {}):
         return kept.labels if kept.key["stratified"] else None
     return kept.labels if len(kept.labels) and kept.labels.min() >= 0 else None
 
@@ -214,7 +233,8 @@ def row_of(number: Number, sets: Sequence[FeatureSet], subject: str, *, features
         row = replace(row, protocol=f"{number.protocol.name}@{protocol_hash(number.protocol)}")
     if np.isfinite(found.value):
         return row
-    return Row(metric=row.metric, subject=subject, value=None, note=f"not a number by {number.protocol.root}")
+    why = f"not a number by {number.protocol.root}" if number.is_frechet else "there is none: nothing varies"
+    return Row(metric=row.metric, subject=subject, value=None, note=why)
 
 
 def label_of(kept: FeatureSet) -> str:
@@ -281,6 +301,22 @@ def judge_rows(found: FeatureSet, subject: str, *, note: str = "") -> list[Row]:
         number = number_named(f"accuracy-{what}")
         rows.append(row_of(number, (found,), subject, features=label_of(found), note=note))
     return rows
+
+
+def prediction_rows(kept: FeatureSet) -> list[Row]:
+    """The numbers of kept measurements that are about prediction, and the error by every frame ahead: of the prediction
+    and of a flat picture, both over that of repeating the last observed frame."""
+    columns, rows = columns_of(kept), []
+    about = [column for column in COLUMNS if column.subject in ("predicted", "blank") and column.is_in(columns)]
+    for column in about:
+        rows.append(row_of(number_named(column.metric, column.subject), (kept,), column.subject, note=column.note))
+    width = columns["predicted"].reshape(len(columns["predicted"]), -1).shape[1]
+    for column in (column for column in about if column.metric == "error / repeat"):
+        for ahead in range(width):
+            if column.is_in(columns, ahead):  # where nothing moves there is nothing to divide by
+                number = number_named(f"{column.metric}, frame +{ahead + 1}", column.subject)
+                rows.append(row_of(number, (kept,), column.subject))
+    return [*rows, row_of(number_named("PSNR", "reconstructed"), (kept,), "reconstructed")]
 
 
 def measurement_rows(kept: FeatureSet) -> list[Row]:

@@ -10,38 +10,43 @@ on moving pixels, with repeating the last observed frame, and with a flat pictur
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from runtime.command import CommonFlags, flag, run_command
+from eval.tokenizer_clips import ClipFlags
+from runtime.command import flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
+
+if TYPE_CHECKING:
+    from eval.extract import View
+    from eval.results.rows import Row
+    from eval.tokenizer_clips import Opened
 
 NO_PREDICTOR = "the tokenizer has no weights to predict with, which are those of the video stage"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconstructionConfig(CommonFlags):
-    """Flags of `python -m eval.reconstruction`."""
+class JudgedFlags(ClipFlags):
+    """How a tokenizer's reconstructions and predictions are measured."""
 
     tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or known name; default: the newest run")
     weights: str | None = flag(None, "weight file to use instead of the tokenizer's own, or 'random'")
-    data: str | None = flag(None, "data set; default: the one that the tokenizer was trained on")
-    root: str | None = flag(None, "its folder; default: likewise")
-    split: str = flag(
-        "test", "which part; of kinetics400, test is the validation set", choices=("all", "train", "test")
-    )
-    samples: int = flag(256, "clips; of a data set of files a seeded, class-stratified draw", low=2, high=1_000_000)
-    num_frames: int | None = flag(None, "frames of a clip; default: as trained, else 17", low=1, high=4097)
-    size: int | None = flag(None, "height and width; default: as trained, else 256", low=8, high=8192)
-    sizes: tuple[int, ...] = flag((), "several sizes in a row, a results file each", low=8, high=8192)
     observed: int | None = flag(None, "frames that prediction sees; default: the first half of the groups", low=1)
     features: str = flag(
         "auto",
         "auto: shapes for moving_shapes, i3d where its weights are here, else none",
         choices=("auto", "shapes", "i3d", "none"),
     )
-    batch_size: int = flag(16, "clips in one forward pass, at most 32", low=1, high=65_536)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionConfig(JudgedFlags):
+    """Flags of `python -m eval.reconstruction`."""
+
+    sizes: tuple[int, ...] = flag((), "several sizes in a row, a results file each", low=8, high=8192)
     out: str | None = flag(None, "JSON file to write; default: eval/reconstruction-….json in the run", check=check_file)
 
     def __post_init__(self) -> None:
@@ -62,82 +67,39 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     """Measure at one size, print the table, write the JSON; returns its path."""
     import time
 
-    from eval.clip_sets import names_of
-    from eval.extract import View, extract, read_items, record_of
-    from eval.features.store import FeatureStore
-    from eval.measurements import Measurer, lpips_networks
+    from eval.extract import extract, read_items, record_of
     from eval.quantities import measurement_rows
     from eval.results.rows import table, write_results
-    from runtime.processes import resolve_dtype, start_processes
-    from runtime.run import newest_run, read_run, timed_part
-    from tokenizer.zoo import load, load_predictor
-    from videos import open_dataset
+    from eval.tokenizer_clips import open_clips
+    from runtime.processes import start_processes
+    from runtime.run import timed_part
 
     began = time.monotonic()
     world = start_processes(config.device)
-    name = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
-    vae = load(name, config.weights, device=world.device)
-    predictor = load_predictor(name, device=world.device)
-    trained = read_run(name).config if (Path(name) / "manifest.json").is_file() else {}
-    data = config.data or trained.get("data") or ("moving_shapes" if name == "moving-shapes" else None)
-    if data is None:
-        raise InputError(f"--data is needed: {name!r} is no training run that could name a data set")
-    clip = clip_of(config, trained, data, 32 if name == "moving-shapes" else 256)
-    vae.spec.latent_shape(clip.num_frames, clip.height, clip.width)  # refuse a clip that does not fit
-    observed = observed_frames(config, predictor, clip)
-    root = config.root or (trained.get("root") if data == trained.get("data") else None)
-    dataset = open_dataset(data, root=root, split=config.split, clip=clip)
-    network, no_network = _features(config, data, str(world.device))
-    items, stratified = drawn(dataset, data, config)
-    nets, no_nets = lpips_networks(clip, world.device)
-    measurer = Measurer(
-        vae=vae,
-        predictor=predictor,
-        observed=observed,
-        lpips_nets=nets,
-        network=network,
-        stratified=stratified,
-        batch_size=config.batch_size,
-        device=world.device,
-        dtype=resolve_dtype(config.dtype, world.device),
-    )
-    folder = (Path(name) if trained else Path(config.runs_dir) / folder_name(name, vae)) / "eval"
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = f"reconstruction-{data}-{config.split}-{clip.height}px-n{len(items)}"
-    out = Path(config.out) if config.out else folder / f"{stem}.json"
-    key = measurer.key(clip, data=data, fingerprint=dataset.fingerprint(), split=config.split, seed=config.seed)
-    kept_below = Path(config.runs_dir) / "features"
-    store = FeatureStore(kept_below, f"{data}-reconstruction-{clip.height}px", key)
-    with timed_part(folder.parent, "eval.reconstruction"):
+    opened = open_clips(config, config.tokenizer, config.weights, world.device)
+    judged = judge(config, opened)
+    out = opened.out("reconstruction")
+    out = Path(config.out) if config.out else out
+    with timed_part(opened.folder.parent, "eval.reconstruction"):
         kept = extract(
-            {"": View(store=store, see=measurer.see)},
-            names_of(dataset, items),
-            read_items(dataset, items, config.seed, world.device),
+            {"": judged.view},
+            opened.dataset_names(),
+            read_items(opened.dataset, opened.items, config.seed, world.device),
             world=world,
-            label=f"reconstruct {data}",
-            unreadable=record_of(kept_below, dataset),
+            label=f"reconstruct {opened.data}",
+            unreadable=record_of(opened.kept_below, opened.dataset),
         )[""]
         if not world.is_main:
             return out
-        rows = measurement_rows(kept) + not_measured(no_nets, no_network, "" if predictor else NO_PREDICTOR)
-    words = differences(data, config.split, clip, len(kept.features), network)
+        rows = measurement_rows(kept) + judged.missing
+    words = differences(opened.data, config.split, opened.clip, len(kept.features), judged.network)
     write_results(
         out,
         kind="reconstruction",
         rows=rows,
-        tokenizer=name,
-        **({"weights": config.weights} if config.weights else {}),
-        encoder_hash=vae.encoder_hash,
-        decoder_hash=vae.decoder_hash,
-        data=data,
-        split=config.split,
-        size=clip.height,
-        num_frames=clip.num_frames,
-        frame_stride=clip.frame_stride,
+        **opened.facts,
         samples=len(kept.features),
-        seed=config.seed,
-        device=config.device,
-        observed_frames=observed,
+        observed_frames=judged.observed,
         differences=words,
         seconds=round(time.monotonic() - began, 1),
     )
@@ -148,31 +110,73 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     return out
 
 
-def folder_name(name: str, vae) -> str:
-    """Of the folder below `--runs-dir` for results of a tokenizer that has none of its own."""
-    from eval.decode import file_word
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What is looked at in a tokenizer's reconstructions and predictions.
+
+    Attributes:
+        view: That measures them.
+        encode: What its clips go through first.
+        network: For features, or None.
+        observed: Frames that prediction sees, or None.
+        missing: Rows of what cannot be measured, with the reasons.
+    """
+
+    view: View
+    encode: Callable
+    network: object
+    observed: int | None
+    missing: list[Row]
+
+
+def judge(config: JudgedFlags, opened: Opened) -> Judged:
+    """Load what reconstructions are judged by; what is not here is left out, and said.
+
+    Raises:
+        InputError: On features that are asked for by name and not here, or frames that cannot be predicted.
+    """
+    from eval.extract import View
+    from eval.features.store import FeatureStore
+    from eval.measurements import Measurer, lpips_networks
+    from eval.tokenizer_clips import encoder_of
+    from runtime.processes import resolve_device, resolve_dtype
     from tokenizer.baselines.registry import is_baseline
+    from tokenizer.zoo import load_predictor
 
-    # Two files of weights, or two folders of one class, are two tokenizers.
-    own = f"baseline-{file_word(vae.spec.name)}-{vae.decoder_hash[:8]}"
-    return own if is_baseline(name) else f"shipped-{Path(name).name}"
-
-
-def clip_of(config: ReconstructionConfig, trained: dict, data: str, size: int):
-    """The first frames of a video; what no flag says is as the tokenizer was trained, on its own data set also the
-    frame stride."""
-    from videos import ClipSpec
-    from videos.clip import lowest_stride
-
-    return ClipSpec(
-        num_frames=config.num_frames or trained.get("num_frames", 17),
-        size=config.size or trained.get("size", size),
-        frame_stride=lowest_stride(trained.get("frame_stride")) if data == trained.get("data") else 1,
-        window="first",
+    device, clip = resolve_device(config.device), opened.clip
+    dtype = resolve_dtype(config.dtype, device)
+    # Weights other than a run's own are another tokenizer than the one whose video stage it has.
+    predictor = None if opened.weights else load_predictor(opened.name, device=device)
+    if is_baseline(opened.name) and hasattr(
+        opened.vae, "predict"
+    ):  # somebody's own class, which has one set of weights
+        predictor = opened.vae
+    observed = observed_frames(config, predictor, clip)
+    network, no_network = _features(config, opened.data, str(device))
+    nets, no_nets = lpips_networks(clip, device)
+    measurer = Measurer(
+        vae=opened.vae,
+        predictor=predictor,
+        observed=observed,
+        lpips_nets=nets,
+        network=network,
+        stratified=opened.stratified,
+        device=device,
+        dtype=dtype,
+    )
+    key = measurer.key(clip, **opened.clip_key)
+    store = FeatureStore(opened.kept_below, f"{opened.data}-reconstruction-{clip.height}px", key)
+    encode = encoder_of(opened.vae, device, dtype, config.batch_size)
+    return Judged(
+        view=View(store=store, see=measurer.see, change=encode),
+        encode=encode,
+        network=network,
+        observed=observed,
+        missing=not_measured(no_nets, no_network, "" if predictor else NO_PREDICTOR),
     )
 
 
-def observed_frames(config: ReconstructionConfig, predictor, clip) -> int | None:
+def observed_frames(config: JudgedFlags, predictor, clip) -> int | None:
     """Frames that prediction sees; None where a clip is one group, or there is nothing to predict with."""
     if not hasattr(predictor, "predict"):
         if config.observed is not None:
@@ -186,25 +190,7 @@ def observed_frames(config: ReconstructionConfig, predictor, clip) -> int | None
     return config.observed or (spec.frames(groups - groups // 2) if groups > 1 else None)
 
 
-def drawn(dataset, data: str, config: ReconstructionConfig) -> tuple[list[int], bool]:
-    """Which items, and whether they were drawn class by class.
-
-    Files are sorted by class, so the first ones would be of a few classes; items of a synthetic data set are
-    independent draws already.
-    """
-    from videos.datasets import FILE_DATASETS
-    from videos.splits import stratified_order
-
-    count = min(config.samples, len(dataset))
-    if count < 2:
-        raise InputError(f"data set {data!r} has {len(dataset)} clips in split {config.split!r}, two are needed")
-    if data not in FILE_DATASETS:
-        return list(range(count)), False
-    labels = dataset.labels()
-    return sorted(stratified_order(labels, config.seed)[:count]), len(set(labels)) > 1
-
-
-def _features(config: ReconstructionConfig, data: str, device: str):
+def _features(config: JudgedFlags, data: str, device: str):
     """The feature network or None, and why there is none."""
     from eval.clip_sets import load_chosen
 

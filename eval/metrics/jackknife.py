@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from eval.analysis.irreducible_variance import ScatterSums, velocity_irreducible_variance
 from eval.metrics.frechet import frechet_distance, frechet_left_out
 from eval.metrics.inception import inception_score, score_left_out
 from eval.metrics.kernel import KernelSums, kernel_distance
@@ -20,6 +21,7 @@ ROUNDS = 4
 
 # Metrics that can be had without some rows for less than their whole price.
 _LEFT_OUT = {frechet_distance: frechet_left_out, kernel_distance: KernelSums, inception_score: score_left_out}
+_LEFT_OUT |= {velocity_irreducible_variance: ScatterSums}
 
 # How much unequal blocks may add to a variance, as a share of it where classes differ as much as clips of a class do.
 UNEVEN = 0.02

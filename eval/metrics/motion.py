@@ -1,8 +1,6 @@
-"""Optical flow, point tracks, and how latents move: the numbers behind the paper's probes and figure 5."""
+"""Optical flow and point tracks: the numbers behind the paper's probes."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,6 +27,20 @@ def endpoint_error(flow: object, truth: object, valid: object | None = None) -> 
     return float(error.mean())
 
 
+# TAP-Vid's thresholds, in pixels of a 256 x 256 picture.
+THRESHOLDS = (1.0, 2.0, 4.0, 8.0, 16.0)
+
+
+def tracking_scores(errors_px: np.ndarray) -> np.ndarray:
+    """What every point adds to the area: clip(1 - e / 10, 0, 1), like the errors."""
+    return np.clip(1.0 - errors_px / 10.0, 0.0, 1.0)
+
+
+def accuracy_within(errors_px: np.ndarray) -> np.ndarray:
+    """Share of `THRESHOLDS` that each error is below, like the errors."""
+    return np.mean([errors_px < threshold for threshold in THRESHOLDS], axis=0)
+
+
 def tracking_auc(errors_px: object, visible: object) -> float:
     """Area under the accuracy-threshold curve from 0 to 10 pixels, in [0, 100]: 100 * mean of clip(1 - e / 10, 0, 1).
 
@@ -36,6 +48,20 @@ def tracking_auc(errors_px: object, visible: object) -> float:
         errors_px: Distances in pixels, any shape.
         visible: Bool, same shape; only visible points count.
     """
+    return float(100.0 * tracking_scores(_visible_errors(errors_px, visible)).mean())
+
+
+def delta_avg(errors_px: object, visible: object) -> float:
+    """Mean share of points nearer than 1, 2, 4, 8 and 16 pixels, in [0, 100] (TAP-Vid, arXiv 2211.03726, which measures
+    on 256 x 256 pictures, and averages over videos).
+
+    Args:
+        errors_px, visible: As in `tracking_auc`.
+    """
+    return float(100.0 * accuracy_within(_visible_errors(errors_px, visible)).mean())
+
+
+def _visible_errors(errors_px: object, visible: object) -> np.ndarray:
     errors, visible = as_array(errors_px).astype(np.float64), as_array(visible).astype(bool)
     if errors.shape != visible.shape:
         raise InputError(
@@ -45,21 +71,4 @@ def tracking_auc(errors_px: object, visible: object) -> float:
         raise InputError("no visible point to measure tracking on")
     if not np.isfinite(errors[visible]).all() or (errors[visible] < 0).any():
         raise InputError("tracking errors must be finite and not negative")
-    return float(100.0 * np.clip(1.0 - errors[visible] / 10.0, 0.0, 1.0).mean())
-
-
-def latent_temporal_distance(latents: object, intervals: Sequence[int]) -> np.ndarray:
-    """Mean L2 distance between the latents of groups k apart (PV-VAE, figure 5c and 5d): float64 `[len(intervals)]`.
-
-    Args:
-        latents: `[B, C, G, h, w]`.
-        intervals: Group distances k, each 1 … G - 1.
-    """
-    values = as_array(latents).astype(np.float64)
-    if values.ndim != 5:
-        raise InputError(f"latents must be [B, C, G, h, w], got {list(values.shape)}")
-    groups = values.shape[2]
-    if not intervals or not all(1 <= k < groups for k in intervals):
-        raise InputError(f"intervals must lie in 1…{groups - 1} for {groups} latent groups, got {list(intervals)}")
-    rows = np.moveaxis(values, 2, 1).reshape(len(values), groups, -1)
-    return np.array([np.linalg.norm(rows[:, k:] - rows[:, :-k], axis=-1).mean() for k in intervals])
+    return errors[visible]

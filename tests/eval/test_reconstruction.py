@@ -18,13 +18,14 @@ from eval.quantities import measurement_rows
 from eval.reconstruction import (
     ReconstructionConfig,
     differences,
-    drawn,
     not_measured,
     observed_frames,
     reconstruction,
     reconstructions,
 )
+from eval.reconstruction import judge as judged
 from eval.results.rows import read_results
+from eval.tokenizer_clips import drawn, encoder_of, open_clips
 from runtime.command import parse
 from runtime.errors import InputError
 from runtime.processes import start_processes
@@ -82,13 +83,14 @@ class Means:
         return torch.cat([video[:, :, 0].mean((2, 3)), video[:, :, -1].mean((2, 3))], dim=1)
 
 
-def kept_of(vae, predictor=None, count: int = 4, clips=None, **more):
+def kept_of(vae, predictor=None, count: int = 4, clips=None, batch_size: int = 16, **more):
     """The rows of some clips, as they would be kept."""
     clips = clips or Clips(count)
     settings = {"observed": 9, "lpips_nets": {}, "network": None, "device": CPU} | more
     measurer = Measurer(vae=vae, predictor=predictor or vae, **settings)
     items = [clips.item(i, 0) for i in range(len(clips))]
-    rows, _ = measurer.see(torch.from_numpy(np.stack([item["video"] for item in items])))
+    encode = encoder_of(vae, CPU, torch.float32, batch_size)
+    rows, _ = measurer.see(encode(torch.from_numpy(np.stack([item["video"] for item in items]))))
     labels = np.array([item["label"] for item in items])
     return FeatureSet(rows.numpy(), None, labels, key=measurer.key(ClipSpec(17, (16, 32))))
 
@@ -248,6 +250,17 @@ class Files:
         return self._labels
 
 
+def test_other_weights_than_a_runs_own_are_another_tokenizer(chain):
+    flags = ReconstructionConfig(runs_dir=str(chain.runs), **COMMON)
+    own = open_clips(flags, str(chain.tokenizer), None, CPU)
+    other = open_clips(flags, str(chain.tokenizer), "random", CPU)
+    assert own.folder == chain.tokenizer / "eval" and other.folder.parent.parent == chain.runs
+    assert "weights" in other.folder.parent.name and own.vae.decoder_hash != other.vae.decoder_hash
+    # What the run has learned to predict says nothing of them.
+    assert judged(flags, own).observed == 9 and judged(flags, other).observed is None
+    assert {row.metric for row in judged(flags, other).missing} >= {"error / repeat"}
+
+
 def test_of_files_every_class_is_drawn_alike_and_of_synthetic_clips_the_first():
     files = Files(classes=10, each=20)
     items, stratified = drawn(files, "kinetics400", ReconstructionConfig(samples=30))
@@ -300,10 +313,12 @@ def test_every_column_comes_back_from_the_file_under_its_own_name(tmp_path):
     settings = {"observed": 9, "lpips_nets": nets, "network": Means(), "device": CPU}
     measurer = Measurer(vae=Known(0.1), predictor=Known(0.2), **settings)
     key = measurer.key(ClipSpec(17, (16, 32)))
-    views = {"": View(store=FeatureStore(tmp_path, "a", key), see=measurer.see)}
+    encode = encoder_of(measurer.vae, CPU, torch.float32, 16)
+    views = {"": View(store=FeatureStore(tmp_path, "a", key), see=measurer.see, change=encode)}
     read = read_items(clips, range(4), 0)
     kept = extract(views, list("abcd"), read, world=start_processes("cpu"), label="")[""]
-    measured, found = measurer.measure(torch.from_numpy(clips.videos)), columns_of(kept)
+    ((clip, posterior),) = encode(torch.from_numpy(clips.videos)).parts
+    measured, found = measurer.measure(clip, posterior), columns_of(kept)
     assert set(found) == set(measured) == set(key["layout"]) and len(found) == 19
     for name, values in measured.items():
         assert found[name] == pytest.approx(values.reshape(found[name].shape).numpy(), rel=1e-6), name

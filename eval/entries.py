@@ -1,0 +1,46 @@
+"""The tokenizers that a command puts side by side, out of its flags `--tokenizers` and `--weights`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import InputError
+
+OWN, RANDOM = "own", "random"  # words of --weights; own: those that the tokenizer has of itself
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What to call a tokenizer, and its name and weights as `tokenizer.load` takes them."""
+
+    label: str
+    tokenizer: str
+    weights: str | None
+
+
+def entries_of(tokenizers: Sequence[str], weights: Sequence[str] = (OWN,)) -> list[Entry]:
+    """The tokenizers of `--tokenizers`, in order; the label of one with random weights says so.
+
+    Args:
+        tokenizers: Names, runs or folders. LABEL=NAME gives one another label; NAME=random or NAME=FILE gives a known
+            name its weights.
+        weights: A weight file, "random" or "own": one for all, or one each.
+
+    Raises:
+        InputError: If there are none, two of one label, or weights for another number of tokenizers.
+    """
+    if len(weights) not in (1, len(tokenizers)):
+        raise InputError(f"--weights gives {len(weights)} to {len(tokenizers)} tokenizers; give 1, or each")
+    found = []
+    for text, own in zip(tokenizers, weights * (len(tokenizers) if len(weights) == 1 else 1), strict=True):
+        label, equals, name = text.partition("=")
+        if equals and (name == RANDOM or Path(name).is_file()):
+            name, own = label, name
+        label, name = (label, name) if equals else (Path(text).name, text)
+        label += " (random weights)" if own == RANDOM else ""
+        found.append(Entry(label, name, None if own == OWN else own))
+    if not found or len({entry.label for entry in found}) < len(found):
+        raise InputError(f"--tokenizers {','.join(tokenizers)}: expected one or more, of different labels")
+    return found

@@ -1,0 +1,220 @@
+"""A tokenizer and the held-out clips that it is judged on, as every command opens them that judges one without a
+generator; and the one look at clips that its encoder takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.command import CommonFlags, flag
+from runtime.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from tokenizer.spec import Posterior
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFlags(CommonFlags):
+    """Which clips a tokenizer is judged on."""
+
+    data: str | None = flag(None, "data set; default: the one that the tokenizer was trained on")
+    root: str | None = flag(None, "its folder; default: likewise")
+    split: str = flag(
+        "test", "which part; of kinetics400, test is the validation set", choices=("all", "train", "test")
+    )
+    samples: int = flag(256, "clips; of a data set of files a seeded, class-stratified draw", low=2, high=1_000_000)
+    num_frames: int | None = flag(None, "frames of a clip; default: as trained, else 17", low=1, high=4097)
+    size: int | None = flag(None, "height and width; default: as trained, else 256", low=8, high=8192)
+    batch_size: int = flag(16, "clips in one forward pass, at most 32", low=1, high=65_536)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A tokenizer and its clips.
+
+    Attributes:
+        name: The tokenizer's, as `tokenizer.load` takes it.
+        weights: Likewise.
+        vae: It, on `device`.
+        data: Name of the data set, opened as `dataset`.
+        clip: Which frames of a video, at what size.
+        items: Of the data set.
+        stratified: Whether they were drawn class by class, which intervals then respect.
+        folder: Where results of the tokenizer go.
+        flags: That clips were chosen by.
+    """
+
+    name: str
+    weights: str | None
+    vae: torch.nn.Module
+    device: torch.device
+    data: str
+    clip: object
+    dataset: object
+    items: Sequence[int]
+    stratified: bool
+    folder: Path
+    flags: ClipFlags
+
+    @property
+    def clip_key(self) -> dict:
+        """What kept rows depend on, of the clips."""
+        return {
+            "data": self.data,
+            "fingerprint": self.dataset.fingerprint(),
+            "split": self.flags.split,
+            "seed": self.flags.seed,
+        }
+
+    @property
+    def facts(self) -> dict:
+        """What results say of tokenizer and clips."""
+        return {
+            "tokenizer": self.name,
+            **({"weights": self.weights} if self.weights else {}),
+            "encoder_hash": self.vae.encoder_hash,
+            "decoder_hash": self.vae.decoder_hash,
+            "spec": self.vae.spec.to_dict(),
+            "data": self.data,
+            "split": self.flags.split,
+            "size": self.clip.height,
+            "num_frames": self.clip.num_frames,
+            "frame_stride": self.clip.frame_stride,
+            "seed": self.flags.seed,
+            "device": self.flags.device,
+        }
+
+    @property
+    def kept_below(self) -> Path:
+        """The folder of kept features."""
+        return Path(self.flags.runs_dir) / "features"
+
+    def dataset_names(self) -> list[str]:
+        """What tells the clips apart, by which rows are kept."""
+        from eval.clip_sets import names_of
+
+        return names_of(self.dataset, self.items)
+
+    def out(self, kind: str) -> Path:
+        """Where results of a kind go, unless a flag says otherwise; the folder is made."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        words = (kind, self.data, self.flags.split, f"{self.clip.height}px", f"n{len(self.items)}")
+        return self.folder / f"{'-'.join(words)}.json"
+
+
+def open_clips(flags: ClipFlags, name: str | None, weights: str | None, device: torch.device) -> Opened:
+    """Load a tokenizer and choose its clips.
+
+    Raises:
+        InputError: Before any clip is read: on an unknown tokenizer or data set, or clips that do not fit.
+    """
+    from runtime.run import newest_run
+    from tokenizer.zoo import load, trained_on
+    from videos import open_dataset
+
+    name = name or str(newest_run(flags.runs_dir, "tokenizer"))
+    vae = load(name, weights, device=device)
+    trained = trained_on(name)
+    data = flags.data or trained.get("data")
+    if data is None:
+        raise InputError(f"--data is needed: {name!r} is no training run that could name a data set")
+    clip = clip_of(flags, trained, data)
+    vae.spec.latent_shape(clip.num_frames, clip.height, clip.width)  # refuse a clip that does not fit
+    root = flags.root or (trained.get("root") if data == trained.get("data") else None)
+    dataset = open_dataset(data, root=root, split=flags.split, clip=clip)
+    items, stratified = drawn(dataset, data, flags)
+    return Opened(
+        name=name,
+        weights=weights,
+        vae=vae,
+        device=device,
+        data=data,
+        clip=clip,
+        dataset=dataset,
+        items=items,
+        stratified=stratified,
+        folder=results_folder(name, vae, flags.runs_dir, weights),
+        flags=flags,
+    )
+
+
+def results_folder(name: str, vae, runs_dir: str, weights: str | None = None) -> Path:
+    """Where results of a tokenizer go: into its run, or one below `--runs-dir` where it has none, or other weights."""
+    from eval.decode import file_word
+    from tokenizer.baselines.registry import is_baseline
+
+    if weights is None and (Path(name) / "manifest.json").is_file():
+        return Path(name) / "eval"
+    own = f"shipped-{Path(name).name}"
+    if is_baseline(name):  # two files of weights, or two folders of one class, are two tokenizers
+        own = f"baseline-{file_word(vae.spec.name)}-{vae.decoder_hash[:8]}"
+    elif weights is not None:
+        own = f"{Path(name).name}-weights-{vae.decoder_hash[:8]}"
+    return Path(runs_dir) / own / "eval"
+
+
+def clip_of(flags: ClipFlags, trained: dict, data: str):
+    """The first frames of a video; what no flag says is as the tokenizer was trained, on its own data set also the
+    frame stride."""
+    from videos import ClipSpec
+    from videos.clip import lowest_stride
+
+    return ClipSpec(
+        num_frames=flags.num_frames or trained.get("num_frames", 17),
+        size=flags.size or trained.get("size", 256),
+        frame_stride=lowest_stride(trained.get("frame_stride")) if data == trained.get("data") else 1,
+        window="first",
+    )
+
+
+def drawn(dataset, data: str, flags: ClipFlags) -> tuple[list[int], bool]:
+    """Which items, and whether they were drawn class by class.
+
+    Files are sorted by class, so the first ones would be of a few classes; items of a synthetic data set are
+    independent draws already.
+    """
+    from videos.datasets import FILE_DATASETS
+    from videos.splits import stratified_order
+
+    count = min(flags.samples, len(dataset))
+    if count < 2:
+        raise InputError(f"data set {data!r} has {len(dataset)} clips in split {flags.split!r}, two are needed")
+    if data not in FILE_DATASETS:
+        return list(range(count)), False
+    labels = dataset.labels()
+    return sorted(stratified_order(labels, flags.seed)[:count]), len(set(labels)) > 1
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch of clips, a few at a time: uint8 `[b, 3, 1+T, H, W]` on the device, and what the encoder makes of it."""
+
+    parts: tuple[tuple[Tensor, Posterior], ...]
+
+
+def encoder_of(vae, device: torch.device, dtype: torch.dtype, batch_size: int) -> Callable[[Tensor], Encoded]:
+    """A `View.change` of `eval.extract`: views that share it have every clip encoded once.
+
+    Args:
+        batch_size: Clips in one forward pass.
+    """
+
+    def encode(video: Tensor) -> Encoded:
+        import torch
+
+        from runtime.processes import autocast
+        from videos import to_float
+
+        parts = []
+        for part in video.split(batch_size):
+            clip = part.to(device)
+            with torch.no_grad(), autocast(device, dtype):
+                parts.append((clip, vae.encode(to_float(clip))))
+        return Encoded(tuple(parts))
+
+    return encode
