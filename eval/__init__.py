@@ -6,19 +6,26 @@ import importlib
 _EXPORTS = {
     "Estimate": "eval.metrics.intervals",
     "I3D": "eval.features.i3d",
+    "channel_eigenspectrum": "eval.analysis.spectra",
     "compare_at_infinity": "eval.metrics.extrapolation",
     "compare_paired": "eval.metrics.intervals",
+    "delta_avg": "eval.metrics.motion",
     "endpoint_error": "eval.metrics.motion",
     "estimate": "eval.metrics.intervals",
     "frechet_at_infinity": "eval.metrics.extrapolation",
     "frechet_distance": "eval.metrics.frechet",
+    "high_frequency_energy": "eval.analysis.spectra",
     "inception_score": "eval.metrics.inception",
     "kernel_distance": "eval.metrics.kernel",
-    "latent_temporal_distance": "eval.metrics.motion",
+    "latent_temporal_distance": "eval.analysis.temporal_distance",
     "lpips": "videos.quality",
+    "principal_directions": "eval.analysis.spectra",
     "psnr": "videos.quality",
+    "spatial_spectrum": "eval.analysis.spectra",
     "ssim": "videos.quality",
+    "temporal_spectrum": "eval.analysis.spectra",
     "tracking_auc": "eval.metrics.motion",
+    "velocity_irreducible_variance": "eval.analysis.irreducible_variance",
 }
 __all__ = list(_EXPORTS)
 

@@ -67,7 +67,7 @@ def names_of(dataset, items: Sequence[int]) -> list[str]:
     """What tells the items of a data set apart: the file below its root; of what is drawn, not filmed, the number."""
     if not hasattr(dataset, "sources"):
         return [str(item) for item in items]
-    return [dataset.sources[item].relative_to(dataset.root).as_posix() for item in items]
+    return [dataset.name_of(item) for item in items]
 
 
 def sample_names(reader, count: int) -> list[str]:

@@ -109,14 +109,19 @@ def _end(point: dict, end: str) -> float:
 def convergence(config: ConvergenceConfig) -> list[Path]:
     """Measure every kept checkpoint of every run, print the curves, write one JSON a run."""
     from eval.results.rows import table, write_results
+    from runtime.processes import start_processes
     from runtime.run import newest_run
 
-    runs = config.runs or (str(newest_run(config.runs_dir, "generator")),)
-    # All of them before hours go into the first.
-    kept_steps = {run: kept_checkpoints(run) for run in runs}
+    def chosen() -> dict[str, list[int]]:
+        runs = config.runs or (str(newest_run(config.runs_dir, "generator")),)
+        return {run: kept_checkpoints(run) for run in runs}
+
+    # All of them before hours go into the first, and the main process for all: runs may be in training.
+    world = start_processes(config.device)
+    kept_steps = world.same(world.first(chosen))
     found = {}
-    for run in runs:
-        found[run] = measure_run(run, kept_steps[run], config)
+    for run, steps in kept_steps.items():
+        found[run] = measure_run(run, steps, config)
         _, facts, rows = found[run]
         print(table([row for row in rows if row.metric.startswith(facts["metric"])]))
     notes = comparability({run: facts for run, (_, facts, _) in found.items()})

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from generator.sample import check_interval
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
+from runtime.files import replacing
 from runtime.output import check_folder
 
 BATCH = 32  # clips that are decoded at once
+LARGEST_GRID = 256  # clips
 
 
 def fitting_tokenizer(
@@ -63,7 +69,6 @@ def sampled(config: CommonFlags, run: str, samples: int, **more) -> Path:
 def decoded(reader, vae, blocks: Iterable[Sequence[int]], device, dtype) -> Iterator[tuple]:
     """Decode blocks of rows: yields (float `[b, 3, 1+T, H, W]` on `device`, in [-1, 1] or a little outside, int32
     labels `[b]`); `dtype` is the compute type."""
-    import numpy as np
     import torch
 
     from runtime.processes import autocast
@@ -104,8 +109,18 @@ class DecodeConfig(CommonFlags):
     count: int = flag(16, "how many clips", low=1, high=100_000)
     steps: int = flag(100, "Euler steps", low=1, high=100_000)
     guidance_scale: float = flag(1.0, "classifier-free guidance; 1 is off", low=0.0, high=1000.0)
+    guidance_interval: tuple[float, ...] = flag(
+        (0.0, 1.0), "times between which to guide, noise being 0", low=0.0, high=1.0
+    )
+    labels: str = flag("balanced", "every class in turn, or drawn at random", choices=("balanced", "drawn"))
+    grid: bool = flag(False, f"also all clips in one: grid.mp4, and its middle frame as grid.png; up to {LARGEST_GRID}")
     fps: float = flag(8.0, "frames a second of the files", low=0.1, high=1000.0)
     out: str = flag("decoded", "folder to write mp4 files to", check=check_folder)
+
+    def __post_init__(self) -> None:
+        check_interval(self.guidance_interval)
+        if self.grid and self.count > LARGEST_GRID:
+            raise InputError(f"--grid shows up to {LARGEST_GRID} clips, --count is {self.count}")
 
 
 def decode(config: DecodeConfig) -> None:
@@ -119,7 +134,8 @@ def decode(config: DecodeConfig) -> None:
     # Before anything is sampled: the wrong tokenizer should cost nothing.
     latents = load_generator(run, config.step).latents
     vae = fitting_tokenizer(latents, run, config.tokenizer, config.weights, device=config.device)
-    flow = {"step": config.step, "steps": config.steps, "guidance_scale": config.guidance_scale}
+    given = ("step", "steps", "guidance_scale", "guidance_interval", "labels")
+    flow = {name: getattr(config, name) for name in given}
     path = sampled(config, run, config.count, **flow)
     if not is_main():
         return  # sampling was shared, decoding a few clips is not worth it
@@ -127,13 +143,40 @@ def decode(config: DecodeConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with open_latents(path) as reader:
         names = json.loads(reader.attributes.get("class_names", "[]"))
-        index = 0
+        index, shown = 0, []
         for video, labels in decoded_clips(reader, vae, config.count, device=config.device, dtype=config.dtype):
             for clip, label in zip(video, labels, strict=True):
                 word = file_word(names[label]) if 0 <= label < len(names) else "clip"
-                write_video(out / f"{index:05d}-{word}.mp4", clip.permute(1, 2, 3, 0).numpy(), config.fps)
+                frames = clip.permute(1, 2, 3, 0).numpy()
+                write_video(out / f"{index:05d}-{word}.mp4", frames, config.fps)
+                shown += [frames] if config.grid else []
                 index += 1
+    if shown:
+        write_grid(out, side_by_side(shown), config.fps)
     print(f"eval.decode: {index} clips in {out}")
+
+
+def side_by_side(clips: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
+    """Clips uint8 `[N, H, W, 3]` of one size as one, in rows that make it about as wide as high, on white."""
+    columns = math.ceil(math.sqrt(len(clips)))
+    rows = math.ceil(len(clips) / columns)
+    frames, height, width, _ = clips[0].shape
+    out = np.full((frames, rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for place, clip in enumerate(clips):
+        top, left = place // columns * (height + gap), place % columns * (width + gap)
+        out[:, top : top + height, left : left + width] = clip
+    return out
+
+
+def write_grid(out: Path, clip: np.ndarray, fps: float) -> None:
+    """Write grid.mp4, and its middle frame as grid.png."""
+    from PIL import Image
+
+    from videos import write_video
+
+    write_video(out / "grid.mp4", clip, fps)
+    with replacing(out / "grid.png", "video") as partial:
+        Image.fromarray(clip[len(clip) // 2]).save(partial, "PNG")
 
 
 if __name__ == "__main__":

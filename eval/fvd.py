@@ -65,13 +65,17 @@ def fvd(config: FVDConfig) -> Path:
     from eval.clip_sets import Judge, choose_features
     from eval.protocols.follow import follow
     from eval.results.rows import table, write_results
-    from runtime.run import newest_run, timed_part
+    from generator.loading import chosen
+    from runtime.processes import start_processes
+    from runtime.run import timed_part
 
     began = time.monotonic()
-    run = config.run or str(newest_run(config.runs_dir, "generator"))
+    # The main process chooses: a run that is being trained may get a newer checkpoint at any moment.
+    world = start_processes(config.device)
+    run, step = world.same(world.first(lambda: chosen(config.run, config.step, config.runs_dir)))
     alone = config.protocols == (PAPER.name,)
-    where = {name: getattr(config, name) for name in ("root", "step", "tokenizer", "weights")}
-    judge = Judge(run, config, features=config.features if alone else None, **where)
+    where = {name: getattr(config, name) for name in ("root", "tokenizer", "weights")}
+    judge = Judge(run, config, step=step, features=config.features if alone else None, **where)
     network = judge.network
     facts = {
         "run": run,

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eval.entries import OWN, Entry, entries_of
 from runtime.command import NOT_IDENTITY, CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from eval.results.rows import Row
 
-OWN, RANDOM = "own", "random"  # words of --weights; own: those that the tokenizer has of itself
 PEER = "wan2.2"  # what ratios are to, where it takes part
 INFERENCE = ("ISpeed", "IMem")
 INSIDE = ("TSpeed (tokenizer inside)", "TMem (tokenizer inside)")
@@ -40,32 +40,17 @@ CACHED = ("TSpeed (from latents)", "TMem (from latents)")
 # Unit of every metric, in the order of the table.
 UNITS = dict(zip((*INFERENCE, *INSIDE, *CACHED), ("it/s", "GiB") * 3, strict=True))
 UNITS |= {"parameters": "M", "multiply-adds": "G a clip", "tokens": "a clip", "matrix products": "GFLOP/s"}
-# Where the paper has it: table and column.
-PUBLISHED = {
-    "ISpeed": ("reconstruction", "ISpeed it/s"),
-    "IMem": ("reconstruction", "IMem GiB"),
-    "TSpeed (tokenizer inside)": ("generation", "TSpeed it/s"),
-    "TMem (tokenizer inside)": ("generation", "TMem GiB"),
-    "parameters": ("generation", "params M"),
-}
 NUM_CLASSES = 101  # of UCF101, which the paper's generators are trained on
 LEARNING_RATE = 1e-4
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What to call a tokenizer, and its name and weights as `tokenizer.load` takes them."""
-
-    label: str
-    tokenizer: str
-    weights: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedConfig(CommonFlags):
     """Flags of `python -m eval.speed`."""
 
-    tokenizers: tuple[str, ...] = flag(help="names, runs or folders, by commas; label=NAME gives one another label")
+    tokenizers: tuple[str, ...] = flag(
+        help="names, runs or folders, by commas; LABEL=NAME gives another label, NAME=random weights"
+    )
     weights: tuple[str, ...] = flag((OWN,), f"weight file, 'random' or '{OWN}': one for all tokenizers, or one each")
     batch_size: int = flag(4, "clips in a batch", low=1, high=65_536)
     num_frames: int = flag(17, "frames of a clip", low=1, high=4097)
@@ -84,25 +69,12 @@ class SpeedConfig(CommonFlags):
     out: str | None = flag(None, "JSON file to write; default: speed-….json in --runs-dir", check=check_file)
 
     def __post_init__(self) -> None:
-        if len(self.weights) not in (1, len(self.tokenizers)):
-            raise InputError(
-                f"--weights gives {len(self.weights)} to {len(self.tokenizers)} tokenizers; give 1, or each"
-            )
-        labels = [entry.label for entry in self.entries]
-        if not labels or len(set(labels)) < len(labels):
-            raise InputError(f"--tokenizers {','.join(self.tokenizers)}: expected one or more, of different labels")
+        _ = self.entries
 
     @property
     def entries(self) -> list[Entry]:
         """The tokenizers, in order."""
-        weights = self.weights * (len(self.tokenizers) if len(self.weights) == 1 else 1)
-        found = []
-        for text, own in zip(self.tokenizers, weights, strict=True):
-            label, equals, name = text.partition("=")
-            label, name = (label, name) if equals else (Path(text).name, text)
-            label += " (random weights)" if own == RANDOM else ""
-            found.append(Entry(label, name, None if own == OWN else own))
-        return found
+        return entries_of(self.tokenizers, self.weights)
 
 
 # What the flags that are left open are, by device.
@@ -133,8 +105,7 @@ def speed(config: SpeedConfig) -> Path | None:
         return None
     device = resolve_device(config.device)
     dtype = str(resolve_dtype(config.dtype, device)).removeprefix("torch.")
-    chosen = {name: value for name, value in DEFAULTS[device.type].items() if getattr(config, name) is None}
-    config = replace(config, **chosen, dtype=dtype)
+    config = filled_in(config, device, dtype)
     readings: dict[str, list[Reading]] = {entry.label: [] for entry in config.entries}
     failures: dict[str, str] = {}
     for number, entry in itertools.product(range(config.rounds), config.entries):
@@ -149,8 +120,7 @@ def speed(config: SpeedConfig) -> Path | None:
                 print(f"eval.speed: {entry.label}: {found}", file=sys.stderr, flush=True)
     if not any(readings.values()):
         raise InputError(f"none of the tokenizers could be measured: {next(iter(failures.values()))}")
-    shape = f"batch {config.batch_size} of {config.num_frames}x{config.size}x{config.size}"
-    place = f"{shape}, {dtype}, {device_words(device)}"
+    place = place_of(config, device)
     rows = [row for label, found in readings.items() for row in rows_of(label, found, failures.get(label, ""), place)]
     out = Path(config.out or Path(config.runs_dir) / f"speed-{device.type}-{config.num_frames}x{config.size}.json")
     facts = asdict(config) | {"tokenizers": [asdict(entry) for entry in config.entries]}
@@ -159,6 +129,30 @@ def speed(config: SpeedConfig) -> Path | None:
     print(table(rows, place, config.generator))
     print(f"eval.speed: wrote {out}")
     return out
+
+
+def measured(config: SpeedConfig, entry: Entry) -> list[Row]:
+    """Rows of one tokenizer, from one process; of what could not be measured they say why."""
+    from runtime.processes import resolve_device, resolve_dtype
+
+    device = resolve_device(config.device)
+    config = filled_in(config, device, str(resolve_dtype(config.dtype, device)).removeprefix("torch."))
+    found = list(in_a_process(config, entry))
+    failure = next((one for one in found if isinstance(one, str)), "")
+    readings = [one for one in found if isinstance(one, Reading)]
+    return rows_of(entry.label, readings, failure, place_of(config, device))
+
+
+def filled_in(config: SpeedConfig, device, dtype: str) -> SpeedConfig:
+    """The flags, those that were left open as the device wants them."""
+    chosen = {name: value for name, value in DEFAULTS[device.type].items() if getattr(config, name) is None}
+    return replace(config, **chosen, dtype=dtype)
+
+
+def place_of(config: SpeedConfig, device) -> str:
+    """On what was measured, in words."""
+    shape = f"batch {config.batch_size} of {config.num_frames}x{config.size}x{config.size}"
+    return f"{shape}, {config.dtype}, {device_words(device)}"
 
 
 def device_words(device) -> str:
@@ -357,9 +351,14 @@ def table(rows: list[Row], place: str, generator: str) -> str:
     peer = next((subject for subject in subjects if plain(subject) == plain(PEER)), subjects[0])
 
     def published(subject: str, metric: str) -> float | None:
-        name, column = PUBLISHED.get(metric, ("generation", ""))
-        line = next((line for line in TABLES[name].lines if plain(line.name) == plain(subject)), None)
-        return line.cells[column].value if line and column in line.cells else None
+        places = (
+            line.cells[column.title].value
+            for found in (TABLES["generation"], TABLES["reconstruction"])
+            for line in found.lines
+            for column in found.columns
+            if column.metric == metric and plain(line.name) == plain(subject)
+        )
+        return next(places, None)
 
     def cell(subject: str, metric: str) -> str:
         value, base = values[subject, metric], values[peer, metric]

@@ -8,7 +8,7 @@ What fits no column, as numbers of other protocols and differences of two result
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eval.results.published import TABLES
@@ -24,14 +24,16 @@ SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
 class TablesConfig(CommonFlags):
     """Flags of `python -m eval.tables`."""
 
-    results: tuple[str, ...] = flag((), "results of eval.fvd, eval.reconstruction and eval.difference, by commas")
-    names: tuple[str, ...] = flag((), "what to call the tokenizer of each file; default: its folder's name")
+    results: tuple[str, ...] = flag((), "results of eval.fvd, reconstruction, probe, difference and speed, by commas")
+    names: tuple[str, ...] = flag(
+        (), "what to call the tokenizer of each file but those of speeds, which say it; default: its folder's name"
+    )
     tables: tuple[str, ...] = flag(("generation", "reconstruction"), "which tables", choices=tuple(TABLES))
     format: str | None = flag(None, "default: by the ending of --out, else markdown", choices=tuple(SUFFIXES.values()))
     out: str | None = flag(None, "file to write; default: print", check=check_file)
 
     def __post_init__(self) -> None:
-        if self.names and len(self.names) != len(self.results):
+        if len(self.names) > len(self.results):
             raise InputError(f"--names gives {len(self.names)} names to {len(self.results)} files of --results")
 
 
@@ -57,19 +59,34 @@ def tables(config: TablesConfig) -> str:
 
 
 def read_measured(config: TablesConfig) -> list[Measured]:
-    """The results files, in order; InputError on one of another kind."""
+    """The results files, in order, and of eval.speed's each tokenizer for itself.
+
+    Raises:
+        InputError: On a file of another kind, or names for another number of files.
+    """
+    found = [measured_in(path) for path in config.results]
+    unnamed = [measured for measured in found if measured[0].facts["kind"] != "speed"]
+    if config.names and len(config.names) != len(unnamed):
+        raise InputError(f"--names gives {len(config.names)} names to {len(unnamed)} files of --results")
+    for measured, given in zip(unnamed, config.names, strict=bool(config.names)):
+        measured[:] = [replace(each, given=given) for each in measured]
+    return [each for measured in found for each in measured]
+
+
+def measured_in(path: str | Path) -> list[Measured]:
+    """What one results file holds: of eval.speed, each tokenizer for itself, by its label."""
     from eval.results.rows import read_results
     from runtime.records import check_fields
 
-    found = []
-    for path, given in zip(config.results, config.names or [""] * len(config.results), strict=True):
-        facts, rows = read_results(path)
-        if facts["kind"] not in KINDS:
-            raise InputError(f"{path}: results of {facts['kind']}; tables are made of {', '.join(KINDS)}")
-        check_fields(facts, KINDS[facts["kind"]], path)
-        check_fields(facts, {"size": int, "run": str, "tokenizer": str, "weights": str}, path, needed=False)
-        found.append(Measured(given, str(path), facts, rows))
-    return found
+    facts, rows = read_results(path)
+    if facts["kind"] not in KINDS:
+        raise InputError(f"{path}: results of {facts['kind']}; tables are made of {', '.join(KINDS)}")
+    check_fields(facts, KINDS[facts["kind"]], path)
+    check_fields(facts, {"size": int, "run": str, "tokenizer": str, "weights": str}, path, needed=False)
+    if facts["kind"] != "speed":
+        return [Measured("", str(path), facts, rows)]
+    labels = dict.fromkeys(row.subject for row in rows)
+    return [Measured(label, str(path), facts, [row for row in rows if row.subject == label]) for label in labels]
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from runtime.errors import InputError
 from runtime.processes import exact_float32
 from runtime.published_weights import PUBLISHED, find_weights
 from runtime.run import file_sha256
-from runtime.state_dicts import DAMAGED, load_exactly
+from runtime.state_dicts import DAMAGED
+from runtime.weights import load_strictly
 
 FRAMES = 16
 SIZE = 112
@@ -112,7 +113,7 @@ class C3D(nn.Module):
         weights = find_weights("c3d_ucf101", path)
         mean = find_weights("c3d_mean", mean_path or (beside if beside and beside.is_file() else None))
         network = cls()
-        load_exactly(network, read_weights(weights, network), weights)
+        load_strictly(network, read_weights(weights, network), weights)
         network.mean.copy_(read_mean(mean))
         # Neither file has a published hash, so the numbers carry the one that was found.
         network.version_hash = hashlib.sha256((file_sha256(weights) + file_sha256(mean)).encode()).hexdigest()[:12]

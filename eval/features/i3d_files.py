@@ -14,7 +14,8 @@ from torch import nn
 from runtime.errors import InputError
 from runtime.published_weights import PUBLISHED, fault_of, find_weights, locate
 from runtime.run import file_sha256
-from runtime.state_dicts import load_exactly, read_state_dict
+from runtime.state_dicts import read_state_dict
+from runtime.weights import load_strictly
 
 TF_HUB = ("i3d_torchscript", "i3d_pretrained_400")
 # Under which name the features go: only TF-Hub's weights make an FVD.
@@ -40,7 +41,7 @@ def read_i3d(network: nn.Module, path: str | Path | None = None, weights: str | 
     weights = weights or _which(path)
     file = find_weights(weights, path)
     state = {name_in_our_layout(name): value for name, value in read_state_dict(file).items()}
-    load_exactly(network, state, file)
+    load_strictly(network, state, file)
     return NAMES[weights], file_sha256(file)[:12]
 
 

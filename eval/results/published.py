@@ -6,7 +6,7 @@ generators trained on the tokenizer's latents; speeds and memory are of one mach
 
 from __future__ import annotations
 
-from eval.results.tables import PUBLISHED, Cell, Column, Line, Table
+from eval.results.tables import PUBLISHED, SPEED, Cell, Column, Line, Table
 
 SOURCE = "arXiv 2605.02134v1"
 
@@ -23,9 +23,20 @@ def _reconstructed(size: int) -> tuple[Column, ...]:
 _UCF101 = tuple(Column(f"UCF101 {metric}", metric, data="ucf101") for metric in ("FVD", "KVD", "IS"))
 _RE10K = tuple(Column(f"RE10K {metric}", metric, data="realestate10k") for metric in ("FVD", "KVD"))
 _AT_256, _AT_512 = _reconstructed(256), _reconstructed(512)
-_TRAINING = Column("TSpeed it/s", better="higher"), Column("TMem GiB", better="lower")
-_INFERENCE = Column("ISpeed it/s", better="higher"), Column("IMem GiB", better="lower")
-_FLOW, _NEXT = Column("flow EPE", better="lower", digits=4), Column("next-frame MSE", better="lower", digits=4)
+_TRAINING = (
+    Column("TSpeed it/s", "TSpeed (tokenizer inside)", SPEED, better="higher"),
+    Column("TMem GiB", "TMem (tokenizer inside)", SPEED, better="lower"),
+)
+_INFERENCE = (
+    Column("ISpeed it/s", "ISpeed", SPEED, better="higher"),
+    Column("IMem GiB", "IMem", SPEED, better="lower"),
+)
+_TOKENS = "generator, 10 % noise"
+_PROBES = (
+    Column("flow EPE", "EPE", _TOKENS, "sintel", digits=4),
+    Column("next-frame MSE", "next-frame MSE", _TOKENS, "kinetics400", digits=4),
+    Column("tracking AUC %", "tracking AUC", _TOKENS, "tapvid_davis"),
+)
 _SAMPLES = "17 frames at 256 pixels, 2,048 samples, Latte with rectified flow, 250K steps, 100 Euler steps"
 _KINETICS = "reconstruction of Kinetics-400 (validation) at 256 pixels"
 
@@ -35,7 +46,7 @@ _ALL = (
         "generation",
         "Generation on the latents of each tokenizer",
         f"{_SAMPLES}; training speed and memory at batch 4",
-        (Column("latent"), *_UCF101, *_RE10K, *_TRAINING, Column("params M", digits=0)),
+        (Column("latent"), *_UCF101, *_RE10K, *_TRAINING, Column("params M", "parameters", SPEED, digits=0)),
         {
             "CogVideoX": ("t4s8c16", 176.90, 16.47, 64.19, 94.12, 10.41, 0.76, 85.93, 216),
             "IV-VAE": ("t4s8c16", 175.74, 22.32, 64.51, 92.37, 8.35, 1.28, 88.34, 242),
@@ -67,7 +78,7 @@ _ALL = (
         "probes",
         "Probes of the generator's features",
         "layer 14 of 28: flow on Sintel, next frame of Kinetics-400, tracking on TAP-Vid-DAVIS",
-        (_FLOW, _NEXT, Column("tracking AUC %", better="higher")),
+        _PROBES,
         {
             "without predictive reconstruction": (5.9223, 0.0314, 70.95),
             "with predictive reconstruction": (5.1805, 0.0289, 76.99),

@@ -6,18 +6,21 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from eval.results.rows import ARROWS, Row, format_number
 
 PUBLISHED, MEASURED = "published", "measured here"
-# Kinds of results that tables are made of, and what each must say of itself. Numbers of the first two stand in the
+RANDOM = "(random weights)"  # ends the name of a tokenizer that has such
+# Kinds of results that tables are made of, and what each must say of itself. Numbers of the first three stand in the
 # paper's columns; those of other protocols, and differences, have none.
-IN_COLUMNS = ("fvd", "reconstruction")
+IN_COLUMNS = ("fvd", "reconstruction", "probe")
 KINDS = {kind: {"data": str, "decoder_hash": str} for kind in IN_COLUMNS}
 KINDS |= {"protocols": {"data": str, "protocols": dict}, "difference": {"a": str, "b": str}}
+KINDS |= {"speed": {"batch_size": int, "num_frames": int, "size": int, "dtype": str, "device": str, "generator": str}}
+SPEED = "a tokenizer"  # `Column.subject` of what eval.speed measures, whose rows have a tokenizer's label there
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Column:
     Attributes:
         title: As printed.
         metric: `Row.metric` of results that fill it; "" for what no results file holds.
-        subject: `Row.subject` likewise.
+        subject: `Row.subject` likewise, or SPEED.
         data: Data set of those results.
         size: Pixels of those results; 0: of any size.
         better: "lower" or "higher", where no metric says so.
@@ -79,7 +82,7 @@ class Column:
         """Which way it improves: "lower", "higher", or "" where neither is better."""
         from eval.quantities import better
 
-        return better(self.metric) if self.metric else self.better
+        return self.better or better(self.metric)
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,11 @@ class Table:
     protocol: str
     columns: tuple[Column, ...]
     lines: list[Line]
+    of: str = "tokenizer"  # what a line is of
 
     def head(self) -> list[str]:
         """What stands above the columns that `texts` gives."""
-        return ["tokenizer", *(column.title + ARROWS[column.direction] for column in self.columns), "clips"]
+        return [self.of, *(column.title + ARROWS[column.direction] for column in self.columns), "clips"]
 
     def texts(self, line: Line) -> list[str]:
         """The cells of a line, and how many clips its numbers are of."""
@@ -114,7 +118,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Measured:
-    """One results file; `given` is the name that the command line gives to its tokenizer, or ""."""
+    """One results file, or what one of eval.speed holds of one tokenizer; `given` is the name that the command line
+    gives to its tokenizer, or ""."""
 
     given: str
     source: str
@@ -125,19 +130,35 @@ class Measured:
     def name(self) -> str:
         """The given name, else that of the tokenizer's or generator's folder; it says where weights are random."""
         name = self.given or Path(self.facts.get("tokenizer") or self.facts.get("run") or self.source).name
-        return f"{name} (random weights)" if self.facts.get("weights") == "random" else name
+        random = self.facts.get("weights") == "random" and not name.endswith(RANDOM)
+        return f"{name} {RANDOM}" if random else name
 
     def in_columns(self, table: Table) -> dict[str, Row]:
         """The rows that belong into columns of a table, by column title."""
-        facts = self.facts
         return {
             column.title: row
             for column in table.columns
-            if column.metric and column.data == facts.get("data") and column.size in (0, facts.get("size"))
             for row in self.rows
-            if (row.metric, row.subject) == (column.metric, column.subject) and row.value is not None
-            if facts["kind"] in IN_COLUMNS and not row.other_protocol
+            if row.metric == column.metric and row.value is not None and self._belongs(row, column)
         }
+
+    def _belongs(self, row: Row, column: Column) -> bool:
+        """Whether a row of a column's metric is what the column is of."""
+        facts = self.facts
+        if column.subject == SPEED or facts["kind"] == "speed":
+            return column.subject == SPEED and facts["kind"] == "speed"
+        same = column.subject == row.subject and column.data == facts.get("data")
+        return same and column.size in (0, facts.get("size")) and facts["kind"] in IN_COLUMNS and not row.other_protocol
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """In words, how its numbers differ from the paper's."""
+        facts = self.facts
+        if facts["kind"] != "speed":
+            return tuple(facts.get("differences", ()))
+        shape = f"batch {facts['batch_size']} of {facts['num_frames']}x{facts['size']}x{facts['size']}"
+        place = f"{shape}, {facts['dtype']}, generator {facts['generator']}, on {facts['device']}"
+        return (f"speeds and memory: {place}; the paper's machine is not named, so only ratios compare",)
 
     def notes(self, row: Row) -> tuple[str, ...]:
         """How a number that stands in no column differs from the paper's, and what its a and b are."""
@@ -146,7 +167,7 @@ class Measured:
         name = (row.protocol or row.subject.removeprefix("generated, ")).partition("@")[0].partition(" (")[0]
         followed = facts.get("protocols", {}).get(name, {}).get("differences", ())
         sides = (f"a: {facts['a']}, b: {facts['b']}",) if facts["kind"] == "difference" else ()
-        return (*sides, *facts.get("differences", ()), *(f"{name}: {words}" for words in followed))
+        return (*sides, *self.differences, *(f"{name}: {words}" for words in followed))
 
 
 def number(row: Row) -> Cell:
@@ -154,24 +175,39 @@ def number(row: Row) -> Cell:
     return Cell(row.value, row.low, row.high, row.n)
 
 
-def fill(table: Table, measured: Sequence[Measured]) -> Table:
+def fill(table: Table, measured: Sequence[Measured], known: Mapping[str, dict[str, Cell]] | None = None) -> Table:
     """A published table and, below its lines, one for every tokenizer that has a number for it.
 
-    Results of one tokenizer (of equal decoder, and not given different names) share a line, unless two of them have the
-    same number to give.
+    Results of one tokenizer share a line (those of equal decoder that are not given different names, and speeds of the
+    same name), unless two of them have the same number to give.
+
+    Args:
+        known: By name, tokenizers that have a line in any case, and the cells that are known of them.
     """
     ours: dict[tuple[str, str], list[Line]] = {}
+    for name, cells in (known or {}).items():
+        ours[name, ""] = [Line(name, MEASURED, "", cells)]
     for found in measured:
         cells = {title: number(row) for title, row in found.in_columns(table).items()}
         if not cells:
             continue
-        group = ours.setdefault((found.given, found.facts["decoder_hash"]), [])
+        group = ours.setdefault(_group(found, ours), [])
         place = next((i for i, line in enumerate(group) if not line.cells.keys() & cells.keys()), None)
         before = group.pop(place) if place is not None else Line(found.name, MEASURED, "", {})
         source = ", ".join(filter(None, (before.source, found.source)))
-        notes = tuple(dict.fromkeys((*before.notes, *found.facts.get("differences", ()))))
+        notes = tuple(dict.fromkeys((*before.notes, *found.differences)))
         group.append(Line(before.name, MEASURED, source, before.cells | cells, notes))
     return replace(table, lines=[*table.lines, *(line for group in ours.values() for line in group)])
+
+
+def _group(found: Measured, groups: Mapping[tuple[str, str], list[Line]]) -> tuple[str, str]:
+    """Key of the lines that results belong to."""
+    if (found.given, "") in groups and found.given:
+        return found.given, ""
+    if found.facts["kind"] == "speed":
+        same = (key for key, lines in groups.items() if any(line.name == found.name for line in lines))
+        return next(same, (found.given, found.name))
+    return found.given, found.facts["decoder_hash"]
 
 
 def others(measured: Sequence[Measured], tables: Sequence[Table]) -> Table:

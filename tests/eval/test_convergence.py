@@ -16,6 +16,7 @@ from eval.convergence import (
 )
 from eval.results.rows import read_results
 from runtime.errors import InputError
+from runtime.processes import World
 
 COMMON = {"device": "cpu", "dtype": "float32"}
 
@@ -53,6 +54,22 @@ def test_percent_faster_compares_with_the_rivals_whole_training():
 def test_an_impossible_curve_is_refused(steps, values, target):
     with pytest.raises(InputError, match="positive"):
         step_reaching(steps, values, target)
+
+
+def test_every_process_measures_the_checkpoints_that_the_main_one_found(chain, monkeypatch):
+    """Another process may see one more, of a run that is being trained, and then wait for the others for ever."""
+
+    class Told(Exception):
+        pass
+
+    def measure(run, steps, config):
+        raise Told(run, steps)
+
+    monkeypatch.setattr("eval.convergence.measure_run", measure)
+    monkeypatch.setattr(World, "same", lambda self, value: {"another": [2, 4]} if isinstance(value, dict) else value)
+    with pytest.raises(Told) as told:
+        convergence(ConvergenceConfig(runs_dir=str(chain.runs), **COMMON))
+    assert told.value.args == ("another", [2, 4])
 
 
 def test_the_curve_has_every_kept_checkpoint_with_its_interval(chain, judge, capsys):

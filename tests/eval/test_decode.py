@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.decode import DecodeConfig, decode, decoded_clips, fitting_tokenizer
+from eval.decode import DecodeConfig, decode, decoded_clips, fitting_tokenizer, side_by_side
 from latents_cache import open_latents
 from runtime.errors import InputError
 
@@ -50,3 +50,28 @@ def test_the_command_writes_one_playable_file_a_clip(chain, tmp_path, capsys):
     assert [file.name for file in files] == ["00000-disc-bounce.mp4", "00001-disc-orbit.mp4", "00002-disc-sway.mp4"]
     assert read_video(files[0]).shape == (17, 32, 32, 3)
     assert "3 clips" in capsys.readouterr().out
+
+
+def test_a_grid_shows_all_clips_at_once(chain, tmp_path):
+    from PIL import Image
+
+    from videos import read_video
+
+    out = tmp_path / "clips"
+    flags = {"guidance_scale": 2.0, "guidance_interval": (0.5, 1.0), "labels": "drawn"}
+    decode(DecodeConfig(runs_dir=str(chain.runs), count=3, steps=2, out=str(out), grid=True, **flags, **COMMON))
+    assert len(list(out.glob("0000?-*.mp4"))) == 3
+    video = read_video(out / "grid.mp4")
+    assert video.shape == (17, 66, 66, 3)
+    # Lossy: a clip on its own and in the grid differ by little.
+    own = read_video(next(out.glob("00002-*.mp4"))).astype(int)
+    assert abs(video[:, 34:, :32] - own).mean() < 8
+    assert np.asarray(Image.open(out / "grid.png")).shape == (66, 66, 3)
+
+
+def test_a_grid_is_filled_by_rows_on_white():
+    clips = [np.full((2, 4, 6, 3), value, np.uint8) for value in (10, 20, 30, 40, 50)]
+    grid = side_by_side(clips)
+    assert grid.shape == (2, 10, 22, 3)
+    assert grid[:, [0, 0, 0, 6, 6, 6], [0, 8, 16, 0, 8, 16], 0].tolist() == [[10, 20, 30, 40, 50, 255]] * 2
+    assert (grid[:, 4:6] == 255).all() and (grid[:, :, 6:8] == 255).all()

@@ -27,6 +27,7 @@ from eval.quantities import distance_rows, judge_rows, no_infinity, score_rows
 from eval.results.rows import read_results
 from runtime.command import parse
 from runtime.errors import InputError
+from runtime.processes import World
 from tokenizer.pvvae import PVVAE
 from videos.moving_shapes import MovingShapes
 
@@ -92,6 +93,25 @@ def test_a_second_call_takes_the_kept_features_and_says_the_same(chain, judge, t
     monkeypatch.setattr("eval.features.shapes.ShapesNet.features", lambda *_: pytest.fail("computed again"))
     _, second = run_fvd(chain, tmp_path)
     assert first == second
+
+
+def test_every_process_judges_what_the_main_one_chose(chain, tmp_path, monkeypatch):
+    """Another process may see another newest run, or a checkpoint that was written meanwhile."""
+
+    class Told(Exception):
+        pass
+
+    def judge(run, config, *, step, **rest):
+        raise Told(run, step)
+
+    monkeypatch.setattr("eval.clip_sets.Judge", judge)
+    with pytest.raises(Told) as own:
+        run_fvd(chain, tmp_path)
+    assert own.value.args == (str(chain.generator), 4)
+    monkeypatch.setattr(World, "same", lambda self, value: ("another", 2) if isinstance(value, tuple) else value)
+    with pytest.raises(Told) as told:
+        run_fvd(chain, tmp_path)
+    assert told.value.args == ("another", 2)
 
 
 def test_another_tokenizer_is_refused_before_anything_is_sampled(chain, judge, tmp_path, monkeypatch):

@@ -13,7 +13,6 @@ from eval import (
     frechet_distance,
     inception_score,
     kernel_distance,
-    latent_temporal_distance,
     tracking_auc,
 )
 from eval.metrics.frechet import Gaussian
@@ -278,7 +277,7 @@ def test_bad_sets_are_refused(metric, a, b, message):
 
 
 class TestMotion:
-    """endpoint_error, tracking_auc, latent_temporal_distance."""
+    """endpoint_error, tracking_auc."""
 
     def test_endpoint_error_is_the_mean_length(self):
         truth = RANDOM.standard_normal((4, 2, 8, 9))
@@ -300,16 +299,6 @@ class TestMotion:
             and tracking_auc(np.full(5, 11), np.ones(5, bool)) == 0.0
         )
 
-    def test_latent_distance_of_straight_lines_static_clips_and_random_walks(self):
-        step = RANDOM.standard_normal((3, 4, 1, 2, 2))
-        line = step * np.arange(6)[None, None, :, None, None]
-        length = np.sqrt((step**2).sum((1, 2, 3, 4))).mean()
-        assert latent_temporal_distance(line, [1, 3]) == pytest.approx([length, 3 * length])
-        assert latent_temporal_distance(np.ones((2, 4, 5, 2, 2)), [1, 4]).tolist() == [0.0, 0.0]
-        walk = torch.from_numpy(RANDOM.standard_normal((50, 16, 9, 4, 4)).cumsum(2))
-        found = latent_temporal_distance(walk, [1, 4])
-        assert found[1] / found[0] == pytest.approx(2.0, rel=0.02)
-
     @pytest.mark.parametrize(
         "call",
         [
@@ -318,8 +307,6 @@ class TestMotion:
             lambda: tracking_auc(np.zeros(3), np.zeros(3, bool)),
             lambda: tracking_auc(np.zeros(3), np.ones(4, bool)),
             lambda: tracking_auc(np.array([np.nan]), np.ones(1, bool)),
-            lambda: latent_temporal_distance(np.zeros((1, 2, 3, 1, 1)), [3]),
-            lambda: latent_temporal_distance(np.zeros((2, 3, 1, 1)), [1]),
         ],
     )
     def test_bad_input_is_refused(self, call):

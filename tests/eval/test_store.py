@@ -185,6 +185,9 @@ KILLED = """
 import sys
 import numpy as np
 from eval.features.store import FeatureSet, FeatureStore
+sys.path.append("tests/survival")
+import crashes
+crashes.install()
 data, clips = np.load(sys.argv[2]), {clips!r}
 store = FeatureStore(sys.argv[1], "real", {key!r})
 store_clips = [clips[row] for row in store.missing(clips)]

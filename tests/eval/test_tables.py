@@ -248,3 +248,47 @@ def test_a_tokenizer_with_random_weights_is_called_so(tmp_path):
         write_results(tmp_path / f"{name}.json", kind="reconstruction", rows=[row], **facts, **more)
         text = tables(TablesConfig(results=(str(tmp_path / f"{name}.json"),), tables=("reconstruction",)))
         assert ("wan2.2 (random weights)" in text) is (name == "random") and "wan2.2" in text
+
+
+@pytest.fixture
+def speeds(tmp_path) -> str:
+    """Speeds of two tokenizers, of which one has no number of training."""
+    rows = [
+        row("ISpeed", 0.5, "my_vae"),
+        row("TSpeed (tokenizer inside)", 2.5, "my_vae"),
+        row("parameters", 12.3, "my_vae"),
+        row("ISpeed", 0.25, "wan2.2 (random weights)"),
+        row("TSpeed (tokenizer inside)", None, "wan2.2 (random weights)"),
+    ]
+    shape = {"batch_size": 4, "num_frames": 17, "size": 64, "dtype": "float32", "device": "a GPU", "generator": "demo"}
+    write_results(tmp_path / "speed.json", kind="speed", rows=rows, **shape)
+    return str(tmp_path / "speed.json")
+
+
+def test_speeds_stand_in_their_columns_on_the_line_of_the_tokenizer_of_that_name(results, speeds):
+    config = TablesConfig(results=(results["ucf101"], speeds), names=("my_vae",), format="json")
+    found = {table["name"]: table["lines"] for table in json.loads(tables(config))["tables"]}
+    ours = {line["name"]: line["cells"] for line in found["generation"] if line["origin"] == "measured here"}
+    assert {title: cell["value"] for title, cell in ours["my_vae"].items()} == {
+        "UCF101 FVD": 150.25, "UCF101 KVD": 12.5, "UCF101 IS": 68.1, "TSpeed it/s": 2.5, "params M": 12.3,
+    }  # fmt: skip
+    assert "wan2.2 (random weights)" not in ours  # it has no number of that table
+    inference = {line["name"]: line for line in found["reconstruction"] if line["origin"] == "measured here"}
+    assert {name: line["cells"]["ISpeed it/s"]["value"] for name, line in inference.items()} == {
+        "my_vae": 0.5, "wan2.2 (random weights)": 0.25,
+    }  # fmt: skip
+    assert "batch 4 of 17x64x64, float32, generator demo, on a GPU" in inference["my_vae"]["notes"][0]
+
+
+def test_numbers_of_clips_and_of_speed_never_share_a_column(results, speeds, tmp_path):
+    rows = [row("parameters", 1.0), row("ISpeed", 1.0, "reconstructed")]  # the words of speed in a file of clips
+    write_results(tmp_path / "odd.json", kind="fvd", rows=rows, decoder_hash="d0", data="ucf101", run="runs/odd")
+    config = TablesConfig(results=(str(tmp_path / "odd.json"), speeds), format="json")
+    found = {table["name"]: table["lines"] for table in json.loads(tables(config))["tables"]}
+    assert [line["name"] for line in found["generation"] if line["origin"] == "measured here"] == ["my_vae"]
+    assert {line["name"] for line in found["others"]} == {"odd"}
+
+
+def test_names_are_for_files_that_have_none_of_their_own(results, speeds):
+    with pytest.raises(InputError, match="gives 2 names to 1 files"):
+        tables(TablesConfig(results=(results["ucf101"], speeds), names=("a", "b")))

@@ -1,0 +1,1 @@
+"""Arms: ordinary commands in ordinary run directories, that several processes may work through together."""

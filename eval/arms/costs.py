@@ -1,0 +1,77 @@
+"""What a plan will cost in hours and bytes, as far as anything was measured, and what of it is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from eval.arms.plan import Done, Plan, Stage, needing
+from runtime.resources import readable
+
+
+def clock(seconds: float) -> str:
+    """3725 -> "1:02:05"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def expected(stage: Stage, finished: Iterable[tuple[Stage, Done]]) -> float | None:
+    """Seconds that a stage should take: by speeds measured before, corrected by how those held for finished stages of
+    its kind; else as these took for their work; None where neither is known."""
+    same = [(other, done) for other, done in finished if other.kind == stage.kind and done.in_one_go]
+    if stage.seconds is not None:
+        told = [(other.seconds, done.seconds) for other, done in same if other.seconds]
+        return stage.seconds * (sum(took for _, took in told) / sum(said for said, _ in told) if told else 1.0)
+    work = sum(done.work for _, done in same)
+    return stage.work * sum(done.seconds for _, done in same) / work if work else None
+
+
+def left_words(plan: Plan) -> str:
+    """How much of a plan is done, and how long the rest should take."""
+    finished = [(stage, done) for stage in plan.stages.values() if (done := plan.done(stage))]
+    over = {stage.name for stage, _ in finished}
+    times = [expected(stage, finished) for name, stage in plan.stages.items() if name not in over]
+    known = [seconds for seconds in times if seconds is not None]
+    words = f"{len(finished)} of {len(plan.stages)} stages done"
+    if known:
+        words += f", {'at least ' if len(known) < len(times) else 'about '}{clock(sum(known))} left"
+    if len(known) < len(times):
+        words += f", {len(times) - len(known)} of kinds that were not measured yet"
+    return words
+
+
+def cost_lines(plan: Plan) -> list[str]:
+    """One line an arm, and one for all: hours and room that what is left of it will take. What arms share counts for
+    the first."""
+    finished = [(stage, done) for stage in plan.stages.values() if (done := plan.done(stage))]
+    over = {stage.name for stage, _ in finished}
+    seen, lines, every = set(over), [], []
+    for arm in plan.arms:
+        left = [stage for stage in arm.stages if stage.name not in seen]
+        seen |= {stage.name for stage in left}
+        every += left
+        number = sum(stage.name in over for stage in arm.stages)
+        lines.append(f"{arm.name}: {_cost(left, finished)}; {number} of {len(arm.stages)} stages done")
+    return [*lines, f"in all: {_cost(every, finished)}"]
+
+
+def _cost(stages: Sequence[Stage], finished: Sequence[tuple[Stage, Done]]) -> str:
+    times = {stage.name: expected(stage, finished) for stage in stages}
+    known = [seconds for seconds in times.values() if seconds is not None]
+    unknown = sorted({stage.kind for stage in stages if times[stage.name] is None})
+    hours = f"{sum(known) / 3600:.3g} hours" if known else ""
+    if unknown:
+        hours = f"{hours} and what {', '.join(unknown)} take, which is unknown" if known else "hours unknown"
+    return f"{hours or '0 hours'}, {readable(sum(stage.bytes for stage in stages))} on disk"
+
+
+def summary(plan: Plan, failed: Mapping[str, str]) -> list[str]:
+    """One line for each arm that could not be finished: which of its stages failed, and why."""
+    lost, lines = needing(plan.stages, list(failed)), []
+    for arm in plan.arms:
+        own = [stage.name for stage in arm.stages if stage.name in failed]
+        if own:
+            lines.append(f"arm {arm.name} ended early: {'; '.join(f'{name}: {failed[name]}' for name in own)}")
+        elif any(stage.name in lost for stage in arm.stages):
+            needed = next(name for stage in arm.stages for name in stage.needs if name in lost)
+            lines.append(f"arm {arm.name} ended early: it needs {needed}")
+    return lines

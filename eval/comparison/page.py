@@ -1,0 +1,166 @@
+"""The page of `eval.compare`: tables, curves over each other (the paper's figure 1a), and the clips of all tokenizers
+side by side (its figure 3)."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from eval.arms.plan import Plan
+from eval.clip_sets import real_clips, stratified_halves
+from eval.comparison.facts import Facts, generator_run
+from eval.comparison.outcome import Outcome
+from eval.comparison.plan import judging
+from eval.decode import decoded_clips, fitting_tokenizer, sampled
+from eval.page.clips import Clip, clip_table
+from eval.page.document import Cell, bullet_list, data_table, facts_table, page, quiet, section
+from eval.page.figures import curve
+from eval.page.sections import captions_of, frames, shown_clips
+from eval.results.tables import PUBLISHED, Measured, Table
+from latents_cache import open_latents
+from runtime.files import replacing
+from runtime.processes import autocast, resolve_device, resolve_dtype
+from runtime.run import machine, read_run, versions
+from tokenizer.zoo import load
+from videos import psnr, to_float, to_uint8
+
+
+def write_page(config, plan: Plan, outcome: Outcome, out: Path) -> None:
+    """Write one HTML file."""
+    finished = [facts for facts in outcome.everyone if plan.done(judging(config, facts))]
+    names = ", ".join(facts.entry.label for facts in outcome.everyone)
+    parts = [table_section(table) for table in outcome.tables]
+    parts += [curves_section(config, outcome.curves)] if outcome.curves else []
+    parts += clip_sections(config, finished) if finished else []
+    parts += [differences_section(outcome.measured), run_section(plan)]
+    intro = f"{html.escape(names)}: each encoded {html.escape(config.data)}, the same generator learned its latents."
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out, "report") as partial:
+        partial.write_text(page(f"Tokenizers on {config.data}", intro, parts), "utf-8", "xmlcharrefreplace")
+
+
+def write_cards_page(config, plan: Plan, table: Table, out: Path) -> None:
+    """The numbers of the cards side by side, and where the cards are."""
+    links = [
+        f'<a href="{html.escape(os.path.relpath(stage.results[1], out.parent))}">{html.escape(arm.name)}</a>'
+        for arm in plan.arms
+        for stage in arm.stages
+        if plan.done(stage)
+    ]
+    parts = [table_section(table), run_section(plan)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out, "report") as partial:
+        text = page(f"Cards on {config.data}", f"Each on a page of its own: {', '.join(links)}.", parts)
+        partial.write_text(text, "utf-8", "xmlcharrefreplace")
+
+
+def table_section(table: Table) -> str:
+    """A table, published lines greyed; its notes below."""
+    rows = [(line.name + (f" [{table.mark(line)}]" if line.notes else ""), *table.texts(line)) for line in table.lines]
+    grey = [place for place, line in enumerate(table.lines) if line.origin == PUBLISHED]
+    notes = [f"[{number}] {note}" for number, note in enumerate(table.notes(), 1)]
+    below = [quiet(f"Grey: published ({html.escape(table.protocol)}).")] if table.protocol else []
+    below += [bullet_list(notes)] if notes else []
+    cells = [[row[0], *(sortable(text) for text in row[1:])] for row in rows]
+    return section(table.title, data_table(table.head(), cells, name=table.title, controls=grey, fold=0), *below)
+
+
+def sortable(text: str) -> Cell:
+    """A cell that is sorted by the number that it begins with."""
+    found = re.match(r"-?\d[\d,]*(\.\d+)?(e[-+]?\d+)?", text)
+    return Cell(text, float(found[0].replace(",", ""))) if found else Cell(text)
+
+
+def curves_section(config, curves: dict[str, dict]) -> str:
+    """Distance against step, all generators in one chart: to real clips, and to what each tokenizer makes of them."""
+    charts = []
+    for name, words in (
+        ("curve", "to real clips"),
+        ("curve_to_reconstructions", "to reconstructions by the same tokenizer"),
+    ):
+        points = {label: [(p["step"], p["value"]) for p in found[name]] for label, found in curves.items()}
+        bands = {
+            label: [(p["step"], p["low"], p["high"]) for p in found[name] if p["low"] is not None]
+            for label, found in curves.items()
+        }
+        floors = [found["floor"] for found in curves.values()] if name == "curve" else []
+        metric = next((found["metric"] for found in curves.values()), "distance")
+        chart = curve(
+            points,
+            bands=bands,
+            levels={"other real clips": floors[0]} if floors else {},
+            log_y=all(floor > 0 for floor in floors),
+            x_label="generator step",
+            y_label=f"{metric} {words}, {config.curve_samples} clips",
+        )
+        charts.append(chart)
+    return section("Curves", f'<div class="charts">{"".join(charts)}</div>')
+
+
+def clip_sections(config, finished: Sequence[Facts]) -> list[str]:
+    """Real and reconstructed clips, then generated ones: a column a clip, a row for each tokenizer, played in step."""
+    facts = read_run(generator_run(config, finished[0]), "generator").manifest["latents"]
+    dataset, seen = shown_clips(facts)
+    halves = stratified_halves(dataset.labels(), config.clips, config.seed)
+    clips, labels = real_clips(dataset, [*halves[1], *halves[0]][: config.clips], config.seed)
+    device = resolve_device(config.device)
+    rows = [("the clip itself", [Clip(each) for each in frames(clips)])]
+    for each in finished:
+        vae = load(each.entry.tokenizer, each.entry.weights, device=device)
+        with torch.no_grad(), autocast(device, resolve_dtype(config.dtype, device)):
+            parts = [to_uint8(vae.decode(vae.encode(to_float(clip[None].to(device))).mode())).cpu() for clip in clips]
+        decoded = torch.cat(parts)
+        decibels = psnr(decoded.double() / 255, clips.double() / 255).tolist()
+        pairs = zip(frames(decoded), decibels, strict=True)
+        rows.append((each.entry.label, [Clip(clip, f"{value:.1f} dB") for clip, value in pairs]))
+    columns = captions_of(labels, facts, "clip")
+    words = quiet(f"{seen}. Below it what each tokenizer makes of it: encoder, mean, decoder.")
+    found = [section("Real, reconstructed", words, clip_table(columns, rows, name="Real, reconstructed"))]
+    drawn = [generated(config, each) for each in finished]
+    columns = captions_of(drawn[0][1], facts, "sample")
+    rows = [
+        (each.entry.label, [Clip(clip) for clip in clips]) for each, (clips, _) in zip(finished, drawn, strict=True)
+    ]
+    words = quiet(f"From noise in {config.steps} Euler steps, by the generator on the latents of each tokenizer.")
+    return [*found, section("Generated", words, clip_table(columns, rows, name="Generated"))]
+
+
+def generated(config, facts: Facts) -> tuple[np.ndarray, list[int]]:
+    """(clips uint8 `[n, N, H, W, 3]`, labels): the first samples of a generator."""
+    run = str(generator_run(config, facts))
+    scale = config.guidance_scales[0]
+    path = sampled(config, run, config.clips, step=config.train_steps, steps=config.steps, guidance_scale=scale)
+    with open_latents(path) as reader:
+        vae = fitting_tokenizer(reader.attributes, path, device=config.device)
+        batches = decoded_clips(reader, vae, config.clips, device=config.device, dtype=config.dtype)
+        clips, labels = zip(*batches, strict=True)
+    return frames(torch.cat(clips)), np.concatenate(labels).tolist()
+
+
+def differences_section(measured: dict[str, list[Measured]]) -> str:
+    """In words, how these numbers differ from the paper's."""
+    words = dict.fromkeys(word for found in measured.values() for each in found for word in each.differences)
+    return section("How this differs from the paper", bullet_list(list(words)))
+
+
+def run_section(plan: Plan) -> str:
+    """The commands of every arm, how long each took, and on what."""
+    rows = []
+    for stage in plan.stages.values():
+        done = plan.done(stage)
+        took = (
+            f"{done.seconds / 60:.1f} minutes{'' if done.in_one_go else ' since it was last taken up'}"
+            if done
+            else "not done"
+        )
+        rows.append((stage.name, f"{stage.command} — {took}"))
+    about = machine()
+    rows += [("machine", f"{about['processor']}, {about['cores']} cores, {about['system']}")]
+    rows += [("versions", ", ".join(f"{name} {version}" for name, version in versions().items()))]
+    return section("What was run", facts_table(rows))

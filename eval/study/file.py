@@ -1,0 +1,232 @@
+"""A study as a TOML file: seeds, arms, and the flags of every command.
+
+data = "moving_shapes"                  # root = "DIR" where it has one
+seeds = [0, 1, 2]
+first = "A"                             # the arm that others are compared with; default: the first one
+
+[tokenizer.train]                       # flags of commands, for all arms alike; of training, for all stages
+preset = "demo"
+[tokenizer.images]                      # flags of one stage: images, video, decoder
+steps = 700
+
+[[arm]]
+name = "A"
+video = { max-drop-ratio = 0.0 }        # flags of its own; without `video` or `decoder`, it has no such stage
+line = { components = "baseline" }      # where it stands in the published tables
+[[arm]]
+name = "D"
+start = "C"                             # goes on from that arm's tokenizer; default: from the images of its seed
+decoder = {}
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtime.errors import InputError
+from runtime.output import check_name
+from runtime.records import check_fields, from_record
+
+IMAGES = "images"
+STAGES = (IMAGES, "video", "decoder")
+# Tables of flags: name in the file, and whether every study has it.
+COMMANDS = {
+    "tokenizer.train": True,
+    **{f"tokenizer.{stage}": stage == IMAGES for stage in STAGES},
+    "tokenizer.encode": False,
+    "generator.train": True,
+    "eval.fvd": True,
+    "eval.convergence": False,
+    "eval.reconstruction": False,
+    "eval.latents": False,
+    "eval.probe": False,
+}
+_HEAD = {"data": str, "seeds": list[int]}
+_MORE = {"root": str, "first": str, "gate": dict, "seconds": dict, "arm": list[dict]}
+GATES = ("change explained", "accuracy-shape")
+# Kinds of stages, as [seconds] names them.
+KINDS = (*STAGES, "encode", "generator", "fvd", "convergence", "reconstruction", "latents", "probe", "difference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmSpec:
+    """One arm, for every seed.
+
+    Attributes:
+        name: Unique.
+        title: What it is, in words.
+        data: Data set of it all; "": the study's.
+        start: The arm whose tokenizer it goes on from; "images": the images stage of its seed.
+        video, decoder: Flags of its own for these stages; None: it has no such stage.
+        train: Flags of its own for all stages, that of images too, which it then does not share with others.
+        against: The arm that it is compared with; "": the study's first, where the data are the same.
+        line: Name of a published table -> the line that it repeats.
+    """
+
+    name: str
+    title: str = ""
+    data: str = ""
+    start: str = IMAGES
+    video: dict | None = None
+    decoder: dict | None = None
+    train: dict = field(default_factory=dict)
+    against: str = ""
+    line: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A file's content.
+
+    Attributes:
+        flags: By command, or "tokenizer.<stage>", the flags of all arms.
+        gate: By metric, what an arm must reach for its distances to count.
+        seconds: By kind of stage, how long a unit of work takes, where that was measured.
+    """
+
+    name: str
+    data: str
+    root: str | None
+    seeds: tuple[int, ...]
+    first: str
+    arms: tuple[ArmSpec, ...]
+    flags: dict[str, dict]
+    gate: dict[str, float]
+    seconds: dict[str, float]
+
+    def arm(self, name: str) -> ArmSpec:
+        """The arm of a name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def data_of(self, arm: ArmSpec) -> str:
+        """The data set of an arm."""
+        return arm.data or self.data
+
+    def against(self, arm: ArmSpec) -> ArmSpec | None:
+        """The arm that one is compared with; None for one that is the measure itself."""
+        other = self.arm(arm.against or self.first)
+        return None if other is arm or self.data_of(other) != self.data_of(arm) else other
+
+
+def read_study(path: str | Path) -> Study:
+    """Read and check a study.
+
+    Raises:
+        InputError: In one line that names the file and what is wrong in it.
+    """
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--plan {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    try:
+        record = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"--plan {path}: not readable as TOML ({error})") from error
+    check_fields(record, _HEAD, path)
+    check_fields(record, _MORE, path, needed=False)
+    flags = _flags(record, path)
+    known = {*_HEAD, *_MORE, *(name.partition(".")[0] for name in COMMANDS)}
+    if unknown := sorted(set(record) - known):
+        raise InputError(f"{path}: {unknown[0]} is not known; a study has {', '.join(sorted(known))}")
+    arms = tuple(_arm(found, f"{path}, arm {number}") for number, found in enumerate(record.get("arm", []), 1))
+    if not arms or not record["seeds"] or min(record["seeds"]) < 0 or len(set(record["seeds"])) < len(record["seeds"]):
+        raise InputError(f"{path}: a study has one or more arms, and one or more different seeds")
+    numbers = {name: _numbers(record.get(name, {}), f"{path}, {name}") for name in ("gate", "seconds")}
+    for name, known in (("gate", GATES), ("seconds", KINDS)):
+        if unknown := sorted(set(numbers[name]) - {*known}):
+            raise InputError(f"{path}, {name}: {unknown[0]} is not known; known: {', '.join(known)}")
+    study = Study(
+        name=Path(path).stem,
+        data=record["data"],
+        root=record.get("root"),
+        seeds=tuple(record["seeds"]),
+        first=record.get("first", arms[0].name),
+        arms=arms,
+        flags=flags,
+        gate=numbers["gate"],
+        seconds=numbers["seconds"],
+    )
+    _check_arms(study, path)
+    return study
+
+
+def _flags(record: dict, path) -> dict[str, dict]:
+    """The tables of flags, by command."""
+    found = {}
+    for package in ("tokenizer", "generator", "eval"):
+        check_fields(record, {package: dict}, path, needed=False)
+        for verb, flags in record.get(package, {}).items():
+            name = f"{package}.{verb}"
+            if name not in COMMANDS or not isinstance(flags, dict):
+                raise InputError(f"{path}: [{name}] is not known; known: {', '.join(COMMANDS)}")
+            found[name] = flags
+    absent = [name for name, is_needed in COMMANDS.items() if is_needed and name not in found]
+    if absent:
+        raise InputError(f"{path}: [{absent[0]}] is missing")
+    return found
+
+
+def _arm(record: dict, source: str) -> ArmSpec:
+    arm = from_record(ArmSpec, record, source)
+    check_name(f"{source}: name", arm.name)
+    return arm
+
+
+def _numbers(record: dict, source: str) -> dict[str, float]:
+    check_fields(record, dict.fromkeys(record, float), source)
+    for name, value in record.items():
+        if not 0 <= value < math.inf:
+            raise InputError(f"{source}: {name} is {value}, expected a number of at least 0")
+    return {name: float(value) for name, value in record.items()}
+
+
+def _check_arms(study: Study, path) -> None:
+    """Names are there, once, and in an order in which arms come after those that they start from."""
+    from eval.results.published import TABLES
+    from videos.datasets import DATASETS
+
+    seen: dict[str, ArmSpec] = {}
+    for arm in study.arms:
+        source = f"{path}, arm {arm.name}"
+        if arm.name in seen or arm.name == IMAGES:
+            raise InputError(f"{source}: another one is called so")
+        if study.data_of(arm) not in DATASETS:
+            raise InputError(f"{source}: data {study.data_of(arm)!r} is not known; known: {', '.join(DATASETS)}")
+        if not study.root and not study.data_of(arm).startswith("moving_shapes"):
+            raise InputError(f"{source}: data {study.data_of(arm)!r} needs root, the folder that holds it")
+        if arm.start != IMAGES and arm.start not in seen:
+            raise InputError(f"{source}: it starts from {arm.start!r}, which is no arm before it")
+        if arm.start != IMAGES and study.data_of(seen[arm.start]) != study.data_of(arm):
+            raise InputError(f"{source}: it starts from {arm.start!r}, which has other data")
+        if arm.start != IMAGES and arm.train:
+            raise InputError(f"{source}: flags of all stages are for arms that start from images")
+        if arm.video is None and arm.decoder is None and arm.start != IMAGES:
+            raise InputError(f"{source}: it has neither video nor decoder, so that it is {arm.start!r} itself")
+        for table, line in arm.line.items():
+            lines = [found.name for found in TABLES[table].lines] if table in TABLES else []
+            if line not in lines:
+                words = f"lines of {table}: {', '.join(lines)}" if lines else f"tables: {', '.join(TABLES)}"
+                raise InputError(f"{source}: line {table} = {line!r} is not published; {words}")
+        seen[arm.name] = arm
+    for name in (study.first, *(arm.against for arm in study.arms if arm.against)):
+        if name not in seen:
+            raise InputError(f"{path}: there is no arm {name!r} to compare with")
+    for number, arm in enumerate(study.arms):
+        other = study.against(arm)
+        if other is not None and other not in study.arms[:number]:
+            raise InputError(f"{path}, arm {arm.name}: it is compared with {other.name!r}, which has to come before it")
+
+
+def words_of(flags: dict) -> list[str]:
+    """Flags of a file as words of a command line."""
+    words = []
+    for name, value in flags.items():
+        dashed = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{dashed}")
+        else:
+            words += [f"--{dashed}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return words

@@ -1,0 +1,252 @@
+"""What a study ends with: a line for every arm, over its seeds, beside the published lines; cells of what was not run
+are empty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from eval.arms.plan import Plan
+from eval.results.published import TABLES
+from eval.results.rows import Row, read_results
+from eval.results.tables import MEASURED, Cell, Column, Table
+from eval.results.tables import Line as TableLine
+from eval.study.file import ArmSpec, Study
+from eval.study.plan import Line
+from runtime.run import read_json
+
+SUBJECTS = ("generated", "reconstructed", "predicted")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of a study.
+
+    Attributes:
+        tables: As printed.
+        curves: What eval.convergence found, by arm and seed.
+        verdicts: Which arms the gate lets through, and which not.
+    """
+
+    tables: list[Table]
+    curves: dict[str, dict[int, dict]]
+    verdicts: list[str]
+
+
+def outcome_of(study: Study, plan: Plan, lines: Sequence[Line]) -> Outcome:
+    """Read the results of all finished stages."""
+    rows = {arm.name: {line.seed: rows_of(plan, line) for line in lines if line.arm is arm} for arm in study.arms}
+    curves = {arm.name: {line.seed: found for line in lines if line.arm is arm and (found := curve_of(plan, line))}
+              for arm in study.arms}  # fmt: skip
+    failed = {arm.name: words for arm in study.arms if (words := gate_words(study, rows[arm.name]))}
+    tables = [measured_table(study, rows, failed), differences_table(study, plan, lines, failed)]
+    tables.append(learning_table(study, curves, failed))
+    asked = {name for arm in study.arms for name in arm.line}
+    for name in [name for name in TABLES if name in asked]:
+        tables += published_tables(study, name, rows, failed)
+    tables = [table for table in tables if table.lines]
+    verdicts = [f"arm {name} does not count: {words}" for name, words in failed.items()]
+    return Outcome(tables, {name: found for name, found in curves.items() if found}, verdicts)
+
+
+def rows_of(plan: Plan, line: Line) -> dict[tuple[str, str], Row]:
+    """Numbers of one arm with one seed, by metric and subject."""
+    found = {}
+    for stage in line.stages.values():
+        if stage.name in (f"fvd-{line.name}", f"reconstruction-{line.name}") and plan.done(stage):
+            found |= {(row.metric, row.subject): row for row in read_results(stage.results[0])[1]}
+    for folder, pattern in ((line.tokenizer, "latents-*.json"), (line.generator, "probe-*.json")):
+        kind = pattern.partition("-")[0]
+        if f"{kind}-{line.name}" in line.stages and plan.done(line.stages[f"{kind}-{line.name}"]):
+            for path in sorted((folder / "eval").glob(pattern)):
+                found |= {(row.metric, row.subject): row for row in read_results(path)[1]}
+    return {key: row for key, row in found.items() if row.value is not None}
+
+
+def curve_of(plan: Plan, line: Line) -> dict | None:
+    """The curve of one arm with one seed."""
+    stage = line.stages.get(f"convergence-{line.name}")
+    return read_json(stage.results[0]) if stage and plan.done(stage) else None
+
+
+def over_seeds(rows: Sequence[Row]) -> Cell:
+    """The mean over seeds with its 95 % interval by Student's t, which the chance of each seed's clips is part of; of
+    one seed its own interval, over clips alone."""
+    values = [row.value for row in rows]
+    if len(values) == 1:
+        return Cell(values[0], rows[0].low, rows[0].high, rows[0].n)
+    mean, half = mean_and_half(values)
+    return Cell(mean, mean - half, mean + half, sum(row.n for row in rows))
+
+
+def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of two or more numbers, and half the width of its 95 % interval by Student's t."""
+    from scipy.stats import t
+
+    count, mean = len(values), math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    return mean, float(t.ppf(0.975, count - 1)) * math.sqrt(variance / count)
+
+
+def gate_words(study: Study, rows: dict[int, dict]) -> str:
+    """Why an arm does not count, by the mean over its seeds; "" where it does, or nothing at all was measured."""
+    words = []
+    for metric, least in study.gate.items():
+        found = [seen[metric, "reconstructed"].value for seen in rows.values() if (metric, "reconstructed") in seen]
+        if not found and any(rows.values()):
+            words.append(f"{metric} of reconstructions was not measured")
+        elif found and not (mean := math.fsum(found) / len(found)) >= least:
+            words.append(f"{metric} of reconstructions is {mean:.3g}, below {least:g}: its distance measures blur")
+    return "; ".join(words)
+
+
+def notes_of(study: Study, arm: ArmSpec, rows: dict[int, dict], failed: dict[str, str]) -> tuple[str, ...]:
+    """What belongs to an arm's line."""
+    notes = [arm.title] if arm.title else []
+    notes += seed_notes(study, sum(map(bool, rows.values())))
+    notes += [f"does not count: {failed[arm.name]}"] if arm.name in failed else []
+    return tuple(notes)
+
+
+def seed_notes(study: Study, count: int) -> list[str]:
+    """What a mean over so many of the study's seeds says of itself."""
+    notes = [f"{count} of {len(study.seeds)} seeds"] if 0 < count < len(study.seeds) else []
+    return [*notes, *(["one seed: the interval covers clips alone"] if count == 1 else [])]
+
+
+def lost_notes(arms: Sequence[ArmSpec], failed: dict[str, str]) -> list[str]:
+    """Which of the arms of a comparison do not count."""
+    return [f"does not count: {arm.name}, {failed[arm.name]}" for arm in arms if arm.name in failed]
+
+
+def cells_of(columns: Sequence[Column], rows: dict[int, dict]) -> dict[str, Cell]:
+    """Means over seeds by column title."""
+    cells = {}
+    for column in columns:
+        found = [
+            seen[column.metric, column.subject] for seen in rows.values() if (column.metric, column.subject) in seen
+        ]
+        if found:
+            cells[column.title] = over_seeds(found)
+    return cells
+
+
+def measured_table(study: Study, rows: dict[str, dict], failed: dict[str, str]) -> Table:
+    """Every number of every arm."""
+    keys = dict.fromkeys(
+        key
+        for arms in rows.values()
+        for seen in arms.values()
+        for key in seen
+        if key[1].startswith(SUBJECTS) and ", frame +" not in key[0]
+    )
+    columns = tuple(Column(title_of(*key), *key) for key in keys)
+    lines = [
+        TableLine(
+            arm.name, MEASURED, "", cells_of(columns, rows[arm.name]), notes_of(study, arm, rows[arm.name], failed)
+        )
+        for arm in study.arms
+    ]
+    title = f"Measured here on {study.data}, {len(study.seeds)} seeds"
+    return Table("measured", title, "", columns, lines, of="arm")
+
+
+def title_of(metric: str, subject: str) -> str:
+    """A column's title."""
+    return " ".join(filter(None, (metric, subject.removeprefix("generated").strip())))
+
+
+def differences_table(study: Study, plan: Plan, lines: Sequence[Line], failed: dict[str, str]) -> Table:
+    """Each arm less the one that it is compared with: paired by clips and noise in each seed, the mean over seeds."""
+    columns: dict[tuple[str, str], Column] = {}
+    made = []
+    for arm in study.arms:
+        other = study.against(arm)
+        if other is None:
+            continue
+        rows = {line.seed: paired_rows(plan, line) for line in lines if line.arm is arm}
+        for seen in rows.values():
+            columns |= {key: Column(title_of(*key), *key) for key in seen}
+        notes = [f"less {other.name}", *lost_notes((arm, other), failed)]
+        notes += seed_notes(study, sum(map(bool, rows.values())))
+        made.append(TableLine(arm.name, MEASURED, "", cells_of(list(columns.values()), rows), tuple(notes)))
+    title = "Differences, paired in each seed"
+    return Table("differences", title, "", tuple(columns.values()), made if columns else [], of="arm")
+
+
+def paired_rows(plan: Plan, line: Line) -> dict[tuple[str, str], Row]:
+    """Differences of one seed, by metric and subject."""
+    found = {}
+    for stage in line.stages.values():
+        if stage.kind == "difference" and stage.name.endswith(f"-{line.name}") and plan.done(stage):
+            for row in read_results(stage.results[0])[1]:
+                subject, _, side = row.subject.rpartition(", ")
+                if side == "a - b" and row.value is not None:
+                    found[row.metric, subject] = row
+    return found
+
+
+def learning_table(study: Study, curves: dict[str, dict], failed: dict[str, str]) -> Table:
+    """How much faster an arm's generator is at the final value of the one that it is compared with, over seeds."""
+    from eval.convergence import faster_than
+
+    column, lines = Column("% faster to reach its final value", better="higher"), []
+    for arm in study.arms:
+        other = study.against(arm)
+        both = sorted(set(curves[arm.name]) & set(curves[other.name])) if other else []
+        if not both:
+            continue
+        found = [faster_than(curves[arm.name][seed]["curve"], curves[other.name][seed]["curve"]) for seed in both]
+        reached = [each.percent for each in found if each.percent is not None]
+        notes = [f"against {other.name}", *lost_notes((arm, other), failed), *seed_notes(study, len(both))]
+        if early := sum(each.at_least for each in found):
+            notes.append(f"at least: in {early} of {len(found)} seeds it is there before the first checkpoint")
+        if len(reached) < len(found):
+            notes.append(f"in {len(found) - len(reached)} of {len(found)} seeds it never gets there")
+            cell = Cell("not in every seed" if reached else "never gets there")
+        elif len(reached) == 1:
+            cell = Cell(reached[0], found[0].low, found[0].high, 0)
+        else:
+            mean, half = mean_and_half(reached)
+            cell = Cell(mean, mean - half, mean + half)
+        lines.append(TableLine(arm.name, MEASURED, "", {column.title: cell}, tuple(notes)))
+    return Table("learning", "How fast generators learn", "", (column,), lines, of="arm")
+
+
+def published_tables(study: Study, name: str, rows: dict[str, dict], failed: dict[str, str]) -> list[Table]:
+    """A published table with our arms below its lines, in its columns what has their name; and our own numbers of these
+    arms in a table of the same order."""
+    published = TABLES[name]
+    arms = [arm for arm in study.arms if name in arm.line]
+    own = [column for column in published.columns if column.metric and column.data in ("", study.data)]
+    ours = [
+        TableLine(
+            f"{arm.line[name]}: {arm.name}",
+            MEASURED,
+            "",
+            cells_of(own, rows[arm.name]),
+            notes_of(study, arm, rows[arm.name], failed),
+        )
+        for arm in arms
+    ]
+    made = [Table(name, published.title, published.protocol, published.columns, [*published.lines, *ours], of="arm")]
+    if own:
+        return made
+    whole = measured_table(study, rows, failed)
+    lines = {line.name: line for line in whole.lines}
+    kept = [replace(lines[arm.name], name=f"{arm.line[name]}: {arm.name}") for arm in arms]
+    return [
+        *made,
+        replace(whole, name=f"{name}-here", title=f"{published.title}: {study.data}, measured here", lines=kept),
+    ]
+
+
+def gathered(curves: dict[str, dict[int, dict]], name: str) -> dict[str, list[tuple]]:
+    """Points (step, mean over seeds) of a curve by arm, of the steps that all its seeds have."""
+    found = {}
+    for arm, by_seed in curves.items():
+        values = [{point["step"]: point["value"] for point in curve[name]} for curve in by_seed.values()]
+        steps = sorted(set.intersection(*(set(each) for each in values)))
+        found[arm] = [(step, math.fsum(each[step] for each in values) / len(values)) for step in steps]
+    return found

@@ -1,0 +1,229 @@
+"""The plan of a study: for every arm and seed the stages of a tokenizer, a generator on its latents, and judgement."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval.arms.plan import Arm, Plan, Stage
+from eval.decode import file_word
+from eval.study.file import IMAGES, ArmSpec, Study, words_of
+from runtime.command import parse
+from runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class Line:
+    """One arm with one seed: its name in files, its stages by name, and where its tokenizer and generator are."""
+
+    arm: ArmSpec
+    seed: int
+    name: str
+    stages: dict[str, Stage]
+    tokenizer: Path
+    generator: Path
+
+
+def plan_folder(config, study: Study) -> Path:
+    """Where a study keeps what is not of one run."""
+    return Path(config.runs_dir) / (config.name or study.name)
+
+
+def lines_of(config, study: Study) -> list[Line]:
+    """All arms with all seeds; seed by seed, so that a study that ends early has whole seeds."""
+    return [Maker(config, study, seed).line(arm) for seed in study.seeds for arm in study.arms]
+
+
+def plan_of(config, study: Study) -> Plan:
+    """The plan, whose every command line has been checked.
+
+    Raises:
+        InputError: If a flag of the file is wrong: which arm, and what the command would say.
+    """
+    arms = []
+    for line in lines_of(config, study):
+        for stage in line.stages.values():
+            check_flags(stage, f"arm {line.arm.name}, stage {stage.kind}")
+        arms.append(Arm(f"{line.arm.name}, seed {line.seed}", line.seed, tuple(line.stages.values())))
+    return Plan(plan_folder(config, study), tuple(arms))
+
+
+def check_flags(stage: Stage, source: str) -> None:
+    """What a command refuses of its flags, refused before anything is started."""
+    command, *words = stage.argv
+    try:
+        module = importlib.import_module(command)
+    except ModuleNotFoundError as error:
+        raise InputError(f"{source}: there is no command {command}") from error
+    text = Path(module.__file__).read_text("utf-8").rsplit("run_command(", 1)[1]
+    config_class = getattr(module, text.split(",")[1].strip())
+    try:
+        config = parse(words, config_class, getattr(module, "preset_defaults", None))
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    if config.dry_run:
+        raise InputError(f"{source}: --dry-run is no flag of a study's file; give it to eval.ablation")
+
+
+class Maker:
+    """Makes the stages of one seed."""
+
+    def __init__(self, config, study: Study, seed: int):
+        self.config, self.study, self.seed = config, study, seed
+        self.prefix = config.name or study.name
+
+    def line(self, arm: ArmSpec) -> Line:
+        """Everything of one arm."""
+        study, folder = self.study, plan_folder(self.config, self.study)
+        stages, tokenizer, last = self.tokenizer(arm)
+        source = arm
+        while source.video is None and source.start != IMAGES:
+            source = study.arm(source.start)  # the same encoder: its latents, and the generator that learned them
+        owner, own, needed = self.name(source), source is arm, last
+        encoder, wanted = (tokenizer, last) if own else self.tokenizer(source)[1:]
+        latents = folder / "latents" / f"{owner}.h5"
+        run = Path(self.config.runs_dir) / f"{self.prefix}-{owner}-generator"
+        found = {stage.name: stage for stage in stages}
+        for stage in (
+            self.made(
+                "encode",
+                owner,
+                "tokenizer.encode",
+                ["--tokenizer", encoder, *self.data(source), "--out", latents],
+                needs=(wanted,),
+                results=(latents,),
+                work=self.flag("tokenizer.encode", "max-clips", 1),
+            ),
+            self.made(
+                "generator",
+                owner,
+                "generator.train",
+                ["--latents", latents, "--name", run.name],
+                needs=(f"encode-{owner}",),
+                results=(run / "checkpoints",),
+                work=self.flag("generator.train", "steps", 1),
+            ),
+        ):
+            found[stage.name] = stage
+        name = self.name(arm)
+        out = folder / "results" / f"fvd-{name}.json"
+        decoder = [] if own else ["--tokenizer", tokenizer]
+        judged = self.made(
+            "fvd",
+            name,
+            "eval.fvd",
+            ["--run", run, *decoder, "--out", out],
+            needs=tuple(dict.fromkeys((f"generator-{owner}", needed))),
+            results=(out,),
+            work=self.flag("eval.fvd", "samples", 2048),
+        )
+        found[judged.name] = judged
+        for stage in self.measured(arm, name, tokenizer, run, needed, own):
+            found[stage.name] = stage
+        found |= {stage.name: stage for stage in self.differences(arm)}
+        return Line(arm, self.seed, name, found, tokenizer, run)
+
+    def tokenizer(self, arm: ArmSpec) -> tuple[list[Stage], Path, str]:
+        """Stages of an arm's tokenizer, the run that it ends in, and the name of its last stage."""
+        if arm.start == IMAGES:
+            # Arms with the same flags for pictures have the same ones.
+            own = f"-{file_word(arm.name)}" if arm.train else ""
+            stage, run = self.trained(IMAGES, f"{self.study.data_of(arm)}{own}-s{self.seed}", arm, arm.train, None, ())
+            stages = [stage]
+        else:
+            stages, run, _ = self.tokenizer(self.study.arm(arm.start))
+        for name, flags in (("video", arm.video), ("decoder", arm.decoder)):
+            if flags is not None:
+                more = arm.train | flags
+                stage, run = self.trained(name, self.name(arm), arm, more, run, (stages[-1].name,))
+                stages.append(stage)
+        return stages, run, stages[-1].name
+
+    def trained(self, kind: str, name: str, arm: ArmSpec, own: dict, start: Path | None, needs: tuple[str, ...]):
+        """One stage of a tokenizer, and its run."""
+        run = Path(self.config.runs_dir) / f"{self.prefix}-{name}-{kind}"
+        flags = {**self.study.flags.get(f"tokenizer.{kind}", {}), **own}
+        words = ["--stage", kind, "--name", run.name, *self.data(arm)]
+        words += ["--init-from", start] if start else []
+        stage = self.made(
+            kind,
+            name,
+            "tokenizer.train",
+            words,
+            flags=flags,
+            needs=needs,
+            results=(run / "checkpoints",),
+            work=number_of(flags, "steps", 1),
+        )
+        return stage, run
+
+    def measured(self, arm: ArmSpec, name: str, tokenizer: Path, run: Path, last: str, own: bool) -> list[Stage]:
+        """What the file asks for beside the distance."""
+        folder, flags, found = plan_folder(self.config, self.study), self.study.flags, []
+        if "eval.convergence" in flags and own:
+            count, data = int(self.flag("eval.convergence", "samples", 800)), self.study.data_of(arm)
+            network = "shapes" if data.startswith("moving_shapes") else "i3d"
+            network = str(flags["eval.convergence"].get("features", network)).replace("auto", network)
+            out = run / "eval" / f"convergence-{network}-n{count}.json"
+            needs = (f"fvd-{name}",)
+            words = ["--runs", run]
+            found.append(self.made("convergence", name, "eval.convergence", words, needs=needs, results=(out,)))
+        if "eval.reconstruction" in flags:
+            out = folder / "results" / f"reconstruction-{name}.json"
+            words = ["--tokenizer", tokenizer, "--out", out]
+            words += [] if "data" in flags["eval.reconstruction"] else self.data(arm)
+            needs = (last,)
+            found.append(self.made("reconstruction", name, "eval.reconstruction", words, needs=needs, results=(out,)))
+        if "eval.latents" in flags and own:
+            out = folder / "results" / f"latents-{name}.html"
+            words = ["--tokenizer", tokenizer, *self.data(arm), "--out", out]
+            found.append(self.made("latents", name, "eval.latents", words, needs=(last,), results=(out,)))
+        if "eval.probe" in flags and own:
+            found.append(self.made("probe", name, "eval.probe", ["--run", run], needs=(f"fvd-{name}",)))
+        return found
+
+    def differences(self, arm: ArmSpec) -> list[Stage]:
+        """To the arm that it is compared with, of this seed: the same clips and the same noise."""
+        other, folder, found = self.study.against(arm), plan_folder(self.config, self.study), []
+        kinds = ("fvd", *(("reconstruction",) if "eval.reconstruction" in self.study.flags else ()))
+        for kind in kinds if other else ():
+            ours, theirs = self.name(arm), self.name(other)
+            a, b = (folder / "results" / f"{kind}-{name}.json" for name in (ours, theirs))
+            out = folder / "results" / f"difference-{kind}-{ours}.json"
+            needs = (f"{kind}-{ours}", f"{kind}-{theirs}")
+            words = ["--a", a, "--b", b, "--out", out]
+            found.append(
+                self.made("difference", f"{kind}-{ours}", "eval.difference", words, needs=needs, results=(out,))
+            )
+        return found
+
+    def name(self, arm: ArmSpec) -> str:
+        """Of an arm's files and stages."""
+        return f"{file_word(arm.name)}-s{self.seed}"
+
+    def data(self, arm: ArmSpec) -> list[str]:
+        """The flags that name an arm's data set."""
+        return ["--data", self.study.data_of(arm), *(["--root", self.study.root] if self.study.root else [])]
+
+    def flag(self, command: str, name: str, default: float) -> float:
+        """A number among a command's flags."""
+        return number_of(self.study.flags.get(command, {}), name, default)
+
+    def made(self, kind: str, name: str, command: str, words: list, *, flags: dict | None = None, **about) -> Stage:
+        """A stage of a command with these words, its flags of the file, and those that all have in common."""
+        config = self.config
+        given = {**self.study.flags.get(command, {}), **(flags or {})}
+        common = ["--runs-dir", config.runs_dir, "--seed", self.seed, "--device", config.device]
+        common += [] if "dtype" in given else ["--dtype", config.dtype]
+        argv = (command, *(str(word) for word in [*words, *words_of(given), *common]))
+        rate, work = self.study.seconds.get(kind), about.pop("work", 1.0)
+        seconds = None if rate is None else rate * work
+        return Stage(name=f"{kind}-{name}", kind=kind, argv=argv, work=work, seconds=seconds, **about)
+
+
+def number_of(flags: dict, name: str, default: float) -> float:
+    """A number among flags; the default where it is absent, or no number, which the command will say."""
+    value = flags.get(name, flags.get(name.replace("-", "_"), default))
+    return float(value if isinstance(value, int | float) and math.isfinite(value) else default)

@@ -1,0 +1,33 @@
+"""What a comparison says that its stages cost, by measured speeds."""
+
+from dataclasses import replace
+
+import pytest
+
+from eval.compare import CompareConfig
+from eval.comparison.facts import Facts, Speeds
+from eval.comparison.plan import curve, judging, kept_steps, training
+from eval.entries import Entry
+from tokenizer.spec import TokenizerSpec
+
+SPEC = TokenizerSpec(name="x", temporal=4, spatial=8, channels=12)
+
+
+@pytest.fixture
+def facts() -> Facts:
+    """Of a tokenizer whose clip takes no time, and a step of its generator 3 seconds a clip."""
+    return Facts(Entry("x", "x", None), "x", SPEC, (12, 5, 4, 4), "", Speeds(clip=0.0, step=3.0))
+
+
+def test_clips_of_an_untrained_generator_cost_as_much_as_others(facts):
+    config = CompareConfig(tokenizers=("x",), samples=10, steps=100, guidance_scales=(1.0, 4.0))
+    assert judging(config, facts).seconds == 10 * 100 * (1 + 2 + 1)
+    assert judging(replace(config, controls=False), facts).seconds == 10 * 100 * (1 + 2)
+    config = replace(config, curve_samples=7)
+    assert curve(config, facts).seconds == 7 * 100 * (len(kept_steps(config)) + 1)
+
+
+def test_hours_are_shared_by_processes(facts):
+    config = CompareConfig(tokenizers=("x",), train_steps=50, batch_size=8)
+    assert training(config, facts).seconds == 50 * 8 * 3
+    assert training(replace(config, processes=4), facts).seconds == 50 * 8 * 3 / 4

@@ -1,0 +1,208 @@
+"""Studies: files that are wrong are refused in one line; means over seeds, gates and differences are what they say."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from eval.ablation import AblationConfig, chosen
+from eval.results.rows import Row
+from eval.study.file import read_study, words_of
+from eval.study.outcome import cells_of, gate_words, learning_table, measured_table, over_seeds, published_tables
+from eval.study.plan import lines_of, plan_of
+from runtime.errors import InputError
+
+STUDIES = Path(__file__).parents[2] / "studies"
+GOOD = """
+data = "moving_shapes"
+seeds = [0, 1]
+[tokenizer.train]
+preset = "demo"
+[tokenizer.images]
+steps = 2
+[generator.train]
+preset = "demo"
+steps = 2
+[eval.fvd]
+samples = 4
+[[arm]]
+name = "A"
+video = { max-drop-ratio = 0.0 }
+[[arm]]
+name = "D"
+start = "A"
+decoder = {}
+"""
+
+
+def study_of(tmp_path, text: str = GOOD):
+    (tmp_path / "plan.toml").write_text(text)
+    return read_study(tmp_path / "plan.toml")
+
+
+@pytest.mark.parametrize("name", ["smoke", "small", "paper"])
+def test_every_study_of_the_repository_has_valid_commands(name):
+    study = read_study(STUDIES / f"{name}.toml")
+    plan = plan_of(AblationConfig(plan=str(STUDIES / f"{name}.toml")), study)
+    assert len(plan.arms) == len(study.arms) * len(study.seeds)
+    pictures = {study.data_of(arm) for arm in study.arms}
+    images = [stage for stage in plan.stages.values() if stage.kind == "images"]
+    assert len(images) == len(pictures) * len(study.seeds)  # once for each seed and data set
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("data =", "date ="), "data is missing"),
+        (("seeds = [0, 1]", "seeds = []"), "one or more different seeds"),
+        (("seeds = [0, 1]", "seeds = [1, 1]"), "one or more different seeds"),
+        (("seeds = [0, 1]", 'seeds = "0"'), "expected a list"),
+        (("[tokenizer.images]", "[tokenizer.pictures]"), "[tokenizer.pictures] is not known"),
+        (("[generator.train]", "[generator.sample]"), "[generator.sample] is not known"),
+        (("[eval.fvd]\nsamples = 4", ""), "[eval.fvd] is missing"),
+        (('name = "D"', 'name = "A"'), "another one is called so"),
+        (('start = "A"', 'start = "B"'), "starts from 'B', which is no arm before it"),
+        (("decoder = {}", ""), "so that it is 'A' itself"),
+        (("decoder = {}", "decoder = 3"), "decoder is 3"),
+        (("decoder = {}", 'decoder = {}\ncolour = "red"'), "unknown fields: colour"),
+        (("decoder = {}", 'decoder = {}\nline = { components = "base" }'), "lines of components: baseline"),
+        (("decoder = {}", 'decoder = {}\nline = { table4 = "x" }'), "tables: generation"),
+        (("decoder = {}", 'decoder = {}\nagainst = "Z"'), "no arm 'Z' to compare with"),
+        (("decoder = {}", 'decoder = {}\ndata = "moving_shapes_textured"'), "which has other data"),
+        (('name = "A"', 'name = "../A"'), "cannot be a folder name"),
+        (("seeds", "colour = 1\nseeds"), "colour is not known"),
+        (("seeds", "seeds ="), "not readable as TOML"),
+        (('data = "moving_shapes"', 'data = "moving_shape"'), "data 'moving_shape' is not known"),
+        (('data = "moving_shapes"', 'data = "ucf101"'), "needs root"),
+        (("[eval.fvd]", "[seconds]\nencoding = 1.0\n[eval.fvd]"), "seconds: encoding is not known"),
+        (("[eval.fvd]", "[seconds]\nencode = nan\n[eval.fvd]"), "encode is nan"),
+        (("[eval.fvd]", "[gate]\naccuracy-shape = nan\n[eval.fvd]"), "accuracy-shape is nan"),
+        (("seeds", 'first = "D"\nseeds'), "arm A: it is compared with 'D', which has to come before it"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_in_one_line(change, words, tmp_path):
+    with pytest.raises(InputError) as caught:
+        study_of(tmp_path, GOOD.replace(*change))
+    assert words in str(caught.value) and "\n" not in str(caught.value) and "plan.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("samples = 4", "smaples = 4"), "arm A, stage fvd: unknown flag --smaples; did you mean --samples?"),
+        (("max-drop-ratio = 0.0", "max-drop-ratio = 2"), "arm A, stage video: --max-drop-ratio 2.0 is too large"),
+        (("steps = 2", 'steps = "many"'), "arm A, stage images: --steps 'many': expected a whole number"),
+        (("samples = 4", "samples = 4\ndry-run = true"), "arm A, stage fvd: --dry-run is no flag of a study's file"),
+        (("[eval.fvd]", "[eval.convergence]\nsamples = inf\n[eval.fvd]"), "stage convergence: --samples 'inf'"),
+        (("[eval.fvd]", "[eval.convergence]\nfeatures = 3\n[eval.fvd]"), "stage convergence: --features '3'"),
+    ],
+)
+def test_a_wrong_flag_is_refused_before_anything_is_started(change, words, tmp_path):
+    study = study_of(tmp_path, GOOD.replace(*change, 1))
+    with pytest.raises(InputError) as caught:
+        plan_of(AblationConfig(plan="plan.toml"), study)
+    assert words in str(caught.value)
+
+
+def test_flags_of_a_file_are_words_of_a_command_line():
+    flags = {"steps": 3, "flip": True, "controls": False, "betas": [0.9, 0.99], "frame_stride": 2}
+    words = ["--steps", "3", "--flip", "--no-controls", "--betas", "0.9,0.99", "--frame-stride", "2"]
+    assert words_of(flags) == words
+
+
+def test_an_arm_of_another_decoder_shares_latents_and_generator(tmp_path):
+    study = study_of(tmp_path)
+    lines = {(line.arm.name, line.seed): line for line in lines_of(AblationConfig(plan="p", name="x"), study)}
+    a, d = lines["A", 1], lines["D", 1]
+    assert a.generator == d.generator and a.tokenizer != d.tokenizer
+    assert d.stages["generator-A-s1"] == a.stages["generator-A-s1"] and "generator-D-s1" not in d.stages
+    assert "--tokenizer" in d.stages["fvd-D-s1"].argv and "--tokenizer" not in a.stages["fvd-A-s1"].argv
+    assert set(d.stages["fvd-D-s1"].needs) == {"generator-A-s1", "decoder-D-s1"}
+
+
+def test_chosen_arms_come_with_those_that_they_need(tmp_path):
+    more = '[[arm]]\nname = "B"\nvideo = {}\n[[arm]]\nname = "U"\ndata = "moving_shapes_unpredictable"\nvideo = {}\n'
+    study = study_of(tmp_path, GOOD + more)
+    few = chosen(AblationConfig(plan="p", arms=("D",), seeds=(1,)), study)
+    assert [arm.name for arm in few.arms] == ["A", "D"] and few.seeds == (1,)
+    assert [arm.name for arm in chosen(AblationConfig(plan="p", arms=("U",)), study).arms] == ["U"]
+    for flags, words in (({"arms": ("Z",)}, "--arms Z is not in p"), ({"seeds": (7,)}, "--seeds 7 is not in p")):
+        with pytest.raises(InputError, match=words):
+            chosen(AblationConfig(plan="p", **flags), study)
+
+
+def row(value: float, metric: str = "FD-shapes", subject: str = "generated") -> Row:
+    return Row(metric=metric, subject=subject, value=value, low=value - 1, high=value + 1, n=10)
+
+
+def test_a_mean_over_seeds_has_students_interval_and_one_seed_its_own():
+    cell = over_seeds([row(1.0), row(2.0), row(3.0)])
+    half = 4.302652729911275 / math.sqrt(3)  # Student's t at 2 degrees of freedom, standard deviation 1
+    assert (cell.value, cell.n) == (2.0, 30)
+    assert (cell.low, cell.high) == pytest.approx((2 - half, 2 + half))
+    alone = over_seeds([row(5.0)])
+    assert (alone.value, alone.low, alone.high, alone.n) == (5.0, 4.0, 6.0, 10)
+
+
+def test_arms_that_show_blur_do_not_count_and_what_was_not_run_is_empty(tmp_path):
+    study = study_of(tmp_path, GOOD.replace("[[arm]]", '[gate]\n"change explained" = 0.8\n[[arm]]', 1))
+    explained = ("change explained", "reconstructed")
+    rows = {"A": {0: {explained: row(0.7, *explained)}, 1: {explained: row(0.85, *explained)}}, "D": {0: {}, 1: {}}}
+    failed = {name: words for name, seen in rows.items() if (words := gate_words(study, seen))}
+    assert [*failed] == ["A"] and "0.775, below 0.8" in failed["A"]
+    table = measured_table(study, rows, failed)
+    assert [line.name for line in table.lines] == ["A", "D"] and table.lines[1].cells == {}
+    assert any("does not count" in note for note in table.lines[0].notes) and table.lines[1].notes == ()
+
+
+def test_an_arm_whose_gate_was_not_measured_does_not_count(tmp_path):
+    study = study_of(tmp_path, GOOD.replace("[[arm]]", "[gate]\naccuracy-shape = 0.8\n[[arm]]", 1))
+    shape = ("accuracy-shape", "reconstructed")
+    assert gate_words(study, {0: {("FD-shapes", "generated"): row(3.0)}, 1: {}}).endswith("was not measured")
+    assert "nan, below" in gate_words(study, {0: {shape: row(math.nan, *shape)}})
+    assert gate_words(study, {0: {}, 1: {}}) == "" == gate_words(study, {0: {shape: row(0.9, *shape)}})
+
+
+def test_a_comparison_says_which_side_does_not_count_and_how_many_seeds_it_is_of(tmp_path):
+    study = study_of(tmp_path)
+    points = [{"step": 10 * i, "value": 100 / i, "low": 90 / i, "high": 110 / i} for i in (1, 2, 3)]
+    curves = {"A": {0: {"curve": points}, 1: {"curve": points}}, "D": {0: {"curve": points}}}
+    (line,) = learning_table(study, curves, {"A": "blur"}).lines
+    assert {"does not count: A, blur", "1 of 2 seeds", "one seed: the interval covers clips alone"} <= {*line.notes}
+
+
+def test_a_distance_of_other_features_never_stands_in_a_published_column(tmp_path):
+    study = study_of(tmp_path, GOOD.replace("decoder = {}", 'decoder = {}\nline = { dropping = "100 %" }'))
+    rows = {"A": {}, "D": {0: {("FD-shapes", "generated"): row(3.0), ("FVD", "generated"): row(4.0)}}}
+    published, here = published_tables(study, "dropping", rows, {})
+    assert published.lines[-1].name == "100 %: D" and published.lines[-1].cells == {}  # not of UCF101
+    assert here.lines[0].cells["FD-shapes"].value == 3.0
+    of_ucf101 = replace(study, data="ucf101")
+    (alone,) = published_tables(of_ucf101, "dropping", rows, {})
+    assert alone.lines[-1].cells["UCF101 FVD"].value == 4.0 and "FD-shapes" not in json.dumps([*alone.lines[-1].cells])
+
+
+def test_faster_is_a_mean_over_seeds_and_none_where_a_seed_never_gets_there(tmp_path):
+    study = study_of(tmp_path)
+
+    def curve(*values: float) -> dict:
+        return {"curve": [{"step": 10 * i, "value": v, "low": v, "high": v} for i, v in enumerate(values, 1)]}
+
+    slow, fast = curve(80, 40, 20), curve(40, 20, 10)  # there at step 20 of 30
+    table = learning_table(study, {"A": {0: slow, 1: slow}, "D": {0: fast, 1: fast}}, {})
+    (line,) = table.lines
+    assert line.name == "D" and line.cells[table.columns[0].title].value == pytest.approx(100 / 3)
+    assert line.notes == ("against A",)
+    (line,) = learning_table(study, {"A": {0: slow, 1: slow}, "D": {0: fast, 1: curve(10, 9, 8)}}, {}).lines
+    assert "at least: in 1 of 2 seeds it is there before the first checkpoint" in line.notes
+    table = learning_table(study, {"A": {0: fast, 1: fast}, "D": {0: slow, 1: fast}}, {})
+    assert "in 1 of 2 seeds it never gets there" in table.lines[0].notes
+
+
+def test_a_number_that_a_seed_lacks_is_the_mean_of_the_others():
+    from eval.results.tables import Column
+
+    rows = {0: {("IS", "generated"): row(2.0, "IS")}, 1: {}}
+    assert cells_of([Column("IS", "IS"), Column("FVD", "FVD")], rows)["IS"].value == 2.0
