@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import eval
 import generator
 import latents_cache
 import tokenizer
@@ -44,7 +45,14 @@ FLAGS = {
     "eval.reconstruction": "tokenizer weights data samples",
     "eval.convergence": "runs samples",
     "eval.speed": "tokenizers weights batch_size num_frames size repeats train_steps generator rounds out",
+    "eval.probe": "run runs step task data root noise seeds samples out",
+    "eval.ablation": "plan out",
+    "eval.compare": "tokenizers weights data root card reconstruction speed out",
     "eval.report": "run out",
+    "eval.prediction": "tokenizers results data samples observed out",
+    "eval.latents": "tokenizer weights latents data root split samples num_frames size clips out",
+    "eval.card": "tokenizer weights data root split samples num_frames size observed features speed clips out",
+    "eval.correlate": "results target out",
     "eval.decode": "run tokenizer weights count out",
     "runtime.check": "download",
     "eval.verify": "results",
@@ -238,4 +246,10 @@ def test_metrics():
     assert endpoint_error(np.zeros((2, 4, 4)), np.zeros((2, 4, 4))) == 0.0
     assert tracking_auc(np.zeros(4), np.ones(4, bool)) == 100.0
     assert latent_temporal_distance(torch.zeros(1, 2, 5, 1, 1), [1, 2]).shape == (2,)
+    latents = torch.randn(3, 2, 5, 4, 4)
+    directions, variances = eval.principal_directions(latents, 1)
+    assert (directions.shape, variances.shape) == ((1, 2), (1,))
+    assert eval.channel_eigenspectrum(latents).shape == (2,) and eval.temporal_spectrum(latents).shape == (3,)
+    assert eval.spatial_spectrum(latents).ndim == 1
+    assert isinstance(eval.velocity_irreducible_variance(latents, labels=None), float)
     assert inspect.signature(I3D.__init__).parameters["bn_eps"].default == 1e-3

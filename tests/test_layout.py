@@ -120,14 +120,17 @@ def test_a_mistyped_flag_is_refused_in_one_line(command):
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
-@pytest.mark.parametrize("words", [(), ("SCALE=smoke", "DATA=ucf101", "ROOT=some where")])
-def test_every_command_of_the_demo_is_valid(words):
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [(("demo",), 8), (("demo", "SCALE=smoke", "DATA=ucf101", "ROOT=some where"), 8), (("bench", "SMOKE=1"), 1)],
+)
+def test_every_command_of_the_demo_and_the_benchmark_is_valid(words, count):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     shown = subprocess.run(
-        ["make", "-n", "demo", *words], cwd=ROOT, capture_output=True, text=True, check=True, env=environment
+        ["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=True, env=environment
     ).stdout
-    lines = re.findall(r"-m ((?:tokenizer|generator|eval)\.\w+ .*)", shown)
-    assert len(lines) == 8
+    lines = re.findall(r"-m ((?:tokenizer|generator|eval|benchmarks)\.\w+ .*)", shown)
+    assert len(lines) == count and ("SMOKE=1" not in words or lines[0].endswith("--smoke"))
     for line in lines:
         done = subprocess.run(
             f"{sys.executable} -m {line} --dry-run", shell=True, cwd=ROOT, capture_output=True, text=True

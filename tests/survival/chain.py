@@ -17,14 +17,20 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from pathlib import Path
+
+import crashes
+
+from runtime.log import MEASURED
 
 ROOT = Path(__file__).parents[2]
 # Seconds after which a process hangs, on a machine that is slow and busy with other things too.
 PATIENCE = 600.0
 HEAVY = ("torch", "torch.distributed.fsdp", "torchdiffeq", "timm", "matplotlib.pyplot", "scipy.stats", "h5py", "decord",
          "torch.utils.tensorboard", "tokenizer.stages", "generator.loading", "generator.batches", "eval.clip_sets",
-         "eval.page.document", "eval.page.figures")  # fmt: skip
+         "eval.page.clips", "eval.page.document", "eval.page.figures",
+         "diffusers.models.autoencoders.autoencoder_kl_wan")  # fmt: skip
 
 # Each command sees what the ones before it left. The sampling that is there twice lets a finished file grow.
 CHAIN = {
@@ -68,6 +74,8 @@ VISITS = {
     "decode": [*points("video"), "video.written:2"],
     "report": points("report"),
 }  # fmt: skip
+# Where a plan of the commands above, `eval.compare` or `eval.ablation`, is killed; see test_compare.
+PLAN_VISITS = [*points("stage"), "results.written", *points("report")]
 # What tells when, where and how, but not what.
 VOLATILE = {
     "created",
@@ -80,8 +88,10 @@ VOLATILE = {
     "git_commit",
     "machine",
     "versions",
+    *MEASURED,
+    "in_one_go",
 }
-IGNORED_FOLDERS = {"tensorboard"}
+IGNORED_FOLDERS = {"tensorboard", "logs", "locks"}
 
 
 def shrink_presets() -> None:
@@ -108,6 +118,14 @@ def shrink_presets() -> None:
     generator_presets.PRESETS["demo"] = replace(demo, model=latte, training={**demo.training, **published, **constant})
 
 
+PLANNERS = ("eval.compare", "eval.ablation")  # commands that start others
+
+
+def command_of(line: str) -> str:
+    """The command of a line."""
+    return line.partition(" ")[0]
+
+
 def _child(line: str, folder: str, environment: dict[str, str], log: str) -> None:
     os.chdir(folder)
     os.environ.update(environment)
@@ -118,12 +136,73 @@ def _child(line: str, folder: str, environment: dict[str, str], log: str) -> Non
 
     torch.set_num_threads(1)
     shrink_presets()
+    if command_of(line) in PLANNERS:
+        sys.path.insert(0, folder)
+        fork_stages()
+    crashes.install()
     command, *words = shlex.split(line)
     sys.argv = [command, *words]
     if command.endswith(".py"):
         runpy.run_path(command, run_name="__main__")
     else:
         runpy.run_module(command, run_name="__main__", alter_sys=True)
+
+
+class Forked:
+    """What `subprocess.Popen` is to a stage of a plan, forked from a process that has imported everything already."""
+
+    def __init__(self, argv: tuple[str, ...], log, environment: dict[str, str]):
+        self.returncode = None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                os.setpgid(0, 0)
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+                os.environ.update(environment)
+                crashes.install()
+                sys.argv = [*argv]
+                runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+            except SystemExit as end:
+                code = end.code or 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            found, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if found else None
+        return self.returncode
+
+    def wait(self) -> None:
+        while self.poll() is None:
+            time.sleep(0.01)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def fork_stages() -> None:
+    """Let plans fork their commands, for the length of the process. `STAGE_FAULTS` says what befalls which of them, as
+    "stage=point", by commas."""
+    from eval.arms import engine
+
+    faults_of = dict(word.split("=") for word in os.environ.get("STAGE_FAULTS", "").split(",") if word)
+
+    def start(stage, log, lock, processes=1) -> Forked:
+        return Forked(stage.argv, log, {"PVVAE_FAULT": faults_of.get(stage.name, "")})
+
+    engine.start, engine.POLL, engine.WAIT = start, 0.02, 0.1
 
 
 class Launcher:
@@ -138,7 +217,7 @@ class Launcher:
     def start(self, line: str, folder: Path, *, fault: str = "", processes: int = 1, more: dict | None = None) -> list:
         """Start a command; returns its processes, one or (as torchrun would) several."""
         log = folder / "log.txt"
-        common = {"PVVAE_FAULT": fault, "CUDA_VISIBLE_DEVICES": "", **(more or {})}
+        common = {crashes.VARIABLE: fault, "CUDA_VISIBLE_DEVICES": "", **(more or {})}
         if processes > 1:
             with socket.socket() as free:
                 free.bind(("localhost", 0))
@@ -258,8 +337,9 @@ def assert_sound(folder: Path) -> None:
         elif path.suffix == ".safetensors":
             load_file(path)
     for run in folder.glob("runs/*"):
-        for _, checkpoint in list_checkpoints(run):
-            load_checkpoint(checkpoint, optimizer=True)
+        found = list_checkpoints(run)
+        for number, (_, checkpoint) in enumerate(found):
+            load_checkpoint(checkpoint, optimizer=number >= len(found) - 2)  # the newest two can be gone on from
 
 
 def _digest(path: Path) -> str:

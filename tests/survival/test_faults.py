@@ -2,8 +2,7 @@
 
 import chain
 import pytest
-
-from runtime.faults import ERRORS, POINTS
+from crashes import ERRORS, POINTS
 
 PLACES = [(name, point) for name, visited in chain.VISITS.items() for point in visited]
 # Which number a failing disk gives matters to nobody but those who say what is wrong, and to the library in between.
@@ -46,5 +45,6 @@ def test_a_log_that_is_being_cut_back_survives_too(moment, action, begin, launch
 
 
 def test_every_fault_point_is_visited():
-    visited = {point.split(":")[0] for _, point in PLACES} | set(chain.points("log.cut"))
+    visited = {point.split(":")[0] for point in [*(point for _, point in PLACES), *chain.PLAN_VISITS]}
+    visited |= set(chain.points("log.cut"))
     assert visited == set(POINTS) and {action for *_, action in CASES} == {"KILL", *ERRORS}

@@ -1,7 +1,9 @@
 """The number of processes is a matter of speed only; checkpoints of every kind load in each other."""
 
 import json
+import shlex
 import shutil
+from pathlib import Path
 
 import chain
 import pytest
@@ -175,3 +177,44 @@ def test_blocks_cover_every_row_once_for_any_number_of_processes():
         blocks = [block for rank in range(size) for block in World(rank, size, cpu).blocks(23, 4)]
         assert sorted(row for block in blocks for row in block) == list(range(23))
         assert sorted(block.start for block in blocks) == list(range(0, 23, 4))
+
+
+WITHOUT_KERNELS = shlex.quote(str(Path(__file__).parent / "without_kernels.py"))
+EVERY_OPTION = (
+    "--qk-norm true --time-density logit-normal --time-shift 2 --ema-warmup true --optimizer muon --schedule cosine "
+    "--warmup 2 --weight-decay 0.01 --betas 0.9,0.95 --deterministic true --accumulate 2"
+)
+
+
+@pytest.mark.parametrize("more", ["--compile true", "--parallel fsdp --checkpoint-blocks true"])
+def test_two_processes_resume_exactly_with_every_option_on(more, begin, launcher):
+    line = f"{WITHOUT_KERNELS} {chain.CHAIN['generator']} --dtype float32 {EVERY_OPTION} {more}"
+    whole = begin("generator")
+    killed = whole.parent / "killed"
+    shutil.copytree(whole, killed)
+    assert launcher.run(line, whole, processes=2) == 0, (whole / "log.txt").read_text()[-3000:]
+    graphs = 2 if "--compile" in more else 0  # a spatial and a temporal block
+    assert f"compiled graphs: {graphs}" in (whole / "log.txt").read_text()
+    processes = launcher.start(line, killed, processes=2, fault="checkpoint.renamed:3")
+    processes[0].join(chain.PATIENCE)
+    chain.kill(processes)
+    assert processes[0].exitcode == -9, (killed / "log.txt").read_text()[-2000:]
+    assert launcher.run(line, killed, processes=2) == 0, (killed / "log.txt").read_text()[-2000:]
+    assert chain.content(killed) == chain.content(whole)
+    assert [line["step"] for line in metrics(whole / "runs/gen")] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.bf16
+def test_parameters_that_are_sent_in_bfloat16_train_as_those_that_autocast_rounds(begin, launcher):
+    line = f"{chain.CHAIN['generator']} --dtype bfloat16 --parallel fsdp"
+    whole = begin("generator")
+    halved = whole.parent / "halved"
+    shutil.copytree(whole, halved)
+    for folder, more in ((whole, ""), (halved, " --shard-dtype bfloat16")):
+        assert launcher.run(line + more, folder, processes=2) == 0, (folder / "log.txt").read_text()[-3000:]
+    for found, expected in zip(metrics(halved / "runs/gen"), metrics(whole / "runs/gen"), strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+        assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-2)
+    weights = [load_file(find_checkpoint(folder / "runs/gen") / "model.safetensors") for folder in (whole, halved)]
+    assert all(value.dtype == torch.float32 for value in weights[1].values())  # each process's part
+    assert any((value != value.bfloat16()).any() for value in weights[1].values())

@@ -95,7 +95,7 @@ def write_latents(path: Path, *, finish: bool) -> None:
 
 
 def read_latents(folder: Path) -> None:
-    from generator.train import build_config
+    from generator.train import TrainConfig, build_config
     from latents_cache import open_latents
     from latents_cache.check import check_labels, check_rows, describe
 
@@ -106,7 +106,7 @@ def read_latents(folder: Path) -> None:
         batch = reader.batch(range(min(len(reader), 8)))
         assert batch["mean"].dtype == np.float16 and batch["mean"].shape[1:] == reader.shape
         assert len(reader.names) == len(reader) and all(isinstance(name, str) for name in reader.names)
-        build_config("demo", reader)
+        build_config(TrainConfig(latents=str(reader.path), preset="demo"), reader)
         check_rows(reader)
 
 
@@ -302,6 +302,32 @@ def read_results_file(folder: Path) -> None:
         tables(TablesConfig(results=(str(folder / "a.json"),), out=str(folder / "a.tex")))
 
 
+def make_predictions(folder: Path) -> None:
+    """Results of a prediction and of a generator in the same latents."""
+    from eval.results.rows import Row, write_results
+
+    about = {"metric": "error / repeat", "low": 0.1, "high": 0.3, "n": 4}
+    rows = [Row(subject=subject, value=0.2, **about) for subject in ("predicted", "blank")]
+    rows += [
+        Row(metric=f"error / repeat, frame +{k}", subject="predicted", value=0.2, low=0.1, high=0.3) for k in (1, 2)
+    ]
+    facts = {"data": "moving_shapes", "encoder_hash": "0", "label": "mine", "observed_frames": 9}
+    write_results(folder / "p.json", kind="prediction", rows=rows, trained_steps=4, max_drop_ratio=1.0, **facts)
+    made = [Row(metric="FD-shapes", subject="generated", value=1.5, low=1.0, high=2.0, n=4)]
+    write_results(folder / "g.json", kind="fvd", rows=made, data="moving_shapes", encoder_hash="0")
+
+
+def read_predictions(folder: Path) -> None:
+    from eval.page.predictions import prediction_page
+    from eval.prediction import read_all
+
+    found = read_all((str(folder / "p.json"), str(folder / "g.json")))
+    text = prediction_page(
+        [one for one in found if one.kind == "prediction"], [one for one in found if one.kind == "fvd"], {}
+    )
+    assert text.count("<script") == 1
+
+
 def make_measurements(folder: Path) -> None:
     """Rows of three clips through a tokenizer, and the results that follow from them."""
     from eval.features.store import FeatureSet, FeatureStore, load_feature_set
@@ -388,6 +414,56 @@ def read_partial_features(folder: Path) -> None:
 
 
 RUN_FILES = (f"{STEP}/config.json", f"{STEP}/state.json", "runs/a/manifest.json", "runs/a/config.json")
+
+
+def make_tapvid(folder: Path) -> None:
+    import pickle
+
+    points = np.linspace(0, 1, 36).reshape(2, 9, 2)
+    video = {"video": _clip(), "points": points, "occluded": points[..., 0] > 0.5}
+    (folder / "tapvid_davis.pkl").write_bytes(pickle.dumps({"goat": video}, 4))
+
+
+def make_flow(folder: Path) -> None:
+    flow = np.linspace(-5, 5, 2 * 32 * 48, dtype="<f4")
+    (folder / "a.flo").write_bytes(
+        np.float32(202021.25).tobytes() + np.array([48, 32], "<i4").tobytes() + flow.tobytes()
+    )
+
+
+def make_joints(folder: Path) -> None:
+    from PIL import Image
+
+    (folder / "bear").mkdir()
+    for number, picture in enumerate(_clip()):
+        Image.fromarray(picture).save(folder / "bear" / f"{number:05d}.png")
+    marked = [
+        {"image_path": f"bear/{number:05d}.png", "joints": [[3, 9], [0, 0]], "visibility": [True, False]}
+        for number in (0, 3, 7)
+    ]
+    (folder / "bear.json").write_text(json.dumps(marked))
+
+
+def read_flow_file(folder: Path) -> None:
+    from videos.motion import fit_flow
+    from videos.sintel import UNKNOWN, read_flow
+
+    flow = read_flow(folder / "a.flo")
+    fit_flow(flow[None], (np.abs(flow) < UNKNOWN).all(0)[None], 16)
+
+
+def read_points(data: str) -> Callable[[Path], None]:
+    def read(folder: Path) -> None:
+        from videos import ClipSpec, open_dataset
+
+        dataset = open_dataset(data, str(folder), clip=ClipSpec(num_frames=5, size=32), truth=True)
+        for number in range(len(dataset)):
+            item = dataset[number]
+            assert item["tracks"].shape == (*item["visible"].shape, 2) and item["video"].shape == (3, 5, 32, 32)
+
+    return read
+
+
 KINDS = {
     "tokenizer-config": Kind(make_tokenizer, ("config.json",), mutate_json, read_tokenizer),
     "tokenizer-weights": Kind(make_tokenizer, ("model.safetensors",), mutate_bytes, read_tokenizer),
@@ -399,9 +475,13 @@ KINDS = {
     "checkpoint-optimizer": Kind(make_generator, (f"{STEP}/optimizer.pt",), mutate_bytes, read_checkpoint),
     "video": Kind(make_videos, ("a.mp4", "a.avi", "a.mkv"), mutate_bytes, read_videos),
     "image": Kind(make_images, ("a.png", "a.jpg", "a.webp", "a.bmp"), mutate_bytes, read_images),
+    "tapvid": Kind(make_tapvid, ("tapvid_davis.pkl",), mutate_bytes, read_points("tapvid_davis")),
+    "flow": Kind(make_flow, ("a.flo",), mutate_bytes, read_flow_file),
+    "joints": Kind(make_joints, ("bear.json",), mutate_json, read_points("badja")),
     "split-list": Kind(make_split_lists, ("trainlist01.txt", "testlist01.txt"), mutate_lines, read_split_lists),
     "log": Kind(make_logs, ("metrics.jsonl",), mutate_lines, read_logs),
     "results": Kind(make_results, ("a.json",), mutate_json, read_results_file),
+    "predictions": Kind(make_predictions, ("p.json", "g.json"), mutate_json, read_predictions),
     "measurements": Kind(make_measurements, ("kept/segment-a.h5",), mutate_hdf5, read_measurements),
     "labels": Kind(make_labels, ("val.csv",), mutate_lines, read_labels),
     "features": Kind(make_features, ("segment-a.h5",), mutate_hdf5, read_features),
