@@ -44,7 +44,9 @@ class GeneratorSpeedConfig(CommonFlags):
 
     presets: tuple[str, ...] = flag(PRESETS, "sizes, on latents 64x5x16x16 (demo: 5x4x4)", choices=PRESETS)
     works: tuple[str, ...] = flag(WORKS, "what to measure", choices=WORKS)
-    dtypes: tuple[str, ...] = flag(DTYPES, "compute types of ours", choices=DTYPES)
+    dtypes: tuple[str, ...] = flag(
+        (), "compute types of ours; default: float32, and bfloat16 where the device multiplies it", choices=DTYPES
+    )
     batch_size: int = flag(1, "clips in a batch", low=1, high=65_536)
     guidance_scale: float = flag(2.0, "of sampling; 1 is off", low=0.0, high=1000.0)
     compile: str = flag("false", "compile ours block by block", choices=("auto", "true", "false"))
@@ -68,12 +70,15 @@ def generator_speed(config: GeneratorSpeedConfig, results: Results | None = None
 
     from benchmarks.measuring import Results, clock_of, copy_bandwidth
     from runtime.measuring import matmul_flops
-    from runtime.processes import resolve_device
+    from runtime.processes import resolve_device, resolve_dtype
 
     device = resolve_device(config.device)
     read = clock_of(config.clock, device)
     if config.smoke:
         config = replace(config, turns=1)
+    if not config.dtypes:  # emulated bfloat16 takes minutes a product, and says nothing
+        native = resolve_dtype("auto", device) == torch.bfloat16
+        config = replace(config, dtypes=DTYPES if native else ("float32",))
     peaks = {name: matmul_flops(device, getattr(torch, name), config.clock) for name in config.dtypes}
     peaks["bytes"] = copy_bandwidth(device, read)
     facts = {name: getattr(config, name) for name in ("batch_size", "guidance_scale", "compile", "clock", "seed")}
