@@ -46,7 +46,7 @@ def card(config: CardConfig) -> Path:
     from eval.analysis.kept_latents import see_latents
     from eval.analysis.latent_rows import latent_rows
     from eval.analysis.sources import source_of
-    from eval.extract import View, extract, read_items, record_of
+    from eval.extract import View
     from eval.latents import latents_store
     from eval.quantities import measurement_rows
     from eval.reconstruction import differences, judge
@@ -62,14 +62,8 @@ def card(config: CardConfig) -> Path:
     label = label_of(opened)
     judged = judge(config, opened)
     store = latents_store(opened, resolve_dtype(config.dtype, world.device))
-    kept = extract(
-        {"pixels": judged.view, "latents": View(store=store, see=see_latents, change=judged.encode)},
-        opened.dataset_names(),
-        read_items(opened.dataset, opened.items, config.seed, world.device),
-        world=world,
-        label=f"{opened.data} through {label}",
-        unreadable=record_of(opened.kept_below, opened.dataset),
-    )
+    views = {"pixels": judged.view, "latents": View(store=store, see=see_latents, change=judged.encode)}
+    kept = opened.seen(views, world, f"{opened.data} through {label}")
     rows = measurement_rows(kept["pixels"]) + judged.missing if world.is_main else []
     rows += latent_rows(kept["latents"]) if world.is_main else []
     rows += temporal(config, opened, judged, world)

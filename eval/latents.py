@@ -80,7 +80,7 @@ def of_tokenizers(config: LatentsConfig, world) -> Iterator[Measured]:
     """Encode what is not kept yet, measure, and write the results file of each tokenizer."""
     from eval.analysis.kept_latents import see_latents
     from eval.analysis.sections import Measured
-    from eval.extract import View, extract, read_items, record_of
+    from eval.extract import View
     from eval.tokenizer_clips import encoder_of, open_clips
     from runtime.processes import resolve_dtype
     from tokenizer.zoo import check_known
@@ -94,14 +94,8 @@ def of_tokenizers(config: LatentsConfig, world) -> Iterator[Measured]:
         label = entry.label or Path(opened.name).name
         store = latents_store(opened, dtype)
         encode = encoder_of(opened.vae, world.device, dtype, config.batch_size)
-        kept = extract(
-            {"": View(store=store, see=see_latents, change=encode)},
-            opened.dataset_names(),
-            read_items(opened.dataset, opened.items, config.seed, world.device),
-            world=world,
-            label=f"encode {opened.data} with {label}",
-            unreadable=record_of(opened.kept_below, opened.dataset),
-        )[""]
+        view = View(store=store, see=see_latents, change=encode)
+        kept = opened.seen({"": view}, world, f"encode {opened.data} with {label}")[""]
         if not world.is_main:
             yield Measured(label=label, kept=kept, rows=[], facts={}, opened=opened)
             continue

@@ -167,7 +167,7 @@ def measured(config: PredictionConfig, opened: Opened, label: str, predictor, ob
     """What one tokenizer makes of the clips; writes its results file."""
     import time
 
-    from eval.extract import View, extract, read_items, record_of
+    from eval.extract import View
     from eval.features.store import FeatureStore
     from eval.measurements import Measurer
     from eval.page.predictions import Predicted
@@ -194,14 +194,8 @@ def measured(config: PredictionConfig, opened: Opened, label: str, predictor, ob
     encode = encoder_of(opened.vae, world.device, dtype, config.batch_size)
     out = opened.out("prediction")
     with timed_part(opened.folder.parent, "eval.prediction"):
-        kept = extract(
-            {"": View(store=store, see=measurer.see, change=encode)},
-            opened.dataset_names(),
-            read_items(opened.dataset, opened.items, config.seed, world.device),
-            world=world,
-            label=f"predict {opened.data} with {label}",
-            unreadable=record_of(opened.kept_below, opened.dataset),
-        )[""]
+        view = View(store=store, see=measurer.see, change=encode)
+        kept = opened.seen({"": view}, world, f"predict {opened.data} with {label}")[""]
     if not world.is_main:
         return Predicted(label, {"kind": "prediction"}, [])
     training = {}

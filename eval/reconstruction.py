@@ -67,7 +67,6 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     """Measure at one size, print the table, write the JSON; returns its path."""
     import time
 
-    from eval.extract import extract, read_items, record_of
     from eval.quantities import measurement_rows
     from eval.results.rows import table, write_results
     from eval.tokenizer_clips import open_clips
@@ -81,14 +80,7 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     out = opened.out("reconstruction")
     out = Path(config.out) if config.out else out
     with timed_part(opened.folder.parent, "eval.reconstruction"):
-        kept = extract(
-            {"": judged.view},
-            opened.dataset_names(),
-            read_items(opened.dataset, opened.items, config.seed, world.device),
-            world=world,
-            label=f"reconstruct {opened.data}",
-            unreadable=record_of(opened.kept_below, opened.dataset),
-        )[""]
+        kept = opened.seen({"": judged.view}, world, f"reconstruct {opened.data}")[""]
         if not world.is_main:
             return out
         rows = measurement_rows(kept) + judged.missing

@@ -3,7 +3,7 @@ generator; and the one look at clips that its encoder takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from eval.extract import View
+    from eval.features.store import FeatureSet
+    from runtime.processes import World
     from tokenizer.spec import Posterior
 
 
@@ -94,11 +97,20 @@ class Opened:
         """The folder of kept features."""
         return Path(self.flags.runs_dir) / "features"
 
-    def dataset_names(self) -> list[str]:
-        """What tells the clips apart, by which rows are kept."""
+    def seen(self, views: Mapping[str, View], world: World, label: str) -> dict[str, FeatureSet]:
+        """What views make of the clips, each of which is read once (see `eval.extract`); one that cannot be decoded is
+        left out, and recorded beside what is kept."""
         from eval.clip_sets import names_of
+        from eval.extract import extract, read_items, record_of
 
-        return names_of(self.dataset, self.items)
+        return extract(
+            views,
+            names_of(self.dataset, self.items),
+            read_items(self.dataset, self.items, self.flags.seed, world.device),
+            world=world,
+            label=label,
+            unreadable=record_of(self.kept_below, self.dataset),
+        )
 
     def out(self, kind: str) -> Path:
         """Where results of a kind go, unless a flag says otherwise; the folder is made."""

@@ -205,16 +205,22 @@ def gradients(network, how, given):
     return [parameter.grad.clone() for parameter in network.parameters()], kept, sum(products)
 
 
+def awake(config: LatteConfig) -> Latte:
+    """In training mode, its weights away from zero: at first every block is the identity."""
+    torch.manual_seed(0)
+    network = Latte(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return network
+
+
 @pytest.mark.parametrize("options", [{}, {"qk_norm": True}, {"gelu": "none", "mlp_ratio": 2.5}, {"num_classes": 0}])
 @pytest.mark.parametrize("how", RECOMPUTE)
 def test_values_and_gradients_are_those_of_the_plain_network(options, how):
     config = LatteConfig(**{"channels": 6, "groups": 5, "height": 5, "width": 7, "num_classes": 4, "hidden_size": 48,
                             "depth": 4, "num_heads": 2} | options)  # fmt: skip
-    torch.manual_seed(0)
-    network = Latte(config).train()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+    network = awake(config)
     network.recompute = how
     given, found = inputs(config, batch=3), []
     for each in (network, PlainLatte(network)):
@@ -230,11 +236,7 @@ def test_computing_again_keeps_less_and_changes_no_gradient(size):
     groups, height, width = size
     config = LatteConfig(channels=6, groups=groups, height=height, width=width, num_classes=4, hidden_size=48, depth=6,
                          num_heads=2, qk_norm=True)  # fmt: skip
-    torch.manual_seed(0)
-    network = Latte(config)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+    network = awake(config)
     given = inputs(config, batch=4)
     plain, most, products = gradients(network, "nothing", given)
     cheap, less, same = gradients(network, "cheap", given)
@@ -251,11 +253,7 @@ def test_computing_again_keeps_less_and_changes_no_gradient(size):
 def test_compiled_blocks_keep_matrix_products_alone_too():
     """By PyTorch's own choice they would keep twice as much: what goes into each product besides."""
     config = LatteConfig(channels=6, groups=5, height=6, width=6, num_classes=4, hidden_size=48, depth=2, num_heads=2)
-    torch.manual_seed(0)
-    network = Latte(config)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+    network = awake(config)
     given = inputs(config, batch=4)
     plain, _, _ = gradients(network, "nothing", given)
     kept = {}
