@@ -68,17 +68,15 @@ def generator_speed(config: GeneratorSpeedConfig, results: Results | None = None
     """
     import torch
 
-    from benchmarks.measuring import Results, clock_of, copy_bandwidth
+    from benchmarks.measuring import Results, clock_of, copy_bandwidth, native_dtypes
     from runtime.measuring import matmul_flops
-    from runtime.processes import resolve_device, resolve_dtype
+    from runtime.processes import resolve_device
 
     device = resolve_device(config.device)
     read = clock_of(config.clock, device)
     if config.smoke:
         config = replace(config, turns=1)
-    if not config.dtypes:  # emulated bfloat16 takes minutes a product, and says nothing
-        native = resolve_dtype("auto", device) == torch.bfloat16
-        config = replace(config, dtypes=DTYPES if native else ("float32",))
+    config = replace(config, dtypes=config.dtypes or native_dtypes(device))
     peaks = {name: matmul_flops(device, getattr(torch, name), config.clock) for name in config.dtypes}
     peaks["bytes"] = copy_bandwidth(device, read)
     facts = {name: getattr(config, name) for name in ("batch_size", "guidance_scale", "compile", "clock", "seed")}

@@ -129,3 +129,10 @@ def noise_latents(path: str | Path, rows: int, shape: tuple[int, int, int, int],
         writer.write(row, mean, logvar - 6, label=row % classes)
     writer.finish()
     return path
+
+
+def native_dtypes(device: torch.device) -> tuple[str, ...]:
+    """Compute types that the device multiplies itself; emulated, one large bfloat16 product takes minutes."""
+    from runtime.processes import resolve_dtype
+
+    return ("float32", "bfloat16") if resolve_dtype("auto", device) == torch.bfloat16 else ("float32",)

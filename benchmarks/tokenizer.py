@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from runtime.command import CommonFlags, flag, run_command
@@ -34,7 +34,9 @@ class TokenizerSpeedConfig(CommonFlags):
 
     models: tuple[str, ...] = flag(("paper", PEER), "presets of ours, and wan2.2 of diffusers", choices=MODELS)
     works: tuple[str, ...] = flag(WORKS, "what to time; train is forward and backward", choices=WORKS)
-    dtypes: tuple[str, ...] = flag(DTYPES, "compute types", choices=DTYPES)
+    dtypes: tuple[str, ...] = flag(
+        (), "compute types; default: float32, and bfloat16 where the device multiplies it", choices=DTYPES
+    )
     size: int = flag(256, "height and width of the clip in pixels", low=16)
     frames: int = flag(17, "frames of the clip", low=1)
     turns: int = flag(3, "turns of each network, after one that does not count", low=1)
@@ -141,7 +143,7 @@ def tokenizer_speed(config: TokenizerSpeedConfig, results: Results | None = None
     """
     import torch
 
-    from benchmarks.measuring import Results, clock_of
+    from benchmarks.measuring import Results, clock_of, native_dtypes
     from runtime.measuring import matmul_flops
     from runtime.processes import resolve_device
 
@@ -151,6 +153,7 @@ def tokenizer_speed(config: TokenizerSpeedConfig, results: Results | None = None
         )
     device = resolve_device(config.device)
     clock_of(config.clock, device)
+    config = replace(config, dtypes=config.dtypes or native_dtypes(device))
     torch.manual_seed(config.seed)
     networks = {model: build(model, device) for model in config.models}
     counts = {model: multiply_adds(model, config.frames, config.size) for model in config.models}
