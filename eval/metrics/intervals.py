@@ -150,6 +150,13 @@ def interval(value: float, spreads: Sequence[Spread], count: int, made: str = ""
     return Estimate(value, value - reach, value + reach, count, method)
 
 
+def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of two or more numbers, and half the width of its 95 % interval by Student's t."""
+    count = len(values)
+    half = stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count)
+    return float(np.mean(values)), float(half)
+
+
 def check_sets(a: np.ndarray, b: np.ndarray | None, paired: bool) -> None:
     """InputError on sets of fewer than two clips, or that do not pair."""
     if len(a) < 2 or (b is not None and len(b) < 2):

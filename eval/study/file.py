@@ -17,6 +17,8 @@ line = { components = "baseline" }      # where it stands in the published table
 name = "D"
 start = "C"                             # goes on from that arm's tokenizer; default: from the images of its seed
 decoder = {}
+
+[[hypothesis]]                          # what is claimed of the arms, judged by rules: eval/study/hypotheses.py
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from eval.study.hypotheses import Hypothesis, arms_of, read_hypothesis
 from runtime.errors import InputError
 from runtime.output import check_name
 from runtime.records import check_fields, from_record
@@ -45,7 +48,7 @@ COMMANDS = {
     "eval.probe": False,
 }
 _HEAD = {"data": str, "seeds": list[int]}
-_MORE = {"root": str, "first": str, "gate": dict, "seconds": dict, "arm": list[dict]}
+_MORE = {"root": str, "first": str, "gate": dict, "seconds": dict, "arm": list[dict], "hypothesis": list[dict]}
 GATES = ("change explained", "accuracy-shape")
 # Kinds of stages, as [seconds] names them.
 KINDS = (*STAGES, "encode", "generator", "fvd", "convergence", "reconstruction", "latents", "probe", "difference")
@@ -85,6 +88,7 @@ class Study:
         flags: By command, or "tokenizer.<stage>", the flags of all arms.
         gate: By metric, what an arm must reach for its distances to count.
         seconds: By kind of stage, how long a unit of work takes, where that was measured.
+        hypotheses: What is claimed of the arms.
     """
 
     name: str
@@ -96,6 +100,7 @@ class Study:
     flags: dict[str, dict]
     gate: dict[str, float]
     seconds: dict[str, float]
+    hypotheses: tuple[Hypothesis, ...]
 
     def arm(self, name: str) -> ArmSpec:
         """The arm of a name."""
@@ -148,6 +153,10 @@ def read_study(path: str | Path) -> Study:
         flags=flags,
         gate=numbers["gate"],
         seconds=numbers["seconds"],
+        hypotheses=tuple(
+            read_hypothesis(found, f"{path}, hypothesis {number}")
+            for number, found in enumerate(record.get("hypothesis", []), 1)
+        ),
     )
     _check_arms(study, path)
     return study
@@ -214,6 +223,12 @@ def _check_arms(study: Study, path) -> None:
     for name in (study.first, *(arm.against for arm in study.arms if arm.against)):
         if name not in seen:
             raise InputError(f"{path}: there is no arm {name!r} to compare with")
+    for hypothesis in study.hypotheses:
+        if unknown := [name for name in arms_of(hypothesis) if name not in seen]:
+            raise InputError(f"{path}, hypothesis {hypothesis.name}: there is no arm {unknown[0]!r}")
+    names = [hypothesis.name for hypothesis in study.hypotheses]
+    if len(set(names)) < len(names):
+        raise InputError(f"{path}: two hypotheses have the same name")
     for number, arm in enumerate(study.arms):
         other = study.against(arm)
         if other is not None and other not in study.arms[:number]:

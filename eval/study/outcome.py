@@ -8,14 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from eval.arms.plan import Plan
+from eval.metrics.intervals import mean_and_half
+from eval.quantities import AT_INFINITY
 from eval.results.published import TABLES
 from eval.results.rows import Row, read_results
 from eval.results.tables import MEASURED, Cell, Column, Table
 from eval.results.tables import Line as TableLine
 from eval.study.file import ArmSpec, Study
+from eval.study.hypotheses import Hypothesis, Verdict, hypotheses_table, judged
 from eval.study.plan import Line
 from runtime.run import read_json
 
+Judgements = dict[str, tuple[Hypothesis, Verdict]]
 SUBJECTS = ("generated", "reconstructed", "predicted")
 
 
@@ -26,7 +30,7 @@ class Outcome:
     Attributes:
         tables: As printed.
         curves: What eval.convergence found, by arm and seed.
-        verdicts: Which arms the gate lets through, and which not.
+        verdicts: Of the hypotheses, and which arms do not count.
     """
 
     tables: list[Table]
@@ -47,6 +51,9 @@ def outcome_of(study: Study, plan: Plan, lines: Sequence[Line]) -> Outcome:
         tables += published_tables(study, name, rows, failed)
     tables = [table for table in tables if table.lines]
     verdicts = [f"arm {name} does not count: {words}" for name, words in failed.items()]
+    judgements = verdicts_of(study, rows, curves, failed)
+    tables = [*([hypotheses_table(judgements)] if judgements else []), *tables]
+    verdicts += [f"{found.name} ({found.claim}): {verdict.word}" for found, verdict in judgements.values()]
     return Outcome(tables, {name: found for name, found in curves.items() if found}, verdicts)
 
 
@@ -70,6 +77,31 @@ def curve_of(plan: Plan, line: Line) -> dict | None:
     return read_json(stage.results[0]) if stage and plan.done(stage) else None
 
 
+def verdicts_of(study: Study, rows: dict[str, dict], curves: dict[str, dict], failed: dict[str, str]) -> Judgements:
+    """What the study's hypotheses come to, by the distance extrapolated to infinitely many clips where there is one."""
+    from eval.convergence import faster_than
+
+    keys = dict.fromkeys(key for arms in rows.values() for seen in arms.values() for key in seen)
+    distance = next((key for key in keys if key[0].endswith(AT_INFINITY) and key[1] == "generated"), None)
+    values = {
+        name: {seed: seen[distance].value for seed, seen in arms.items() if distance in seen}
+        for name, arms in rows.items()
+        if name not in failed
+    }
+    found = {}
+    for hypothesis in study.hypotheses:
+        faster = {}
+        if hypothesis.faster and not failed.keys() & {*hypothesis.faster}:
+            ours, theirs = (curves[name] for name in hypothesis.faster)
+            faster = {
+                seed: faster_than(ours[seed]["curve"], theirs[seed]["curve"]).percent
+                for seed in study.seeds
+                if seed in ours and seed in theirs
+            }
+        found[hypothesis.name] = hypothesis, judged(hypothesis, values, faster)
+    return found
+
+
 def over_seeds(rows: Sequence[Row]) -> Cell:
     """The mean over seeds with its 95 % interval by Student's t, which the chance of each seed's clips is part of; of
     one seed its own interval, over clips alone."""
@@ -78,15 +110,6 @@ def over_seeds(rows: Sequence[Row]) -> Cell:
         return Cell(values[0], rows[0].low, rows[0].high, rows[0].n)
     mean, half = mean_and_half(values)
     return Cell(mean, mean - half, mean + half, sum(row.n for row in rows))
-
-
-def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of two or more numbers, and half the width of its 95 % interval by Student's t."""
-    from scipy.stats import t
-
-    count, mean = len(values), math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    return mean, float(t.ppf(0.975, count - 1)) * math.sqrt(variance / count)
 
 
 def gate_words(study: Study, rows: dict[int, dict]) -> str:

@@ -10,7 +10,16 @@ import pytest
 from eval.ablation import AblationConfig, chosen
 from eval.results.rows import Row
 from eval.study.file import read_study, words_of
-from eval.study.outcome import cells_of, gate_words, learning_table, measured_table, over_seeds, published_tables
+from eval.study.hypotheses import FOR, OPEN
+from eval.study.outcome import (
+    cells_of,
+    gate_words,
+    learning_table,
+    measured_table,
+    over_seeds,
+    published_tables,
+    verdicts_of,
+)
 from eval.study.plan import lines_of, plan_of
 from runtime.errors import InputError
 
@@ -206,3 +215,16 @@ def test_a_number_that_a_seed_lacks_is_the_mean_of_the_others():
 
     rows = {0: {("IS", "generated"): row(2.0, "IS")}, 1: {}}
     assert cells_of([Column("IS", "IS"), Column("FVD", "FVD")], rows)["IS"].value == 2.0
+
+
+def test_hypotheses_are_judged_by_the_distance_at_infinity_of_arms_that_count(tmp_path):
+    claim = '[[hypothesis]]\nname = "H"\nclaim = "c"\nnearer = ["D", "A"]\n'
+    study = study_of(tmp_path, f"{GOOD}\n{claim}")
+
+    def seeds(*values: float) -> dict:
+        plain, infinite = ("FD-shapes", "generated"), ("FD-shapes at infinity", "generated")
+        return {seed: {plain: row(9.0), infinite: row(value, *infinite)} for seed, value in enumerate(values)}
+
+    rows = {"A": seeds(10.0, 11.0), "D": seeds(5.0, 6.01)}
+    assert verdicts_of(study, rows, {"A": {}, "D": {}}, {})["H"][1].word == FOR
+    assert verdicts_of(study, rows, {"A": {}, "D": {}}, {"A": "blur"})["H"][1].word == OPEN
