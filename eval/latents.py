@@ -110,7 +110,7 @@ def latents_store(opened: Opened, dtype):
     from eval.features.store import FeatureStore
     from tokenizer.encode import has_no_logvar
 
-    posterior = not has_no_logvar(opened.vae, opened.flags.device)
+    posterior = not has_no_logvar(opened.vae, opened.device)
     key = latents_key(opened.vae, opened.clip, posterior, dtype, opened.stratified, **opened.clip_key)
     return FeatureStore(opened.kept_below, f"{opened.data}-latents-{opened.clip.height}px", key)
 

@@ -13,7 +13,7 @@ from eval.results.rows import read_results
 from eval.verify import VERIFIED, VerifyConfig, verify
 from tokenizer import PVVAE
 
-COMMON = {"device": "cpu", "dtype": "float32", "samples": 6, "clips": 2, "features": "shapes"}
+COMMON = {"device": "auto", "dtype": "float32", "samples": 6, "clips": 2, "features": "shapes"}
 OWN = '''
 import torch
 from tokenizer import Posterior, TokenizerSpec

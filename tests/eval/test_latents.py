@@ -12,7 +12,7 @@ from eval.verify import VERIFIED, VerifyConfig, verify
 from runtime.command import parse
 from runtime.errors import InputError
 
-COMMON = {"device": "cpu", "dtype": "float32"}
+COMMON = {"device": "auto", "dtype": "float32"}
 
 
 def rows_of(path):

@@ -13,7 +13,7 @@ from eval.results.rows import Row, write_results
 from eval.verify import VERIFIED, checks_of
 from runtime.errors import InputError
 
-COMMON = {"device": "cpu", "dtype": "float32"}
+COMMON = {"device": "auto", "dtype": "float32"}
 # Latents are the first frame and every fourth one after; what is predicted is known.
 CLASSES = """
     import torch

@@ -15,7 +15,7 @@ from runtime.errors import InputError
 from runtime.processes import World
 from runtime.stopping import Stopped
 
-SMALL = {"device": "cpu", "dtype": "float32", "samples": 4, "train_clips": 4, "head_steps": 2, "head_width": 8}
+SMALL = {"device": "auto", "dtype": "float32", "samples": 4, "train_clips": 4, "head_steps": 2, "head_width": 8}
 SMALL |= {"batch_size": 4, "noise": (0.0, 10.0), "seeds": (0, 1)}
 
 
