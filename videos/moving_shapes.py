@@ -3,9 +3,10 @@ visibility.
 
 Twelve classes, label = shape * 4 + motion. Level "plain": a flat background and a two-tone shape. Level "textured":
 background, shape and an occluder in front carry textures, all of them move, and the shape's speed changes. Level
-"unpredictable": as plain, but the direction of the motion is drawn anew at every frame. Frames, and pairs of
-neighbouring frames, are then distributed exactly as those of plain clips; what has gone is that a past tells the
-future.
+"unpredictable": as plain, but the direction of the motion is drawn anew after frames 0, 4, 8, …, the ends of the groups
+of a causal tokenizer that takes four frames together. Frames, and pairs of neighbouring frames, are then distributed
+exactly as those of plain clips, and a group is as hard to encode as there; what has gone is that past groups tell the
+direction in the next.
 
 Lengths are in units of the shorter frame side, angles in radians, time in frames; y points down. Layers are drawn from
 signed distances, so edges are anti-aliased and the flow is known in closed form.
@@ -28,6 +29,8 @@ MOTIONS = ("bounce", "orbit", "sway", "spin")
 LEVELS = ("plain", "textured", "unpredictable")
 NUM_TRAIN, NUM_TEST = 20_000, 2_000
 NUM_POINTS = 64
+VERSIONS = {"unpredictable": 2}  # grow when the same scenes become other clips; 1 of other levels
+HELD = 4  # steps between two frames for which an unpredictable motion keeps its direction
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ class MovingShapes:
 
     def fingerprint(self) -> str:
         """Hash of what decides the content."""
-        return hashlib.sha256(f"{self.name} v1 {self.seed} {self._start} {self._stop}".encode()).hexdigest()[:16]
+        words = f"{self.name} v{VERSIONS.get(self.level, 1)} {self.seed} {self._start} {self._stop}"
+        return hashlib.sha256(words.encode()).hexdigest()[:16]
 
     def __getitem__(self, index: int) -> dict:
         """{"video": uint8 `[3, 1+T, H, W]`, "label": int, "name": str}; with truth also flow, tracks and visible (see
@@ -175,21 +179,27 @@ def _motion_path(
     """Centre `[N, 2]` and angle `[N]` over time; the shape stays inside the frame.
 
     Args:
-        anew: Draws the direction of every step between two frames; None: it stays. An orbit, a swing and a spin then go
-            on or back along their own curve, a bounce goes anywhere.
+        anew: Draws the direction of every four steps between two frames; None: it stays. An orbit, a swing and a spin
+            then go on or back along their own curve, a bounce goes anywhere.
     """
     angle = np.full(len(times), rng.uniform(0, 2 * np.pi))
     low, high = np.full(2, radius), room - radius
     heading, way = rng.uniform(0, 2 * np.pi), rng.choice([-1.0, 1.0])
     steps = np.diff(times, prepend=times[:1])
+    draws = -(-len(times) // HELD)
+
+    def held(drawn: np.ndarray) -> np.ndarray:
+        """One drawn number for each step; the first step is none, from frame 0 to itself."""
+        return np.concatenate([drawn[:1], np.repeat(drawn, HELD)])[: len(times)]
+
     # Time as far as the phase of a motion has come.
-    phased = times if anew is None else times[0] + np.cumsum(steps * anew.choice([-1.0, 1.0], len(steps)))
+    phased = times if anew is None else times[0] + np.cumsum(steps * held(anew.choice([-1.0, 1.0], draws)))
     if motion == "bounce":
         speed = rng.uniform(0.045, 0.075)
         if anew is None:
             moved = times[:, None] * (speed * np.array([np.cos(heading), np.sin(heading)]))
         else:
-            headings = anew.uniform(0, 2 * np.pi, len(times))
+            headings = held(anew.uniform(0, 2 * np.pi, draws))
             moved = np.cumsum((speed * steps)[:, None] * np.stack([np.cos(headings), np.sin(headings)], axis=1), axis=0)
         path = rng.uniform(low, high) + moved
         span = high - low

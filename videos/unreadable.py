@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from runtime.errors import InputError
-from runtime.log import read_lines
+from runtime.records import read_lines
 
 MAX_UNREADABLE = 0.01
 NUM_LISTED = 10  # unreadable files in an error line

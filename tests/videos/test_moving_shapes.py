@@ -52,6 +52,21 @@ def test_another_seed_gives_other_clips_and_another_fingerprint():
     assert not np.array_equal(a[0]["video"], b[0]["video"]) and a.fingerprint() != b.fingerprint()
 
 
+@pytest.mark.parametrize(
+    ("level", "fingerprint", "ends"),
+    [
+        ("plain", "5d5820b7302b82fb", 12.136780470760575),
+        ("textured", "59fa7a9cf4667e65", 11.580720488715286),
+        ("unpredictable", "5ad491bc9ab1e5f8", 12.130648683780747),  # 4551fcecd393c8fe when frames had their own way
+    ],
+)
+def test_a_fingerprint_stands_for_the_clips_that_it_was_given_to(level, fingerprint, ends):
+    """Runs go on, and what was kept of clips is taken again, by the fingerprint: other clips need another version."""
+    assert MovingShapes(level=level).fingerprint() == fingerprint
+    scenes = [make_scene(0, number, level, ClipSpec(size=32)) for number in range(12)]
+    assert sum(scene.centre_path[-1].sum() for scene in scenes) == pytest.approx(ends)
+
+
 @pytest.mark.parametrize("label", range(12))
 def test_the_shape_moves_but_for_spin_and_stays_inside(label):
     for number in range(label, label + 60, 12):
@@ -142,13 +157,13 @@ def test_truth_has_its_shapes_and_file_data_sets_have_none(tmp_path):
         MovingShapes(level="hard")
 
 
-CLIP = ClipSpec(num_frames=5, size=32)
+CLIP = ClipSpec(num_frames=10, size=32)
 # Below, of 1,200 clips a class: a Kolmogorov-Smirnov statistic above this is rarer than once in 10^6.
 LARGEST = 5.3 / 2 * (2 / 1200) ** 0.5
 
 
 def paths(level: str, motion: str) -> np.ndarray:
-    """Centre x, y and angle of 1,200 clips of a motion at each frame, `[n, 5, 3]`."""
+    """Centre x, y and angle of 1,200 clips of a motion at each frame, `[n, 10, 3]`."""
     numbers = [label + 12 * k for k in range(400) for label in range(12) if MOTIONS[label % 4] == motion]
     # Other clips for each level: the same ones would share their first frame.
     scenes = [make_scene(0 if level == "plain" else 1, number, level, CLIP) for number in numbers]
@@ -160,10 +175,10 @@ def test_unpredictable_clips_have_the_frames_and_the_pairs_of_frames_of_plain_on
     from scipy.stats import ks_2samp
 
     plain, unpredictable = (paths(level, motion) for level in ("plain", "unpredictable"))
-    for frame in (0, 2, 4):
+    for frame in (0, 4, 7):
         for axis in (0, 1):
             assert ks_2samp(plain[:, frame, axis], unpredictable[:, frame, axis]).statistic < LARGEST
-    for frame in (0, 3):  # steps: how far, and how they lie to the place that they begin at
+    for frame in (0, 4, 6):  # steps: how far, and how they lie to the place that they begin at
         steps = [each[:, frame + 1] - each[:, frame] for each in (plain, unpredictable)]
         places = [each[:, frame] - 0.5 for each in (plain, unpredictable)]
         for numbers in (
@@ -176,14 +191,16 @@ def test_unpredictable_clips_have_the_frames_and_the_pairs_of_frames_of_plain_on
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
-def test_in_unpredictable_clips_a_step_tells_nothing_of_the_next(motion):
+def test_in_unpredictable_clips_a_group_tells_nothing_of_the_next_ones_direction(motion):
     axes = [2] if motion == "spin" else [0, 1]
     for level, tells in (("plain", True), ("unpredictable", False)):
         steps = np.diff(paths(level, motion)[..., axes], axis=1)
         alike = (steps[:, :-1] * steps[:, 1:]).sum(-1) / np.maximum((steps[:, :-1] ** 2).sum(-1), 1e-12)
-        share = (alike > 0).mean()  # of pairs of steps that go on the same way
+        goes_on = (alike > 0).mean(0)  # share of clips, by the frame between two steps
+        ends = np.arange(1, len(goes_on) + 1) % 4 == 0
         # At the edge of the frame, and at the end of a swing, also a motion that stays turns back.
-        assert share > 0.75 if tells else 0.4 < share < 0.6, (motion, level, share)
+        assert goes_on[~ends].mean() > 0.75, (motion, level)
+        assert goes_on[ends].mean() > 0.75 if tells else 0.4 < goes_on[ends].mean() < 0.6, (motion, level)
 
 
 def test_only_the_path_differs_from_the_plain_clip_of_that_number():
@@ -192,4 +209,4 @@ def test_only_the_path_differs_from_the_plain_clip_of_that_number():
         assert (one.shape, one.radius) == (other.shape, other.radius)
         assert np.array_equal(one.colours, other.colours) and np.array_equal(one.centre_path[0], other.centre_path[0])
         same = np.array_equal(one.centre_path, other.centre_path) and np.array_equal(one.angle_path, other.angle_path)
-        assert not same or MOTIONS[number % 4] != "bounce"  # the others have drawn four times "on" in one case of 16
+        assert not same or MOTIONS[number % 4] != "bounce"  # the others have drawn "on" in every group in some cases
