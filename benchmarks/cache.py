@@ -134,8 +134,7 @@ def load(reader, config: CacheConfig, device) -> dict[str, dict]:
     """Batches of training, whole and what is left of them for the host where a GPU draws the noise."""
     import torch
 
-    from generator.batches import LatentBatches
-    from runtime.seeds import hashed_rows
+    from generator.batches import LatentBatches, hashed_rows
 
     rows = range(config.batch_size)
     common = {"rows": rows, "seed": config.seed, "num_classes": 101, "device": device}

@@ -80,7 +80,8 @@ def extraction(config: EvalConfig, name: str, device) -> dict:
     """Clips a second from bytes on the CPU to features there, with the network's own resize."""
     import torch
 
-    from runtime.measuring import peak_memory_gib, timed
+    from benchmarks.measuring import timed
+    from runtime.measuring import peak_memory_gib
     from videos import to_float
 
     network = untrained(name, config.seed, device)

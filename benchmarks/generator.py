@@ -342,7 +342,7 @@ def difference(model: Latte, plain: torch.nn.Module, batch: Batch) -> float:
     """Largest difference of the velocities in float32, over the largest velocity."""
     import torch
 
-    from runtime.processes import exact_float32
+    from eval.features.clips import exact_float32
 
     with torch.no_grad(), exact_float32(batch.t.device):
         ours, theirs = (net(batch.latents, batch.t, batch.labels) for net in (model, plain))

@@ -67,7 +67,7 @@ def file_of(config: GpuConfig, name: str) -> Path:
 
 def is_complete(path: Path) -> bool:
     """Whether every measurement of a slice is there."""
-    from runtime.run import read_json
+    from runtime.records import read_json
 
     return path.is_file() and read_json(path).get("complete") is True
 

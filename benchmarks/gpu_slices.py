@@ -107,8 +107,8 @@ def train_a_little(config: GpuConfig, preset: str, flags: dict) -> dict:
 
     from benchmarks.measuring import noise_latents
     from generator.train import TrainConfig, train
-    from runtime.log import read_lines
     from runtime.measuring import peak_memory_gib
+    from runtime.records import read_lines
 
     device = torch.device(config.device)
     torch.compiler.reset()
@@ -147,7 +147,8 @@ def tokenizer_step(config: GpuConfig, batch: int, shape: dict) -> dict:
     """A step of PV-VAE: predictive reconstruction with two groups dropped, AdamW; time and peak memory."""
     import torch
 
-    from runtime.measuring import peak_memory_gib, timed
+    from benchmarks.measuring import timed
+    from runtime.measuring import peak_memory_gib
     from runtime.processes import autocast, resolve_dtype
     from tokenizer import PVVAE
     from tokenizer.losses import tokenizer_loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ import torch
 
 from runtime.errors import InputError
 from runtime.measuring import wait
-from runtime.run import command_line, git_commit, machine, now, read_json, versions, write_json
+from runtime.records import read_json, write_json
+from runtime.run import command_line, git_commit, machine, now, versions
 
 
 def write_benchmark(path: str | Path, results: dict, **facts) -> None:
@@ -81,6 +83,34 @@ class Results(dict):
         """Write the file; `measure` does it by itself."""
         if self.path:
             write_benchmark(self.path, dict(self), **self.facts)
+
+
+def timed(work: Callable[[], object], *, items: int, unit: str, seconds: float, device: torch.device) -> dict:
+    """Repeat `work` for about `seconds` (at least three times, after one warm-up).
+
+    Args:
+        items: How many `unit` one call handles.
+
+    Returns:
+        {"unit", "per_second" (median), "low", "high" (slowest and fastest repeat), "repeats", "seconds_each"}.
+    """
+    work()
+    wait(device)
+    each: list[float] = []
+    began = time.perf_counter()
+    while len(each) < 3 or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        work()
+        wait(device)
+        each.append(time.perf_counter() - start)
+    return {
+        "unit": f"{unit}/s",
+        "per_second": items / statistics.median(each),
+        "low": items / max(each),
+        "high": items / min(each),
+        "repeats": len(each),
+        "seconds_each": statistics.median(each),
+    }
 
 
 def clock_of(name: str, device: torch.device) -> Callable[[], float]:

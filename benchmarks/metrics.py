@@ -44,8 +44,7 @@ def metrics(config: MetricsConfig) -> dict:
     import numpy as np
     import torch
 
-    from benchmarks.measuring import write_benchmark
-    from runtime.measuring import timed
+    from benchmarks.measuring import timed, write_benchmark
 
     random = np.random.default_rng(config.seed)
     # As of real features: a few strong directions, many weak ones.

@@ -1,6 +1,6 @@
-"""Make the weights that ship with the project from two runs.
+"""Make the weights that ship with the project from two runs, or a new generator for the tokenizer that ships.
 
-`python -m benchmarks.ship --tokenizer RUN --run GENERATOR_RUN`.
+`python -m benchmarks.ship --tokenizer RUN --run GENERATOR_RUN`; without `--tokenizer`, that one stays.
 
 The averaged weights are rounded to bfloat16 and written with their config, the commands that trained them, hashes, and
 the numbers of the rounded weights themselves.
@@ -11,10 +11,14 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.records import check_fields
+
+if TYPE_CHECKING:
+    from runtime.run import RunInfo
 
 # A pause between two logged steps that is longer than this was not training.
 LONGEST_STEP_SECONDS = 60.0
@@ -26,7 +30,7 @@ _REPEATED = {"command": str, "git_commit": str, "machine": dict, "versions": dic
 class ShipConfig(CommonFlags):
     """Flags of `python -m benchmarks.ship`."""
 
-    tokenizer: str = flag(help="run of tokenizer.train")
+    tokenizer: str | None = flag(None, "run of tokenizer.train; default: the tokenizer that ships stays")
     run: str = flag(help="run of generator.train on that tokenizer's latents")
     samples: int = flag(2048, "generated clips for the numbers that ship with the weights", low=2, high=1_000_000)
     steps: int = flag(100, "Euler steps", low=1, high=100_000)
@@ -41,34 +45,37 @@ def ship(config: ShipConfig) -> None:
     from eval.results.rows import read_results
     from generator.loading import SHIPPED as GENERATORS
     from generator.loading import load_generator
-    from runtime.run import file_sha256, now, read_run, write_json
+    from runtime.records import read_json, write_json
+    from runtime.run import file_sha256, now, read_run
     from tokenizer.hub import VIDEO_FOLDER
     from tokenizer.zoo import SHIPPED as TOKENIZERS
     from tokenizer.zoo import load
 
-    tokenizer_run, generator_run = read_run(config.tokenizer, "tokenizer"), read_run(config.run, "generator")
+    generator_run = read_run(config.run, "generator")
+    tokenizer_run = read_run(config.tokenizer, "tokenizer") if config.tokenizer else None
     if config.out_name not in TOKENIZERS:
         raise InputError(f"--out-name {config.out_name!r} is not known; known: {', '.join(TOKENIZERS)}")
-    vae, predictor = load(config.tokenizer), load(config.tokenizer, stage="video")
-    generator = load_generator(config.run)
+    folder, target = TOKENIZERS[config.out_name], GENERATORS[config.out_name]
+    vae, generator = load(config.tokenizer or config.out_name), load_generator(config.run)
     if vae.encoder_hash != generator.latents.get("encoder_hash"):
-        raise InputError(f"{config.run} was trained on latents of another encoder than {config.tokenizer} has")
-    for info in (tokenizer_run, generator_run):
+        of = config.tokenizer or f"{config.out_name}, which ships,"
+        raise InputError(f"{config.run} was trained on latents of another encoder than {of} has")
+    for info in filter(None, (tokenizer_run, generator_run)):
         check_fields(info.manifest, _REPEATED, info.dir / "manifest.json")
         check_fields(info.config, {"seed": int}, info.dir / "config.json")
-    check_fields(tokenizer_run.manifest, {"plan": list}, tokenizer_run.dir / "manifest.json")
     check_fields(generator.latents, {"path": str}, f"{config.run}: facts of its latents")
-    commands = [tokenizer_run.manifest["command"], generator_run.manifest["command"]]
-    hours = (training_seconds(tokenizer_run.dir) + training_seconds(generator_run.dir)) / 3600
-
-    folder = TOKENIZERS[config.out_name]
-    for place, model in ((folder, vae), (folder / VIDEO_FOLDER, predictor)):
-        place.mkdir(parents=True, exist_ok=True)
-        write_rounded(place / "model.safetensors", model.state_dict())
-        write_json(place / "config.json", model.config.to_dict())
+    if tokenizer_run:
+        check_fields(tokenizer_run.manifest, {"plan": list}, tokenizer_run.dir / "manifest.json")
+        trained = {"tokenizer": facts_of(tokenizer_run), "tokenizer_plan": tokenizer_run.manifest["plan"]}
+        for place, model in ((folder, vae), (folder / VIDEO_FOLDER, load(config.tokenizer, stage="video"))):
+            place.mkdir(parents=True, exist_ok=True)
+            write_rounded(place / "model.safetensors", model.state_dict())
+            write_json(place / "config.json", model.config.to_dict())
+    else:
+        shipped = read_json(target / "manifest.json")
+        trained = {name: shipped[name] for name in ("tokenizer", "tokenizer_plan")}
     rounded = load(config.out_name)
 
-    target = GENERATORS[config.out_name]
     target.mkdir(parents=True, exist_ok=True)
     write_rounded(target / "model.safetensors", generator.model.state_dict())
     write_json(target / "config.json", asdict(generator.config))
@@ -98,22 +105,24 @@ def ship(config: ShipConfig) -> None:
         {
             "name": config.out_name,
             "created": now(),
-            "hours": round(hours, 2),
-            "commands": commands,
             "rounded_to": "bfloat16",
-            "tokenizer_plan": tokenizer_run.manifest["plan"],
-            "git_commits": [info.manifest["git_commit"] for info in (tokenizer_run, generator_run)],
+            **trained,
+            "generator": facts_of(generator_run),
             "sha256": {
                 name: file_sha256(place / "model.safetensors")
                 for name, place in (("tokenizer", folder), ("video", folder / VIDEO_FOLDER), ("generator", target))
             },
-            "machine": generator_run.manifest["machine"],
-            "versions": generator_run.manifest["versions"],
-            "seeds": {"tokenizer": tokenizer_run.config["seed"], "generator": generator_run.config["seed"]},
             "rows": [asdict(replace(row, sources=())) for row in rows],  # kept features do not ship
         },
     )
-    print(f"benchmarks.ship: wrote {folder} and {target}, {hours:.2f} hours of training")
+    hours = trained["tokenizer"]["hours"], facts_of(generator_run)["hours"]
+    print(f"benchmarks.ship: wrote {folder} and {target}, {hours[0]} + {hours[1]} hours of training")
+
+
+def facts_of(info: RunInfo) -> dict:
+    """How a run was made: command, commit, machine, versions, seed, hours of training."""
+    made = {name: info.manifest[name] for name in _REPEATED}
+    return {**made, "seed": info.config["seed"], "hours": round(training_seconds(info.dir) / 3600, 2)}
 
 
 def write_rounded(path: Path, tensors: dict) -> None:
@@ -130,7 +139,7 @@ def write_rounded(path: Path, tensors: dict) -> None:
 
 def training_seconds(run_dir: Path) -> float:
     """Time spent in steps, from the log: pauses between sessions do not count."""
-    from runtime.log import read_lines
+    from runtime.records import read_lines
 
     times = [line["time"] for line in read_lines(run_dir / "metrics.jsonl", {"time": float})]
     gaps = (b - a for a, b in zip(times, times[1:], strict=False))

@@ -140,7 +140,7 @@ def _clips(count: int, device):
 
 def reading(config: StagesConfig, device, dtype) -> dict:
     """Synthetic clips, one thread."""
-    from runtime.measuring import timed
+    from benchmarks.measuring import timed
     from videos import ClipSpec, open_dataset
 
     dataset = open_dataset("moving_shapes", split="train", clip=ClipSpec(num_frames=17, size=32))
@@ -152,7 +152,7 @@ def reading(config: StagesConfig, device, dtype) -> dict:
 
 def reading_files(config: StagesConfig, device, dtype) -> dict:
     """Real videos: 17 frames, resized and cropped to 256, one thread."""
-    from runtime.measuring import timed
+    from benchmarks.measuring import timed
 
     dataset = _films(config, 256)
     count = min(8, len(dataset))
@@ -230,7 +230,7 @@ def tokenizer_step(config: StagesConfig, device, dtype) -> dict:
 
     import torch
 
-    from runtime.measuring import timed
+    from benchmarks.measuring import timed
     from runtime.processes import autocast
     from tokenizer.losses import tokenizer_loss
     from videos import BatchLoader, Bucket, ClipSpec, open_dataset, to_float
@@ -263,7 +263,7 @@ def encoding(config: StagesConfig, device, dtype) -> dict:
     """Clips to latents, without reading and writing."""
     import torch
 
-    from runtime.measuring import timed
+    from benchmarks.measuring import timed
     from runtime.processes import autocast
 
     vae, video = _demo_models(device)[0].eval(), _clips(config.batch_size, device)
@@ -279,11 +279,10 @@ def generator_step(config: StagesConfig, device, dtype) -> dict:
     """One training step of the demo's generator at four times the batch size, latents read from a file."""
     import torch
 
-    from benchmarks.measuring import noise_latents
+    from benchmarks.measuring import noise_latents, timed
     from generator import flow_loss
     from generator.batches import LatentBatches
     from latents_cache import open_latents
-    from runtime.measuring import timed
     from runtime.processes import autocast
 
     _, model = _demo_models(device)
@@ -311,8 +310,8 @@ def sampling(config: StagesConfig, device, dtype) -> dict:
     """Latents from noise in 100 Euler steps, guidance off."""
     import torch
 
+    from benchmarks.measuring import timed
     from generator import integrate
-    from runtime.measuring import timed
     from runtime.processes import autocast
 
     model = _demo_models(device)[1].eval()
@@ -331,8 +330,8 @@ def features(config: StagesConfig, device, dtype) -> dict:
     """The judge of synthetic clips, float32 as in every evaluation."""
     import torch
 
+    from benchmarks.measuring import timed
     from eval.features.shapes import ShapesNet
-    from runtime.measuring import timed
 
     count = _sizes(config).judged
     network, video = ShapesNet().to(device).eval(), _clips(count, device)
@@ -349,8 +348,8 @@ def distances(config: StagesConfig, device, dtype) -> dict:
     import numpy as np
     import torch
 
+    from benchmarks.measuring import timed
     from eval import frechet_distance, kernel_distance
-    from runtime.measuring import timed
 
     random = np.random.default_rng(config.seed)
     a, b = random.standard_normal((2, *_sizes(config).features))

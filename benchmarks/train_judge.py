@@ -36,7 +36,7 @@ def train_judge(config: TrainJudgeConfig) -> None:
     from runtime.processes import autocast, resolve_device, resolve_dtype
     from runtime.run import command_line, machine, versions
     from runtime.schedule import learning_rate
-    from runtime.seeds import seed_everything, torch_generator
+    from runtime.seeds import key, seed_everything
     from videos import BatchLoader, Bucket, ClipSpec, open_dataset, to_float
 
     seed_everything(config.seed)
@@ -57,7 +57,7 @@ def train_judge(config: TrainJudgeConfig) -> None:
             batches = [next(loader)[1] for loader in loaders]
         video = to_float(torch.cat([batch["video"] for batch in batches]).to(device))
         label = torch.cat([batch["label"] for batch in batches]).to(device)
-        video = degrade(video, torch_generator(config.seed, "degrade", step))
+        video = degrade(video, torch.Generator().manual_seed(key(config.seed, "degrade", step)))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(
                 step, base=config.learning_rate, total=config.steps, warmup=100, kind="cosine", final_ratio=0.01

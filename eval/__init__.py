@@ -1,7 +1,7 @@
 """Is this tokenizer a good space to generate in? Set metrics, reconstruction, prediction, convergence, and the report
 page."""
 
-import importlib
+from runtime import lazily
 
 _EXPORTS = {
     "Estimate": "eval.metrics.intervals",
@@ -28,9 +28,4 @@ _EXPORTS = {
     "velocity_irreducible_variance": "eval.analysis.irreducible_variance",
 }
 __all__ = list(_EXPORTS)
-
-
-def __getattr__(name: str):
-    if name in _EXPORTS:
-        return getattr(importlib.import_module(_EXPORTS[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, _EXPORTS)

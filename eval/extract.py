@@ -108,7 +108,7 @@ def extract(
         progress = Progress(sum(map(len, blocks)), label=label)
         own = _look(views, rows, todo, blocks[world.rank :: world.size], read, progress)
         # In this order zip exhausts the turns, which every process has to.
-        for (found, failed), block in zip(world.in_turn(own, len(blocks)), blocks, strict=False):
+        for (found, failed), block in zip(in_turn(world, own, len(blocks)), blocks, strict=False):
             for error in failed.values():
                 unreadable.record(error)
             for name, (places, batch) in found.items():
@@ -164,6 +164,31 @@ def _open_segments(views: Mapping[Hashable, View], clips: Sequence[str], stack: 
         for segment in segments.values():
             stack.enter_context(segment)
         return segments, rows
+
+
+def in_turn(world: World, own: Iterator, total: int) -> Iterator:
+    """Results that the processes make in turn, in order.
+
+    Args:
+        own: This process's results; number i of all is made by process i % size.
+        total: How many there are on all processes.
+
+    Yields:
+        All results on the main process, none on the others, where it must be exhausted too.
+
+    Raises:
+        Stopped: On all processes, between two rounds, when one of them was asked to stop.
+    """
+    for start in range(0, total, world.size):
+        mine = next(own) if start + world.rank < total else None
+        found = [mine]
+        if world.size > 1:
+            found = [None] * world.size if world.is_main else None
+            torch.distributed.gather_object(mine, found)
+        if world.is_main:
+            yield from found[: total - start]
+        if world.any(stop_asked()):
+            raise Stopped(stop_asked() or "another process")
 
 
 def _look(views, rows, todo, blocks: Sequence[range], read, progress) -> Iterator[tuple[dict, dict]]:

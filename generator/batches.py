@@ -17,9 +17,8 @@ from torch import Tensor
 
 from latents_cache import LatentsReader
 from runtime.errors import InputError
-from runtime.records import check_fields
-from runtime.run import read_json
-from runtime.seeds import hashed_rows, normal_rows, normal_rows_on, numpy_generator, uniform_rows
+from runtime.records import check_fields, read_json
+from runtime.seeds import key, normal_rows, numpy_generator, uniform_rows
 
 # A channel that never changes would be divided by zero; divided by this it stays a constant that is easy to learn.
 SMALLEST_STD = 1e-6
@@ -90,6 +89,23 @@ def draws_of(run_dir: Path, device: torch.device) -> str:
     if draws == "device" and device.type != "cuda":
         raise InputError(f"{run_dir} draws its noise on a GPU: go on with --device cuda, or begin under another --name")
     return draws
+
+
+def normal_rows_on(device: torch.device, seed: int, stream: str, step: int, rows: Sequence[int], shape: Sequence[int]):
+    """Like `normal_rows`, drawn by torch on `device`: other numbers, and other ones on the CPU than on a GPU.
+
+    On a GPU, whose generator has no state to fill, a row costs a launch. (The CPU's goes by 32 bits of a seed alone.)
+    """
+    generator = torch.Generator(device)
+    out = torch.empty((len(rows), *shape), device=device)
+    for place, row in zip(out, rows, strict=True):
+        place.normal_(generator=generator.manual_seed(key(seed, stream, step, int(row))))
+    return out
+
+
+def hashed_rows(seed: int, stream: str, step: int, rows: Sequence[int]) -> np.ndarray:
+    """Uniform float32 `[len(rows)]` in [0, 1), keyed like `normal_rows`: the first 24 bits of each key itself."""
+    return np.array([(key(seed, stream, step, int(row)) >> 39) * 2.0**-24 for row in rows], dtype=np.float32)
 
 
 class LatentBatches:

@@ -1,21 +1,36 @@
 """What any command of this project needs: command line, run directory, checkpoints, EMA, schedules, seeds, logging."""
 
 import importlib
+from collections.abc import Callable, Collection, Mapping
+
+
+def lazily(package: str, exports: Mapping[str, str], modules: Collection[str] = ()) -> Callable[[str], object]:
+    """`__getattr__` of a package (PEP 562) that imports public names when they are asked for: `--help` needs no torch.
+
+    Args:
+        exports: Module by name: ".module" of the package, or another's whole name.
+        modules: Modules of the package that are public themselves.
+    """
+
+    def found(name: str) -> object:
+        if name in exports:
+            return getattr(importlib.import_module(exports[name], package), name)
+        if name in modules:
+            return importlib.import_module(f".{name}", package)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return found
+
 
 _EXPORTS = {
-    "CommonFlags": "command",
-    "EMA": "ema",
-    "InputError": "errors",
-    "MetricsLog": "log",
-    "Progress": "log",
-    "Run": "run",
-    "flag": "command",
-    "run_command": "command",
+    "CommonFlags": ".command",
+    "EMA": ".ema",
+    "InputError": ".errors",
+    "MetricsLog": ".log",
+    "Progress": ".log",
+    "Run": ".run",
+    "flag": ".command",
+    "run_command": ".command",
 }
 __all__ = list(_EXPORTS)
-
-
-def __getattr__(name: str):
-    if name in _EXPORTS:
-        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, _EXPORTS)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
-from runtime.published_weights import PUBLISHED, PublishedFile, cache_folder, fault_of, fetch, locate, published_file
+from runtime.published_weights import PUBLISHED, cache_folder, fault_of, fetch, locate, published_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,17 +69,12 @@ def _table() -> str:
     for name, published in PUBLISHED.items():
         state, about = state_of(name)
         size = f"{published.bytes:,}" if published.bytes else "–"
-        cells.append(
-            [name, published.filename, size, _short_hash(published), state, published.purpose, published.address]
-        )
+        digest = f"{published.sha256[:8]}…" if published.sha256 else "–"
+        cells.append([name, published.filename, size, digest, state, published.purpose, published.address])
         words += [f"{name} is {state}: {about}"] if about else []
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     return "\n".join(lines + words)
-
-
-def _short_hash(published: PublishedFile) -> str:
-    return f"{published.sha256[:8]}…" if published.sha256 else "–"
 
 
 if __name__ == "__main__":

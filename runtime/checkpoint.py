@@ -6,10 +6,8 @@ The newest can be gone on from. Of those before, the kept ones stay, as weights 
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import shutil
-import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,16 +23,14 @@ from runtime.faults import reach
 from runtime.files import disk_errors, sync
 from runtime.records import as_text, check_fields, read_json
 from runtime.resources import free_memory
-from runtime.weights import read_weights
+from runtime.weights import read_weights, reading
 
 OPTIMIZER = "optimizer.pt"
-KEEP_LAST = 2
+KEEP_LAST = 2  # of the newest unkept checkpoints stay; as many of all hold the optimizer's state
 # Bytes of each parameter: weights and averaged weights, and the two moments of AdamW where training can go on from it.
 BYTES_KEPT = 4 + 4
 BYTES_WHOLE = BYTES_KEPT + 8
 _NAME = re.compile(r"step_(\d{8,})")
-# What changed bytes inside a pickle end in.
-_DAMAGED = (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,6 @@ def save_checkpoint(
     optimizer: dict | None = None,
     state: dict | None = None,
     files: Mapping[str, dict] | None = None,
-    keep_last: int = KEEP_LAST,
     keep: bool = False,
     passing: bool = False,
 ) -> Path:
@@ -92,7 +87,6 @@ def save_checkpoint(
         optimizer: Anything `torch.load(weights_only=True)` reads back.
         state: Small JSON values to go on from.
         files: More JSON files, by name.
-        keep_last: How many of the newest unkept checkpoints stay; as many of all hold the optimizer's state.
         keep: Never prune this one, but for its optimizer's state when newer ones have theirs.
         passing: It is there only because the command was stopped, and goes as soon as there is a newer one.
 
@@ -133,7 +127,7 @@ def save_checkpoint(
     os.rename(partial, final)
     sync(folder)
     reach("checkpoint.renamed")
-    prune(run_dir, keep_last)
+    prune(run_dir)
     return final
 
 
@@ -221,18 +215,18 @@ def _remove(checkpoint: Path) -> None:
     shutil.rmtree(passing)
 
 
-def prune(run_dir: str | Path, keep_last: int = KEEP_LAST) -> None:
+def prune(run_dir: str | Path) -> None:
     """Remove what `save_checkpoint` would after writing the newest one: a kill may have come before that."""
     for leftover in (Path(run_dir) / "checkpoints").glob(".step_*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
     found = [(path, read_json(path / "state.json")) for _, path in list_checkpoints(run_dir)]
     old = [path for path, state in found[:-1] if state.get("passing")]
     unkept = [path for path, state in found if not state.get("keep") and path not in old]
-    gone = [*old, *unkept[: max(0, len(unkept) - keep_last)]]
+    gone = [*old, *unkept[: max(0, len(unkept) - KEEP_LAST)]]
     for path in gone:
         _remove(path)
     left = [path for path, _ in found if path not in gone]
-    for path in left[:-keep_last]:
+    for path in left[:-KEEP_LAST]:
         (path / OPTIMIZER).unlink(missing_ok=True)
 
 
@@ -240,14 +234,16 @@ def list_checkpoints(run_dir: str | Path) -> list[tuple[int, Path]]:
     """All whole checkpoints of a run, (step, folder), oldest first."""
     found = []
     for path in (Path(run_dir) / "checkpoints").glob("step_*"):
-        if _NAME.fullmatch(path.name) and (path / "state.json").is_file():
-            found.append((checkpoint_step(path), path))
+        step = step_named(path)
+        if step is not None and (path / "state.json").is_file():
+            found.append((step, path))
     return sorted(found)
 
 
-def checkpoint_step(path: Path) -> int:
-    """The step of a checkpoint's folder."""
-    return int(_NAME.fullmatch(path.name).group(1))
+def step_named(path: Path) -> int | None:
+    """The step that the name of a folder says, if it is that of a checkpoint."""
+    found = _NAME.fullmatch(path.name)
+    return int(found[1]) if found else None
 
 
 def find_checkpoint(run_dir: str | Path, step: int | None = None) -> Path:
@@ -273,12 +269,12 @@ def load_checkpoint(
     path = Path(path)
     state = read_json(path / "state.json")
     check_fields(state, {"step": int}, path / "state.json")
-    tensors = {}
+    tensors, before = {}, "to go on from the checkpoint before"
     for name in names:
         try:
             tensors[name] = read_weights(path / f"{name}.safetensors", device)
         except InputError as error:
-            raise InputError(f"{error}; or remove {path} to go on from the checkpoint before") from error
+            raise InputError(f"{error}; or remove {path} {before}") from error
     loaded = None
     file = path / OPTIMIZER
     if optimizer:
@@ -287,15 +283,7 @@ def load_checkpoint(
                 f"{file} is absent: kept checkpoints that are not among the newest hold weights alone, from which "
                 "nothing can go on"
             )
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about what damaged pickles say of themselves
-                # Mapped, as safetensors files are: processes of one machine share the pages, and each copies its part.
-                loaded = torch.load(str(file), map_location=device, weights_only=True, mmap=True)
-        except torch.OutOfMemoryError:
-            raise
-        except (*_DAMAGED, OSError, RuntimeError, ImportError, OverflowError, MemoryError, AssertionError) as error:
-            raise InputError(
-                f"{file}: damaged ({type(error).__name__}); remove {path} to go on from the checkpoint before"
-            ) from error
+        with reading(file, "an optimizer's state", f"remove {path} {before}"):
+            # Mapped, as safetensors files are: processes of one machine share the pages, and each copies its part.
+            loaded = torch.load(str(file), map_location=device, weights_only=True, mmap=True)
     return Checkpoint(state["step"], path, tensors, loaded, state)

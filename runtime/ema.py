@@ -69,17 +69,16 @@ class EMA:
             assign(value, state[name])
 
     @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[nn.Module]:
-        """Give `model` the averaged weights for the length of a with-block."""
-        backup = {name: value.detach().clone() for name, value in model.named_parameters()}
-        self._copy_to(model, self.average)
+    def applied(self) -> Iterator[None]:
+        """Give the model the averaged weights for the length of a with-block."""
+        backup = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+        self._put(self.average)
         try:
-            yield model
+            yield
         finally:
-            self._copy_to(model, backup)
+            self._put(backup)
 
-    @staticmethod
     @torch.no_grad()
-    def _copy_to(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-        for name, parameter in model.named_parameters():
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters():
             parameter.copy_(values[name])

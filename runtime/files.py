@@ -79,15 +79,6 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def append(path: str | Path, data: bytes, point: str) -> None:
-    """Open a file, `append_to` it, and close it."""
-    descriptor = open_end(path)
-    try:
-        append_to(descriptor, path, data, point)
-    finally:
-        os.close(descriptor)
-
-
 def open_end(path: str | Path) -> int:
     """Descriptor of a file, there or new, that is written to at its end alone."""
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)

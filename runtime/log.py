@@ -53,14 +53,13 @@ class MetricsLog:
             return None
         return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
-    def write(self, step: int, values: Mapping[str, float], prefix: str = "") -> None:
+    def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log the values of one step. A non-finite number is stored as null, which JSON can hold."""
-        named = {prefix + name: value for name, value in values.items()}
-        finite = {name: value if math.isfinite(value) else None for name, value in named.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = as_line({"step": step, "time": round(time.time(), 3), **finite})
         append_to(self._end, self.path, line, "log.append")
         if self._events is not None:
-            for name, value in named.items():
+            for name, value in values.items():
                 self._events.add_scalar(name, value, step)
 
     def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
@@ -120,11 +119,6 @@ class Progress:
         yield
         self._waited += time.monotonic() - began
 
-    @property
-    def waiting_share(self) -> float:
-        """Part of the time so far that was spent in `wait`, in [0, 1]."""
-        return self._waited / max(1e-9, time.monotonic() - self._began)
-
     def measured(self, step: int, peak_memory_gib: float) -> dict[str, float]:
         """What the steps since the last answer say of the machine, each `MEASURED_EVERY` steps; otherwise nothing.
 
@@ -154,13 +148,14 @@ class Progress:
         if clock - self._printed < (0.2 if self._live else 10.0) and step < self.total:
             return
         self._printed = clock
-        speed = (step - self._start) / max(1e-9, clock - self._began)
+        seconds = max(1e-9, clock - self._began)
+        speed, waited = (step - self._start) / seconds, self._waited / seconds
         left = (self.total - step) / speed if speed > 0 else math.inf
         shown = " ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
         )
         line = (
-            f"{self.label} {step}/{self.total}  {shown}  {speed:.2f}/s  data wait {100 * self.waiting_share:.0f} %  "
+            f"{self.label} {step}/{self.total}  {shown}  {speed:.2f}/s  data wait {100 * waited:.0f} %  "
             f"left {_clock(left)}"
         )
         print(f"\r\033[K{line}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)

@@ -1,43 +1,14 @@
-"""Time something in a way that can be quoted: warm-up, several repeats, median with range, device synchronised."""
+"""What a device did, and could do: memory at its peak, and products a second."""
 
 from __future__ import annotations
 
 import ctypes
 import resource
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
-
-def timed(work: Callable[[], object], *, items: int, unit: str, seconds: float, device: torch.device) -> dict:
-    """Repeat `work` for about `seconds` (at least three times, after one warm-up).
-
-    Args:
-        items: How many `unit` one call handles.
-
-    Returns:
-        {"unit", "per_second" (median), "low", "high" (slowest and fastest repeat), "repeats", "seconds_each"}.
-    """
-    work()
-    wait(device)
-    each: list[float] = []
-    began = time.perf_counter()
-    while len(each) < 3 or time.perf_counter() - began < seconds:
-        start = time.perf_counter()
-        work()
-        wait(device)
-        each.append(time.perf_counter() - start)
-    return {
-        "unit": f"{unit}/s",
-        "per_second": items / statistics.median(each),
-        "low": items / max(each),
-        "high": items / min(each),
-        "repeats": len(each),
-        "seconds_each": statistics.median(each),
-    }
 
 
 def wait(device: torch.device) -> None:

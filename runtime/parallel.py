@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -84,16 +84,6 @@ def synchronising(network: nn.Module, on: bool) -> AbstractContextManager:
     if hasattr(network, "set_requires_gradient_sync"):
         network.set_requires_gradient_sync(on)
     return nullcontext()
-
-
-def average_gradients(parameters: Sequence[nn.Parameter], world: World) -> None:
-    """Replace every gradient by its mean over the processes, in one exchange."""
-    if world.size == 1:
-        return
-    flat = torch.cat([parameter.grad.flatten() for parameter in parameters]) / world.size
-    torch.distributed.all_reduce(flat)
-    for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad.copy_(mean.view_as(parameter))
 
 
 def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from runtime.errors import InputError
-from runtime.stopping import Stopped, stop_asked
 
 
 @dataclass(frozen=True)
@@ -64,30 +63,6 @@ class World:
         if self.size > 1:
             torch.distributed.barrier()
 
-    def in_turn(self, own: Iterator, total: int) -> Iterator:
-        """Results that the processes make in turn, in order.
-
-        Args:
-            own: This process's results; number i of all is made by process i % size.
-            total: How many there are on all processes.
-
-        Yields:
-            All results on the main process, none on the others, where it must be exhausted too.
-
-        Raises:
-            Stopped: On all processes, between two rounds, when one of them was asked to stop.
-        """
-        for start in range(0, total, self.size):
-            mine = next(own) if start + self.rank < total else None
-            found = [mine]
-            if self.size > 1:
-                found = [None] * self.size if self.is_main else None
-                torch.distributed.gather_object(mine, found)
-            if self.is_main:
-                yield from found[: total - start]
-            if self.any(stop_asked()):
-                raise Stopped(stop_asked() or "another process")
-
     def any(self, flag: object) -> bool:
         """Whether `flag` is true on some process; every process must ask."""
         return self.sum(torch.tensor([float(bool(flag))], device=self.device))[0] > 0
@@ -113,24 +88,6 @@ class World:
         box = [value]
         torch.distributed.broadcast_object_list(box, device=self.device)
         return box[0]
-
-
-class Reading:
-    """Numbers on their way from a device to the host, which goes on meanwhile."""
-
-    def __init__(self, values: Tensor):
-        on_gpu = values.device.type == "cuda"
-        self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True) if on_gpu else values
-        self._arrived = torch.cuda.Event() if on_gpu else None
-        if on_gpu:
-            self._values.copy_(values, non_blocking=True)
-            self._arrived.record()
-
-    def get(self) -> list[float]:
-        """The numbers; waits until they have arrived."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return self._values.tolist()
 
 
 @contextmanager
@@ -220,17 +177,3 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype)
-
-
-@contextmanager
-def exact_float32(device: torch.device) -> Iterator[None]:
-    """float32 convolutions and products as such: no TF32, no mixed precision from outside."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    mixed = torch.amp.is_autocast_available(device.type)  # not so on "meta"
-    try:
-        cudnn.allow_tf32 = matmul.allow_tf32 = False
-        with torch.autocast(device.type, enabled=False) if mixed else nullcontext():
-            yield
-    finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before

@@ -6,11 +6,13 @@ import difflib
 import hashlib
 import http.client
 import os
+import shutil
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import InputError
+from runtime.files import replacing
 from runtime.run import file_sha256
 
 
@@ -142,10 +144,10 @@ def missing(published: PublishedFile) -> str:
     )
 
 
-def find_weights(name: str, path: str | Path | None = None, *, download: bool = False) -> Path:
+def find_weights(name: str, path: str | Path | None = None) -> Path:
     """The checked file of a published network.
 
-    Looked for at `path`, then in the folder `$PVVAE_WEIGHTS`, then in the cache; only with `download` on the network.
+    Looked for at `path`, then in the folder `$PVVAE_WEIGHTS`, then in the cache; never on the network.
 
     Raises:
         InputError: If it is nowhere (the message says what to put where), or its size or hash is not the published
@@ -155,8 +157,6 @@ def find_weights(name: str, path: str | Path | None = None, *, download: bool = 
     found = Path(path) if path is not None else locate(name)
     if found is not None:
         return check_file(found, published)
-    if download:
-        return fetch(published)
     raise InputError(f"{missing(published)}, or fetch it with python -m runtime.check --download {name}")
 
 
@@ -185,30 +185,21 @@ def fault_of(path: Path, published: PublishedFile) -> str | None:
 
 def git_blob_id(path: Path) -> str:
     """The id that git gives to the file's contents."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.sha1(b"blob %d\0" % path.stat().st_size)).hexdigest()
 
 
 def fetch(published: PublishedFile) -> Path:
     """Download into the cache; the file gets its name only after the check."""
     target = cache_folder() / published.filename
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
-        with urllib.request.urlopen(published.address, timeout=60) as source, open(partial, "wb") as file:
-            while block := source.read(1 << 20):
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        fault = fault_of(partial, published)
-        if fault:
-            raise InputError(f"{published.address}: what came is not the published file: {fault}")
-        os.replace(partial, target)
+        with replacing(target, "weights") as partial:
+            with urllib.request.urlopen(published.address, timeout=60) as source, open(partial, "wb") as file:
+                shutil.copyfileobj(source, file)
+            fault = fault_of(partial, published)
+            if fault:
+                raise InputError(f"{published.address}: what came is not the published file: {fault}")
     except (OSError, http.client.HTTPException) as error:
         raise InputError(f"{published.address}: download failed ({error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target

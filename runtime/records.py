@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 
 from runtime.errors import InputError
-from runtime.files import append, replacing
+from runtime.files import append_to, open_end, replacing
 
 _NAMES = {
     str: "text",
@@ -70,7 +71,11 @@ def as_line(value: object) -> bytes:
 
 def append_line(path: str | Path, value: object) -> None:
     """Append one JSON line."""
-    append(path, as_line(value), "log.append")
+    descriptor = open_end(path)
+    try:
+        append_to(descriptor, path, as_line(value), "log.append")
+    finally:
+        os.close(descriptor)
 
 
 def read_lines(path: str | Path, wanted: Mapping[str, object]) -> list[dict]:

@@ -29,11 +29,6 @@ def numpy_generator(seed: int, *parts: int | str) -> np.random.Generator:
     return np.random.default_rng(key(seed, *parts))
 
 
-def torch_generator(seed: int, *parts: int | str) -> torch.Generator:
-    """A CPU torch generator of its own for (seed, parts)."""
-    return torch.Generator().manual_seed(key(seed, *parts))
-
-
 def normal_rows(seed: int, stream: str, step: int, rows: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Standard normal float32 `[len(rows), *shape]` on the CPU; each row depends on its own (seed, stream, step, row)
     only.
@@ -50,20 +45,3 @@ def uniform_rows(seed: int, stream: str, step: int, rows: Sequence[int]) -> Tens
     """Uniform float32 `[len(rows)]` in [0, 1), keyed like `normal_rows`."""
     values = [numpy_generator(seed, stream, step, int(row)).random(dtype=np.float32) for row in rows]
     return torch.from_numpy(np.array(values, dtype=np.float32))
-
-
-def normal_rows_on(device: torch.device, seed: int, stream: str, step: int, rows: Sequence[int], shape: Sequence[int]):
-    """Like `normal_rows`, drawn by torch on `device`: other numbers, and other ones on the CPU than on a GPU.
-
-    On a GPU, whose generator has no state to fill, a row costs a launch. (The CPU's goes by 32 bits of a seed alone.)
-    """
-    generator = torch.Generator(device)
-    out = torch.empty((len(rows), *shape), device=device)
-    for place, row in zip(out, rows, strict=True):
-        place.normal_(generator=generator.manual_seed(key(seed, stream, step, int(row))))
-    return out
-
-
-def hashed_rows(seed: int, stream: str, step: int, rows: Sequence[int]) -> np.ndarray:
-    """Uniform float32 `[len(rows)]` in [0, 1), keyed like `normal_rows`: the first 24 bits of each key itself."""
-    return np.array([(key(seed, stream, step, int(row)) >> 39) * 2.0**-24 for row in rows], dtype=np.float32)

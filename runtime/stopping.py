@@ -135,8 +135,3 @@ def stop_asked() -> str | None:
     if _state.reason is None and _state.deadline is not None and time.monotonic() >= _state.deadline:
         _state.reason = f"--max-hours {_state.max_hours:g}"
     return _state.reason
-
-
-def seconds_left() -> float | None:
-    """Seconds until `--max-hours` is over; None without a limit."""
-    return None if _state.deadline is None else _state.deadline - time.monotonic()

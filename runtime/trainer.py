@@ -3,23 +3,65 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from runtime import parallel
-from runtime.checkpoint import Checkpoint, CheckpointWriter, list_checkpoints
+from runtime.checkpoint import OPTIMIZER, Checkpoint, CheckpointWriter, checkpoint_room, list_checkpoints
 from runtime.ema import EMA
 from runtime.errors import InputError
 from runtime.muon import build_optimizers
 from runtime.processes import World
 from runtime.records import check_fields
+from runtime.resources import free_memory, readable, require_disk
+from runtime.stopping import Stopped, stop_asked
 from runtime.weights import check_weights
 
 MAX_SKIPPED_IN_A_ROW = 10
+# Float32 weights, gradients, the two moments of AdamW, and the averaged weights: bytes for each parameter.
+BYTES_TRAINED = 4 + 4 + 8 + 4
+
+
+def require_training(parameters: int, world: World, run_dir: str | Path, *, mode: str, steps: int, kept: int) -> str:
+    """Check that a training run can hold its state in memory and its checkpoints on disk.
+
+    Args:
+        parameters: Number of parameters.
+        world: The launch's `World`.
+        run_dir: Where checkpoints will be written.
+        mode: "ddp" or "fsdp", which divides the state over the processes.
+        steps, kept: See `checkpoint_room`.
+
+    Returns:
+        The estimate in words; activations come on top of it.
+
+    Raises:
+        InputError: If weights, gradients and optimizer state alone do not fit, or the checkpoints do not.
+    """
+    share = world.size if mode == "fsdp" else 1
+    # Processes on one machine share its main memory; each has a GPU of its own.
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world.device.type == "cpu" else 1
+    state = BYTES_TRAINED * parameters // share
+    free = free_memory(world.device)
+    if free is not None and state * here > free:
+        raise InputError(
+            f"training {parameters / 1e6:.1f} M parameters needs {readable(state * here)} of memory before any "
+            f"activation, {world.device} has {readable(free)} free; use --parallel fsdp on more processes, or a "
+            "smaller --preset"
+        )
+    room = checkpoint_room(parameters, run_dir, steps=steps, kept=kept)
+    if world.is_main:
+        rest = "" if room.needed == room.whole else f"what is left of {readable(room.whole)} for "
+        require_disk(run_dir, room.needed, f"{rest}{room.words}, of {parameters / 1e6:.1f} M parameters,")
+    return (
+        f"{parameters / 1e6:.1f} M parameters: {readable(state)} of memory for weights and optimizer, up to "
+        f"{readable(room.whole)} on disk for {room.words}"
+    )
 
 
 class Trainer:
@@ -76,11 +118,9 @@ class Trainer:
     def skipped(self, count: int) -> None:
         self.skips[0] = count
 
-    @contextmanager
-    def part(self, number: int, of: int) -> Iterator[None]:
+    def part(self, number: int, of: int) -> AbstractContextManager:
         """Around forward and backward pass of one of the parts that a batch is divided into (gradient accumulation)."""
-        with parallel.synchronising(self.network, number == of - 1):
-            yield
+        return parallel.synchronising(self.network, number == of - 1)
 
     def clip(self) -> Tensor:
         """Limit the gradient's norm; returns what it was, the same on every process."""
@@ -173,6 +213,24 @@ class Trainer:
                 passing=passing,
             )
 
+    def stop(self) -> NoReturn:
+        """End the command as asked, when its last checkpoint is on the disk; every process must call it.
+
+        None may end before that: torchrun ends the others 30 seconds after the first.
+        """
+        self.checkpoints.wait()
+        self.world.barrier()
+        raise Stopped(stop_asked() or "another process")
+
+    def newest(self, run_dir: Path) -> Path | None:
+        """A run's newest checkpoint, the same on every process, which all must ask.
+
+        The main one chooses: it has written them, and on a file system of several machines others may not see all yet.
+        """
+        found = list_checkpoints(run_dir)
+        path = self.world.same(str(found[-1][1]) if found else None)
+        return None if path is None else Path(path)
+
     def load(self, checkpoint: Checkpoint, *, optimizer: bool = True) -> None:
         """Go on from a checkpoint; every process reads it.
 
@@ -188,8 +246,10 @@ class Trainer:
         parallel.load_state(self.model, checkpoint.tensors["model"], weights)
         check_weights(self.model.state_dict(), checkpoint.tensors["ema"], averages)
         self.ema.load_state_dict(checkpoint.tensors["ema"])
-        source = checkpoint.path / "optimizer.pt"
+        if not optimizer:
+            return
+        source = checkpoint.path / OPTIMIZER
         check_fields(checkpoint.optimizer, {"model": dict}, source)
-        if optimizer and checkpoint.optimizer["model"]:
+        if checkpoint.optimizer["model"]:
             for own in self.optimizers:
                 parallel.load_optimizer_state(own, self.model, checkpoint.optimizer["model"], source)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,6 +21,45 @@ from runtime.errors import InputError
 from runtime.files import replacing
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+# What cut-off or changed bytes end in: headers, zip archives, pickles, and tensors that do not fit their bytes.
+_DAMAGED = (
+    SafetensorError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    OverflowError,
+    MemoryError,
+    AssertionError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_SAFETENSORS = ("safetensors", "fetch or write it again")
+
+
+@contextmanager
+def reading(path: str | Path, kind: str = "weights", advice: str = "fetch it again") -> Iterator[None]:
+    """For with-blocks that read a file which may be absent or damaged, as some `kind` of file; InputError then."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such weight file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what damaged pickles say of themselves
+            yield
+    except (InputError, torch.OutOfMemoryError, torch.AcceleratorError):  # the last two are no fault of the file
+        raise
+    except _DAMAGED as error:
+        # What torch says of a pickle that wants more begins with advice to run it.
+        words = str(error).split("WeightsUnpickler error: ")[-1].strip() or type(error).__name__
+        asked = re.search(r"GLOBAL ([\w.]+)", words)
+        why = f"it asks for {asked[1]}, which no weights need" if asked else words
+        raise InputError(f"{path}: not readable as {kind} ({why.splitlines()[0]}); {advice}") from error
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -30,12 +76,8 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 def read_weights(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
     """Read a safetensors file; InputError when it is absent, truncated or not one."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such weight file")
-    try:
+    with reading(path, *_SAFETENSORS):
         return load_file(path, device=str(device))
-    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: damaged, not a whole safetensors file ({error}); fetch or write it again") from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -46,8 +88,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def load_model(
     build: Callable[[], nn.Module],
-    path: Path,
-    *,
+    *paths: Path,
     optional: Sequence[str] = (),
     rename: Callable[[str], str] | None = None,
 ) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -58,7 +99,7 @@ def load_model(
 
     Args:
         build: Makes the model.
-        path: The safetensors file.
+        paths: The safetensors file, or those that the weights are spread over.
         optional: Names that the file may hold beside the model's.
         rename: Takes a name of the file to the model's; None: they are the same.
 
@@ -71,12 +112,14 @@ def load_model(
     with torch.device("meta"):
         wanted = {name: tuple(value.shape) for name, value in build().state_dict().items()}
     rename = rename or str
-    found = {rename(name): shape for name, shape in _header(path).items() if name not in optional}
-    _refuse_unfit(wanted, found, path)
-    tensors = {rename(name): value for name, value in read_weights(path).items()}
+    headers = [_header(path) for path in paths]
+    found = {rename(name): shape for each in headers for name, shape in each.items() if name not in optional}
+    source = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    _refuse_unfit(wanted, found, source)
+    tensors = {rename(name): value for path in paths for name, value in read_weights(path).items()}
     extra = {name: tensors.pop(name) for name in optional if name in tensors}
     model = build()
-    load_strictly(model, tensors, path)
+    load_strictly(model, tensors, source)
     return model, extra
 
 
@@ -107,18 +150,12 @@ def _is_finite(value: Tensor) -> bool:
 
 def _header(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes by name, without reading the tensors."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such weight file")
-    try:
-        with safe_open(path, "pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - a file, not a dict
-            other = [name for name, part in slices.items() if part.get_dtype() not in FLOATS]
-            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: damaged, not a whole safetensors file ({error}); fetch or write it again") from error
-    if other:
-        raise InputError(f"{path}: {other[0]} is {slices[other[0]].get_dtype()}; weights are floats")
-    return shapes
+    with reading(path, *_SAFETENSORS), safe_open(path, "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - a file, not a dict
+        for name, part in slices.items():
+            if part.get_dtype() not in FLOATS:
+                raise InputError(f"{path}: {name} is {part.get_dtype()}; weights are floats")
+        return {name: tuple(part.get_shape()) for name, part in slices.items()}
 
 
 def _refuse_unfit(wanted: Mapping[str, tuple], found: Mapping[str, tuple], source: object) -> None:

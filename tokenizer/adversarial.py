@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from runtime import seeds
 from runtime.errors import InputError
-from runtime.processes import autocast
+from runtime.processes import World, autocast
 from runtime.records import check_fields
 from runtime.weights import load_strictly
 from tokenizer.discriminator import Discriminator, DiscriminatorConfig
@@ -21,6 +21,16 @@ from tokenizer.losses import hinge_discriminator_loss, hinge_generator_loss
 
 # The usual ones of adversarial training: little momentum, since the target moves.
 BETAS = (0.5, 0.9)
+
+
+def average_gradients(parameters: Sequence[nn.Parameter], world: World) -> None:
+    """Replace every gradient by its mean over the processes, in one exchange."""
+    if world.size == 1:
+        return
+    flat = torch.cat([parameter.grad.flatten() for parameter in parameters]) / world.size
+    torch.distributed.all_reduce(flat)
+    for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad.copy_(mean.view_as(parameter))
 
 
 class Adversary:

@@ -22,16 +22,17 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from runtime.command import CommonFlags, flag, run_command
+from runtime.command import flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
 from runtime.stopping import Stopped, orderly, stop_asked
+from tokenizer.hub import DownloadFlags
 
 BLOCKS_AHEAD = 2  # read while one is encoded
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeConfig(CommonFlags):
+class EncodeConfig(DownloadFlags):
     """Flags of `python -m tokenizer.encode`."""
 
     tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or known name; default: the newest run")
@@ -76,10 +77,11 @@ class Source:
 def resolve(config: EncodeConfig) -> Source:
     """Fill in what the flags leave open from the tokenizer's run."""
     from runtime.run import newest_run
-    from tokenizer.zoo import check_known, trained_on
+    from tokenizer.zoo import check_known, pinned, trained_on
     from videos.clip import lowest_stride
 
     tokenizer = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
+    tokenizer = pinned(tokenizer, config.weights, download=config.download)
     trained = trained_on(tokenizer)
     check_known(tokenizer, config.weights)  # refuse an unknown one before asking for anything else
     data = config.data or trained.get("data")
@@ -293,7 +295,7 @@ def has_no_logvar(vae, device) -> bool:
 def keep_statistics(run_dir: Path, out: Path) -> None:
     """Note in the tokenizer's run the statistics of its latents, for `normalize`."""
     from latents_cache import open_latents
-    from runtime.run import write_json
+    from runtime.records import write_json
 
     with open_latents(out) as reader:
         values = {

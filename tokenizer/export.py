@@ -33,7 +33,8 @@ class ExportConfig(CommonFlags):
 
 def export(config: ExportConfig) -> Path:
     """Write the folder, and send it where that was asked for; returns its path."""
-    from runtime.run import newest_run, read_json, read_run
+    from runtime.records import read_json
+    from runtime.run import newest_run, read_run
     from tokenizer.hub import VIDEO_FOLDER, check_repo_id, hub_client, push_folder
     from tokenizer.model_card import check_license, measured_of, model_card, validated_at, write_card
     from tokenizer.zoo import find_folder, load, video_folder
@@ -100,7 +101,7 @@ def take_statistics(run_dir: Path, *models) -> str | None:
     Returns:
         The latents file that they were computed on; None where there are none.
     """
-    from runtime.run import read_json
+    from runtime.records import read_json
 
     path = run_dir / "latent_statistics.json"
     values = read_json(path) if path.is_file() else {}

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from runtime.command import CommonFlags, flag
 from runtime.errors import InputError
 
 # What a tokenizer's folder consists of; `video` holds the weights of the video stage, where they differ.
 MODEL_FILES = ("config.json", "model.safetensors")
 VIDEO_FOLDER = "video"
 CARD = "README.md"
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+# At most 96 characters, no two hyphens or two dots in a row, and none of them last, as the Hub has it.
+_PART = r"(?=[A-Za-z0-9][\w.-]{0,95}(?![\w.-]))\w+(?:(?:-\.?|\.-?)\w+)*"
+REPO_ID = rf"{_PART}/{_PART}(?<!\.git)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadFlags(CommonFlags):
+    """The flag of commands that may fetch what a tokenizer needs."""
+
+    download: bool = flag(False, "fetch a tokenizer diffusers:USER/NAME of the Hugging Face Hub that is not here yet")
 
 
 def is_repo_id(name: str | Path) -> bool:
     """Whether `name` reads as a repository of the Hub, "user/name", rather than as a path."""
-    return isinstance(name, str) and _REPO_ID.fullmatch(name) is not None
+    return isinstance(name, str) and re.fullmatch(REPO_ID, name, re.ASCII) is not None
 
 
 def check_repo_id(flag: str, name: str) -> None:
@@ -54,9 +66,31 @@ def pretrained_folder(
 
 def _fetch(repo_id: str, files: Sequence[str], revision: str | None) -> Path:
     client = hub_client()
-    try:
+    with one_line(repo_id):
         return Path(client.snapshot_download(repo_id, revision=revision, allow_patterns=list(files)))
-    except Exception as error:  # its errors, and those of the network below it, have no class in common
+
+
+@contextmanager
+def one_line(repo_id: str) -> Iterator[None]:
+    """Turn whatever goes wrong in fetching from a repository into an InputError that says what to do about it."""
+    from huggingface_hub import utils
+
+    try:
+        yield
+    except InputError:
+        raise
+    except utils.GatedRepoError as error:
+        reason = f"it is gated: ask for access at https://huggingface.co/{repo_id}, then `hf auth login`"
+        raise InputError(f"Hub repository {repo_id}: {reason}") from error
+    except utils.RepositoryNotFoundError as error:
+        reason = "there is none of that name, or it is private, which needs `hf auth login`"
+        raise InputError(f"Hub repository {repo_id}: {reason}") from error
+    except utils.RevisionNotFoundError as error:
+        raise InputError(f"Hub repository {repo_id}: it has no such branch, tag or commit") from error
+    except utils.LocalEntryNotFoundError as error:  # its words are of its cache
+        cause = _first_line(error.__cause__) if error.__cause__ else "no connection"
+        raise InputError(f"Hub repository {repo_id}: the Hub does not answer ({cause})") from error
+    except Exception as error:  # other errors, and those of the network below, have no class in common
         raise InputError(f"Hub repository {repo_id}: download failed ({_first_line(error)})") from error
 
 
@@ -106,5 +140,5 @@ def hub_client() -> ModuleType:
     return huggingface_hub
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -203,7 +203,7 @@ class PVVAE(LatentStatistics):
         The weights carry the latent statistics, and the hashes that `from_pretrained` compares. `tokenizer.export` adds
         a model card.
         """
-        from runtime.run import write_json
+        from runtime.records import write_json
         from runtime.weights import write_weights
 
         directory = Path(directory)
@@ -253,7 +253,7 @@ class PVVAE(LatentStatistics):
             download: Whether the Hub may be asked; without it, nothing is.
             revision: Branch, tag or commit on the Hub.
         """
-        from runtime.run import read_json
+        from runtime.records import read_json
         from runtime.weights import load_model, read_metadata
         from tokenizer.hub import pretrained_folder
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from runtime.command import CommonFlags, flag, run_command
+from runtime.command import flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
+from tokenizer.hub import DownloadFlags
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconstructConfig(CommonFlags):
+class ReconstructConfig(DownloadFlags):
     """Flags of `python -m tokenizer.reconstruct`."""
 
     tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or known name; default: the newest run")
@@ -49,7 +50,7 @@ def reconstruct(config: ReconstructConfig) -> None:
         raise InputError("--video is needed: the file to read")
     name = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
     device = resolve_device(config.device)
-    vae = load(name, config.weights, device=device)
+    vae = load(name, config.weights, device=device, download=config.download)
     stream = (Stream if isinstance(vae, PVVAE) else Parts)(vae, config.tile, config.overlap)
     frames, decibels = 0, 0.0
     with video_writer(config.out, frame_rate(config.video)) as write:

@@ -21,16 +21,16 @@ from einops import rearrange
 from torch import Tensor
 
 from runtime import parallel
-from runtime.checkpoint import list_checkpoints, load_checkpoint
+from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
 from runtime.log import MetricsLog, Progress
 from runtime.processes import World, autocast
 from runtime.records import check_fields
 from runtime.schedule import is_due, learning_rate
 from runtime.seeds import normal_rows
-from runtime.stopping import Stopped, stop_asked
+from runtime.stopping import stop_asked
 from runtime.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
-from tokenizer.adversarial import Adversary
+from tokenizer.adversarial import Adversary, average_gradients
 from tokenizer.discriminator import DiscriminatorConfig
 from tokenizer.losses import adaptive_weight, tokenizer_loss
 from tokenizer.predictive import SCHEDULES, reverse_time
@@ -217,15 +217,14 @@ class StageTraining:
     def _restore(self, predecessor: Path | None, padding: dict[str, Tensor]) -> tuple[int, int]:
         """Go on from this run's newest checkpoint, or begin from another run's, with this new padding where that has
         one of another kind; returns the finished steps of this run and of those before it."""
-        found = list_checkpoints(self.run_dir)
-        # The main process answers when it has written the stage before; what another finds meanwhile may be older.
-        newest = self.world.same(str(found[-1][1]) if found else None)
-        own = newest is not None
-        if not own and predecessor is None:
+        newest = self.trainer.newest(self.run_dir)
+        own, path = newest is not None, newest or predecessor
+        if path is None:
             return 0, 0
-        path = Path(newest) if own else predecessor
         others = ("discriminator",) if self.adversary and (own or has_discriminator(path)) else ()
-        checkpoint = load_checkpoint(path, names=("model", "ema", *others), optimizer=True, device=self.world.device)
+        checkpoint = load_checkpoint(
+            path, names=("model", "ema", *others), optimizer=own or bool(others), device=self.world.device
+        )
         for tensors in (checkpoint.tensors["model"], checkpoint.tensors["ema"]) if not own else ():
             theirs = {name for name in tensors if name.startswith(PADDING)}
             if theirs != padding.keys():
@@ -272,11 +271,12 @@ class StageTraining:
                     log.write(self.step, values)
                     shown = {name: values[name] for name in ("loss", "mse", "val_psnr") if name in values}
                     progress.update(self.step, {"stage": stage.name, **shown})
-                due = is_due(self.step, config.save_every, stage.stop)
+                keep = config.keep_every is not None and is_due(self.step, config.keep_every, stage.stop)
+                due = keep or is_due(self.step, config.save_every, stage.stop)
                 if stop or due:
-                    self._save(passing=not due)
+                    self._save(keep=keep, passing=not due)
                 if stop:
-                    raise Stopped(stop_asked() or "another process")
+                    self.trainer.stop()
         finally:
             batches.close()
         return self.step
@@ -391,18 +391,18 @@ class StageTraining:
 
     def _validate(self) -> Validation:
         """Every process measures the same few clips: cheap, and sharded weights need everyone."""
-        with self.trainer.ema.applied(self.trainer.model):
+        with self.trainer.ema.applied():
             return validate(self.trainer.model, self.validation, self.world.device, self.dtype, self.validation_lpips)
 
-    def _save(self, passing: bool) -> None:
-        """The end of the video stage is kept for good, since decoder fine-tuning unlearns prediction."""
+    def _save(self, keep: bool, passing: bool) -> None:
+        """The end of the video stage is kept in any case, since decoder fine-tuning unlearns prediction."""
         ended = self.stage.name if self.step == self.stage.stop else None
         self.trainer.save(
             self.run_dir,
             self.step,
             state={"stage": self.stage.name, "stage_end": ended, "origin": self.origin},
             files={"config.json": self.trainer.model.config.to_dict()},
-            keep=ended == "video",
+            keep=keep or ended == "video",
             passing=passing,
             others={"discriminator": self.adversary.state_dict()} if self.adversary else None,
         )
@@ -431,5 +431,5 @@ def build_adversary(config, stage: Stage, world: World, dtype: torch.dtype) -> A
         gradient_clip=config.gradient_clip,
         device=world.device,
         dtype=dtype,
-        average_gradients=lambda parameters: parallel.average_gradients(parameters, world),
+        average_gradients=lambda parameters: average_gradients(parameters, world),
     )

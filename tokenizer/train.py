@@ -15,6 +15,7 @@ from runtime.stopping import orderly
 # Fields that do not change what is learnt, beyond the rounding of sums.
 _NOT_IDENTITY = NOT_IDENTITY | {
     "save_every",
+    "keep_every",
     "validate_every",
     "validation_clips",
     "parallel",
@@ -54,6 +55,9 @@ class TrainConfig(CommonFlags):
         "of a folder or a shipped name",
     )
     save_every: int = flag(5000, "steps between checkpoints", low=1)
+    keep_every: int | None = flag(
+        None, "steps between checkpoints that all stay; default: only that of the video stage's end", low=1
+    )
     validate_every: int = flag(5000, "steps between validations on held-out clips", low=1)
     validation_clips: int = flag(64, "how many of them", low=1, high=65_536)
     parallel: str = flag(
@@ -129,12 +133,13 @@ def train(config: TrainConfig) -> Path:
     import torch
 
     from runtime import processes, seeds
-    from runtime.checkpoint import checkpoint_room, list_checkpoints, prune
+    from runtime.checkpoint import list_checkpoints, prune
     from runtime.log import MetricsLog, Progress
-    from runtime.resources import require_training
     from runtime.run import Run, default_name
+    from runtime.trainer import require_training
     from tokenizer.losses import mixed_precision_lpips
     from tokenizer.presets import PRESETS
+    from tokenizer.source import check_source
     from tokenizer.stages import StageTraining, stage_plan
     from tokenizer.validation import find_lpips_networks
     from videos.listing import write_listing
@@ -143,7 +148,16 @@ def train(config: TrainConfig) -> Path:
     world = processes.start_processes(config.device)
     dtype = processes.resolve_dtype(config.dtype, world.device)
     model_config = network_size(config)
-    predecessor = find_predecessor(config)
+    identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
+    if config.ema_warmup:
+        del identity["ema_warmup"]  # as earlier versions did, who had no such flag
+    identity |= {"steps": plan[-1].stop, "dtype": str(dtype), "model": model_config.to_dict()}
+    name = config.name or default_name(config.preset, config.data, identity)
+    run_dir = Path(config.runs_dir) / name
+    # A run that has checkpoints goes on from these, and does not need what it began from; which main process knows.
+    begun = bool(world.same(bool(list_checkpoints(run_dir))))
+    beginning = replace(config, init_from=None) if begun else config
+    predecessor = find_predecessor(beginning)
     lpips_network = build_lpips(config, world.device)
     validation_lpips = find_lpips_networks(world.device, lpips_network)
     if world.device.type == "cuda":
@@ -151,23 +165,19 @@ def train(config: TrainConfig) -> Path:
             lpips_network = mixed_precision_lpips(lpips_network)
         # Try the ways of each convolution where its sizes come again at every step.
         torch.backends.cudnn.benchmark = max(len(config.image_sizes), len(config.clip_sizes)) < 2
-    identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
-    if config.ema_warmup:
-        del identity["ema_warmup"]  # as earlier versions did, who had no such flag
-    identity |= {"steps": plan[-1].stop, "dtype": str(dtype), "model": model_config.to_dict()}
-    name = config.name or default_name(config.preset, config.data, identity)
-    run_dir = Path(config.runs_dir) / name
     clips = open_clips(config, run_dir)
     identity["data_fingerprint"] = next(iter(clips.video.values())).fingerprint()
     for stage in plan:
         clips.loader(config, stage.name, world, 0)  # refuse batches that do not divide before any work
     Run.check(config, kind="tokenizer", name=name, identity=identity)
+    source = (config.init_from and world.first(lambda: check_source(run_dir, config.init_from, begun=begun))) or {}
     # Late, since the paper's takes a while to build.
-    parameters = sum(p.numel() for p in build_model(config, model_config).parameters())
-    room = checkpoint_room(parameters, run_dir, steps=plan[-1].stop, kept=1)
-    estimate = require_training(parameters, world, run_dir, mode=config.parallel, room=room)
+    parameters = sum(p.numel() for p in build_model(beginning, model_config).parameters())
+    every = config.keep_every
+    kept = len({*range(every, plan[-1].stop, every), *(stage.stop for stage in plan)}) if every else 1
+    estimate = require_training(parameters, world, run_dir, mode=config.parallel, steps=plan[-1].stop, kept=kept)
     extra = {"plan": [asdict(stage) for stage in plan], "parameters": parameters}
-    session = {"processes": world.size, "parallel": config.parallel, "accumulate": config.accumulate}
+    session = {"processes": world.size, "parallel": config.parallel, "accumulate": config.accumulate, **source}
     run = world.first(
         lambda: Run.open(config, kind="tokenizer", name=name, identity=identity, extra_manifest=extra, session=session)
     )
@@ -194,7 +204,7 @@ def train(config: TrainConfig) -> Path:
                 training = StageTraining(
                     config,
                     stage,
-                    on_device(build_model(config, model_config), world.device).train(),
+                    on_device(build_model(beginning, model_config), world.device).train(),
                     clips=clips,
                     run_dir=run_dir,
                     world=world,
@@ -206,6 +216,7 @@ def train(config: TrainConfig) -> Path:
                 with training.trainer.checkpoints:
                     step = training.run(log, progress)
                 del training  # its weights make room for those of the next stage
+                beginning = replace(config, init_from=None)  # which goes on from this one's last checkpoint
         if world.is_main:
             progress.close()
             log.close()
@@ -236,8 +247,9 @@ def find_predecessor(config: TrainConfig) -> Path | None:
     """The checkpoint of the run that `--init-from` names; None where there is none, as in a folder of weights alone.
 
     Raises:
-        InputError: If there is no such tokenizer, or its discriminator is of another size.
+        InputError: If there is no such tokenizer, or its discriminator is of another size or cannot go on.
     """
+    from runtime.checkpoint import OPTIMIZER
     from runtime.weights import read_weights
     from tokenizer.discriminator import layers_of
     from tokenizer.stages import has_discriminator
@@ -247,6 +259,11 @@ def find_predecessor(config: TrainConfig) -> Path | None:
         return None
     folder = find_folder(config.init_from)
     if config.gan_weight and has_discriminator(folder):
+        if not (folder / OPTIMIZER).is_file():
+            raise InputError(
+                f"--init-from {config.init_from}: {folder} is no longer among the newest of its run and holds weights "
+                "alone, with which its discriminator cannot go on; give a newer one, or --gan-weight 0"
+            )
         layers = layers_of(read_weights(folder / "discriminator.safetensors"))
         if layers != config.discriminator_layers:
             raise InputError(

@@ -26,13 +26,16 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     compile: bool = False,
+    download: bool = False,
 ) -> nn.Module:
     """Load a tokenizer, ready to encode and decode.
 
     Args:
         name_or_path: A shipped name ("moving-shapes"), a run directory of `tokenizer.train` (EMA weights of its newest
-            checkpoint), or a directory with config.json and model.safetensors (`save_pretrained`). Or a tokenizer of
-            others: a baseline ("wan2.2"), "diffusers:FOLDER" with an autoencoder of that library, or "module:CLASS".
+            checkpoint; of another one by RUN@STEP, or its own folder), or a directory with config.json and
+            model.safetensors (`save_pretrained`). Or a tokenizer of others: a baseline ("wan2.2"), "diffusers:FOLDER"
+            with an autoencoder of that library, "diffusers:USER/NAME" or "diffusers:USER/NAME@REVISION" with one of the
+            Hugging Face Hub, or "module:CLASS".
         weights: A weight file to read instead, or "random" for seeded random weights, which a baseline's name then
             says. A baseline needs it where its published file is not in `$PVVAE_WEIGHTS`.
         stage: "video" takes the last weights of the predictive stage, which are the ones to predict with; None: the
@@ -40,6 +43,7 @@ def load(
         device: Where to put it.
         dtype: To hold the weights in, so that nothing is cast at every call as under autocast; None: float32.
         compile: Compile every block (torch.compile) when it is first called; for GPUs. Not for tokenizers of others.
+        download: Fetch a repository of the Hub that is not in its cache here; without it the network is not used.
 
     Returns:
         A `VideoTokenizer` module in evaluation mode, with gradients off; of a PV-VAE, in channels-last memory.
@@ -53,7 +57,7 @@ def load(
         if stage is not None or compile:
             what = "predicts nothing and has no stages" if stage is not None else "is not compiled"
             raise InputError(f"tokenizer {str(name_or_path)!r} is no PV-VAE: it {what}")
-        vae = registry.load(str(name_or_path), weights).to(device)
+        vae = registry.load(str(name_or_path), weights, download=download).to(device)
     else:
         vae = _load_pvvae(find_folder(name_or_path, stage), weights).to(device, memory_format=torch.channels_last_3d)
     vae = vae.eval().requires_grad_(False)
@@ -65,7 +69,7 @@ def load(
 
 
 def _load_pvvae(directory: Path, weights: str | Path | None) -> nn.Module:
-    from runtime.run import read_json
+    from runtime.records import read_json
     from runtime.weights import load_model
     from tokenizer.pvvae import PVVAE, STATISTICS, PVVAEConfig
 
@@ -86,6 +90,16 @@ def load_predictor(name_or_path: str | Path, *, device: str | torch.device = "cp
     return None if folder is None else load(folder, device=device)
 
 
+def pinned(name_or_path: str | Path, weights: str | Path | None = None, *, download: bool = False) -> str:
+    """The name under which results remember a tokenizer: of one of the Hugging Face Hub, with the commit that is here,
+    or with `download` was fetched; of any other, as it was given.
+
+    Raises:
+        InputError: If a repository is not here and may not, or cannot, be fetched.
+    """
+    return registry.pinned(str(name_or_path), weights, download=download)
+
+
 def check_known(name_or_path: str | Path, weights: str | Path | None = None) -> None:
     """InputError unless there is such a tokenizer, and its weights are here; nothing is built."""
     if registry.is_baseline(name_or_path):
@@ -96,7 +110,7 @@ def check_known(name_or_path: str | Path, weights: str | Path | None = None) -> 
 
 def spec_of(name_or_path: str | Path, weights: str | Path | None = None) -> TokenizerSpec:
     """The spec of `load(name_or_path, weights)`; only a class, or a folder of diffusers, is built to find it out."""
-    from runtime.run import read_json
+    from runtime.records import read_json
     from tokenizer.baselines.base import said_to_be_random
     from tokenizer.pvvae import PVVAEConfig
 
@@ -115,9 +129,11 @@ def state_of(name_or_path: str | Path, weights: str | Path | None = None) -> str
         return "random"
     if weights is not None:
         files = [Path(weights)]
+    elif registry.is_on_hub(str(name_or_path)):
+        return pinned(name_or_path)
     elif registry.is_baseline(name_or_path):
-        folder = str(name_or_path).removeprefix("diffusers:")
-        files = sorted(Path(folder).glob("*.safetensors")) if folder != str(name_or_path) else []
+        folder = registry.folder_of(str(name_or_path))
+        files = [] if folder is None else sorted(folder.glob("*.safetensors"))
     else:
         files = sorted(find_folder(name_or_path).glob("*.safetensors"))
     return "; ".join(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
@@ -130,7 +146,25 @@ def trained_on(name_or_path: str | Path) -> dict:
 
     if str(name_or_path) in SHIPPED:
         return dict(_SHIPPED_CLIPS[str(name_or_path)])
-    return read_run(name_or_path).config if (Path(name_or_path) / "manifest.json").is_file() else {}
+    run, _ = run_and_step(name_or_path)
+    return read_run(run).config if (run / "manifest.json").is_file() else {}
+
+
+def run_and_step(name_or_path: str | Path) -> tuple[Path, int | None]:
+    """The run, and the step of the checkpoint that RUN@STEP or a checkpoint's own folder asks for; of anything else the
+    path as it is, and None."""
+    from runtime.checkpoint import step_named
+
+    path = Path(name_or_path)
+    step = step_named(path)
+    if step is not None and path.is_dir():
+        checkpoint = path if len(path.parents) > 2 else path.absolute()  # as where the current folder is the run's
+        if (checkpoint.parents[1] / "manifest.json").is_file():
+            return checkpoint.parents[1], step
+    run, _, digits = str(name_or_path).rpartition("@")
+    if run and digits.isdecimal() and digits.isascii() and not path.exists() and Path(run).is_dir():
+        return Path(run), int(digits)
+    return path, None
 
 
 def find_folder(name_or_path: str | Path, stage: str | None = None) -> Path:
@@ -151,27 +185,32 @@ def find_folder(name_or_path: str | Path, stage: str | None = None) -> Path:
 
 
 def video_folder(name_or_path: str | Path) -> Path | None:
-    """The folder of a tokenizer's last weights of the video stage: kept at its end, or newer while it goes on; None
-    where there are none, as of every tokenizer that is no PV-VAE."""
+    """The folder of a tokenizer's last weights of the video stage: kept at its end, or newer while it goes on, and of a
+    checkpoint that is named itself no other; None where there are none, as of every tokenizer that is no PV-VAE."""
     from runtime.checkpoint import list_checkpoints
-    from runtime.run import read_json
+    from runtime.records import read_json
 
     if registry.is_baseline(name_or_path):
         return None
     last = _last_folder(name_or_path)
     if last.parent.name != "checkpoints":
         return last / "video" if (last / "video").is_dir() else None
-    states = [(folder, read_json(folder / "state.json")) for _, folder in list_checkpoints(last.parent.parent)]
+    named = run_and_step(name_or_path)[1] is not None
+    folders = [last] if named else [folder for _, folder in list_checkpoints(last.parent.parent)]
+    states = [(folder, read_json(folder / "state.json")) for folder in folders]
     found = [folder for folder, state in states if "video" in (state.get("stage"), state.get("stage_end"))]
     return found[-1] if found else None
 
 
 def _last_folder(name_or_path: str | Path) -> Path:
-    from runtime.checkpoint import list_checkpoints
+    from runtime.checkpoint import find_checkpoint, list_checkpoints
 
     if registry.is_baseline(name_or_path):
         raise InputError(f"tokenizer {str(name_or_path)!r} is no PV-VAE, and has no folder of one")
-    path = SHIPPED.get(str(name_or_path), Path(name_or_path))
+    run, step = run_and_step(name_or_path)
+    if step is not None:
+        return find_checkpoint(run, step)
+    path = SHIPPED.get(str(name_or_path), run)
     if str(name_or_path) in SHIPPED or ((path / "config.json").is_file() and (path / "model.safetensors").is_file()):
         return path
     checkpoints = list_checkpoints(path) if path.is_dir() else []

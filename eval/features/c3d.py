@@ -16,13 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eval.features.clips import check_clips
+from eval.features.clips import check_clips, exact_float32
 from runtime.errors import InputError
-from runtime.processes import exact_float32
 from runtime.published_weights import PUBLISHED, find_weights
 from runtime.run import file_sha256
-from runtime.state_dicts import DAMAGED
-from runtime.weights import load_strictly
+from runtime.weights import load_strictly, reading
 
 FRAMES = 16
 SIZE = 112
@@ -138,18 +136,16 @@ def read_mean(path: Path) -> Tensor:
 
 def _read_npz(path: Path, names: list[str], allowed: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """Exactly the named arrays of numbers; nothing is unpickled."""
-    try:
-        with open(path, "rb") as file:  # opened here, for NumPy leaves the files open that it fails to read
-            found = np.load(file, allow_pickle=False)
-            if not isinstance(found, np.lib.npyio.NpzFile):
-                raise ValueError("it is no .npz archive")
-            wrong = sorted(set(names) ^ (set(found.files) - set(allowed)))
-            arrays = {} if wrong else {name: found[name] for name in names}
-    except DAMAGED as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not readable as a NumPy archive ({first}); fetch it again") from error
-    if wrong:
-        raise InputError(f"{path}: missing or unknown arrays: {', '.join(wrong[:3])}{', …' if len(wrong) > 3 else ''}")
+    # Opened here, for NumPy leaves the files open that it fails to read.
+    with reading(path, "a NumPy archive"), open(path, "rb") as file:
+        found = np.load(file, allow_pickle=False)
+        if not isinstance(found, np.lib.npyio.NpzFile):
+            raise ValueError("it is no .npz archive")
+        wrong = sorted(set(names) ^ (set(found.files) - set(allowed)))
+        if wrong:
+            more = ", …" if len(wrong) > 3 else ""
+            raise InputError(f"{path}: missing or unknown arrays: {', '.join(wrong[:3])}{more}")
+        arrays = {name: found[name] for name in names}
     for name, array in arrays.items():
         if array.dtype.kind != "f":
             raise InputError(f"{path}: array {name} is of type {array.dtype}, not floats")

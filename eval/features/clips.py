@@ -1,6 +1,9 @@
-"""What every feature network asks of the clips it is given."""
+"""What every feature network asks of the clips it is given, and of the device that it runs on."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -23,3 +26,17 @@ def check_clips(video: Tensor, network: str, min_frames: int, size: tuple[int, i
         raise InputError(f"{network} takes floats in [-1, 1], got {video.dtype}; videos.to_float converts bytes")
     if not video.is_meta and not torch.isfinite(video).all():
         raise InputError(f"{network} was given pixels that are not finite (NaN or infinity)")
+
+
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """float32 convolutions and products as such: no TF32, no mixed precision from outside."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    mixed = torch.amp.is_autocast_available(device.type)  # not so on "meta"
+    try:
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
+        with torch.autocast(device.type, enabled=False) if mixed else nullcontext():
+            yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before

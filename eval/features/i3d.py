@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eval.features.clips import check_clips
-from runtime.processes import exact_float32
+from eval.features.clips import check_clips, exact_float32
 
 MIN_FRAMES = 9
 SIZE = 224

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from torch import nn
 
+from eval.features.torchscript import read_torch_file
 from runtime.errors import InputError
 from runtime.published_weights import PUBLISHED, fault_of, find_weights, locate
 from runtime.run import file_sha256
-from runtime.state_dicts import read_state_dict
 from runtime.weights import load_strictly
 
 TF_HUB = ("i3d_torchscript", "i3d_pretrained_400")
@@ -40,7 +40,7 @@ def read_i3d(network: nn.Module, path: str | Path | None = None, weights: str | 
         raise InputError(f"I3D weights {weights!r} are not known; known: {', '.join(NAMES)}")
     weights = weights or _which(path)
     file = find_weights(weights, path)
-    state = {name_in_our_layout(name): value for name, value in read_state_dict(file).items()}
+    state = {name_in_our_layout(name): value for name, value in read_torch_file(file).items()}
     load_strictly(network, state, file)
     return NAMES[weights], file_sha256(file)[:12]
 

@@ -28,7 +28,7 @@ def test_what_was_saved_comes_back(tmp_path):
 
 def test_the_last_ones_and_the_kept_ones_stay(tmp_path):
     for step in range(1, 7):
-        save(tmp_path, step, keep=step == 2, keep_last=2)
+        save(tmp_path, step, keep=step == 2)
     assert [step for step, _ in list_checkpoints(tmp_path)] == [2, 5, 6]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from runtime import published_weights
 from runtime.errors import InputError
-from runtime.published_weights import PublishedFile, fault_of, find_weights, git_blob_id, locate
+from runtime.published_weights import PublishedFile, fault_of, fetch, find_weights, git_blob_id, locate
 
 CONTENT = b"weights"
 ENTRIES = dict(published_weights.PUBLISHED)
@@ -63,10 +63,10 @@ def test_a_download_is_taken_only_when_its_hash_is_the_published_one(tmp_path, m
         if content:
             source.write_bytes(content)
         with pytest.raises(InputError, match=message):
-            find_weights("net", download=True)
+            fetch(published_weights.PUBLISHED["net"])
         assert list(cache.iterdir()) == []
     source.write_bytes(CONTENT)
-    assert find_weights("net", download=True) == cache / "net.pt"
+    assert fetch(published_weights.PUBLISHED["net"]) == cache / "net.pt"
     assert [path.name for path in cache.iterdir()] == ["net.pt"]
 
 
@@ -117,7 +117,7 @@ def test_a_download_of_another_size_is_refused_and_leaves_nothing(tmp_path, monk
     entry = PublishedFile("net.pt", len(CONTENT), "", source.as_uri())
     monkeypatch.setitem(published_weights.PUBLISHED, "net", entry)
     with pytest.raises(InputError, match="what came is not the published file: 13 bytes"):
-        find_weights("net", download=True)
+        fetch(published_weights.PUBLISHED["net"])
     assert list((tmp_path / "cache" / "pvvae").iterdir()) == []
 
 

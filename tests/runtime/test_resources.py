@@ -9,6 +9,7 @@ from runtime import resources
 from runtime.checkpoint import checkpoint_room, save_checkpoint
 from runtime.errors import InputError
 from runtime.processes import World
+from runtime.trainer import require_training
 
 ALONE = World(0, 1, torch.device("cpu"))
 PARAMETERS = 1000
@@ -25,8 +26,7 @@ def save(folder, step, keep=False):
 def require(folder, free, monkeypatch, steps=10, kept=10):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(resources.shutil, "disk_usage", lambda place: usage(0, 0, free))
-    room = checkpoint_room(PARAMETERS, folder, steps=steps, kept=kept)
-    return resources.require_training(PARAMETERS, ALONE, folder, mode="ddp", room=room)
+    return require_training(PARAMETERS, ALONE, folder, mode="ddp", steps=steps, kept=kept)
 
 
 def test_a_new_run_needs_room_for_three_whole_checkpoints_and_the_kept_ones_weights(tmp_path, monkeypatch):

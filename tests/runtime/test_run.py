@@ -10,17 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from runtime.errors import InputError
-from runtime.run import (
-    Run,
-    command_line,
-    default_name,
-    file_sha256,
-    newest_run,
-    read_json,
-    read_run,
-    timed_part,
-    write_json,
-)
+from runtime.records import read_json, write_json
+from runtime.run import Run, command_line, default_name, file_sha256, newest_run, read_run, timed_part
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,16 @@
 
 import copy
 import dataclasses
+import threading
 
 import pytest
 import torch
 
-from runtime.checkpoint import find_checkpoint, load_checkpoint
+from runtime import checkpoint
+from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from runtime.errors import InputError
 from runtime.processes import World
+from runtime.stopping import Stopped
 from runtime.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -123,3 +126,27 @@ def test_a_step_is_skipped_on_the_device_as_if_it_had_not_been(optimizer, first,
     for ours, theirs in zip(broken.optimizers, whole.optimizers, strict=True):
         for state, expected in zip(ours.state.values(), theirs.state.values(), strict=True):
             assert all(torch.equal(state[name], value) for name, value in expected.items())
+
+
+def test_no_process_ends_before_the_last_checkpoint_is_on_the_disk(tmp_path, monkeypatch):
+    """Else torchrun would end the one that writes, half a minute after the first that has nothing left to do."""
+    found, begun, genuine = [], threading.Event(), checkpoint.save_checkpoint
+
+    class Launch(World):
+        def barrier(self) -> None:
+            found.append([step for step, _ in list_checkpoints(tmp_path)])
+
+    def slowly(*args, **rest) -> None:
+        begun.wait()
+        genuine(*args, **rest)
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", slowly)
+    trained = trainer()
+    trained.world = Launch(0, 1, torch.device("cpu"))
+    with trained.checkpoints:
+        trained.save(tmp_path, 3, state={}, files={}, keep=False)
+        assert not list_checkpoints(tmp_path)
+        threading.Timer(0.2, begun.set).start()
+        with pytest.raises(Stopped, match="another process"):
+            trained.stop()
+    assert found == [[3]]

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from runtime.errors import InputError
-from runtime.weights import load_model, load_strictly, read_weights, write_weights
+from runtime.weights import load_model, load_strictly, read_weights, reading, write_weights
 
 
 def build() -> nn.Module:
@@ -74,10 +74,16 @@ def test_nothing_is_built_in_memory_for_weights_that_do_not_fit(weights):
 def test_what_is_no_weight_file_is_refused(tmp_path, content):
     (tmp_path / "a.safetensors").write_bytes(content)
     for read in (read_weights, lambda path: load_model(build, path)):
-        with pytest.raises(InputError, match="damaged, not a whole safetensors file"):
+        with pytest.raises(InputError, match="not readable as safetensors"):
             read(tmp_path / "a.safetensors")
         with pytest.raises(InputError, match="no such weight file"):
             read(tmp_path)
+
+
+@pytest.mark.parametrize("fault", [torch.OutOfMemoryError, torch.AcceleratorError])
+def test_a_gpu_that_fails_is_not_called_a_damaged_file(weights, fault):
+    with pytest.raises(fault, match="of the device"), reading(weights):
+        raise fault("of the device")
 
 
 def test_load_strictly_takes_tensors_that_are_read_already():

@@ -13,7 +13,8 @@ import torch
 
 from runtime.errors import InputError
 from runtime.published_weights import PublishedFile
-from runtime.run import file_sha256, write_json
+from runtime.records import write_json
+from runtime.run import file_sha256
 from runtime.weights import write_weights
 from tokenizer import TOKENIZER_NAMES, VideoTokenizer, load
 from tokenizer.baselines.base import BaselineTokenizer, load_baseline, seeded
@@ -360,7 +361,8 @@ def test_folders_that_hold_no_tokenizer_are_refused_in_one_line(tmp_path):
     saved(tmp_path / "vae", "wan2.1")
     folder, name = tmp_path / "vae", f"diffusers:{tmp_path / 'vae'}"
     assert load(name, weights="random").spec.name == "AutoencoderKLWan-t4s8c16 (random weights)"
-    (folder / "second.safetensors").write_bytes((folder / "diffusion_pytorch_model.safetensors").read_bytes())
+    (folder / "first.safetensors").write_bytes((folder / "diffusion_pytorch_model.safetensors").read_bytes())
+    (folder / "diffusion_pytorch_model.safetensors").rename(folder / "second.safetensors")
     with pytest.raises(InputError, match="it holds 2; name one with --weights"):
         load(name)
     assert load(name, weights=folder / "second.safetensors").spec.name == "AutoencoderKLWan-t4s8c16"

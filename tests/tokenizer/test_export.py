@@ -11,7 +11,8 @@ import torch
 from eval.results.rows import Row, write_results
 from runtime.command import parse
 from runtime.errors import InputError
-from runtime.run import file_sha256, write_json
+from runtime.records import write_json
+from runtime.run import file_sha256
 from tokenizer import PVVAE, PVVAEConfig, load, presets
 from tokenizer.export import ExportConfig, export
 from tokenizer.train import TrainConfig, preset_defaults, train

@@ -13,7 +13,10 @@ from safetensors.torch import save_file
 
 from runtime.errors import InputError
 from runtime.weights import load_strictly
-from tokenizer.baselines.iv_vae import IVVAE, VARIANTS, read_state_dict
+from tokenizer.baselines.iv_vae import IVVAE, VARIANTS
+from tokenizer.baselines.ports import ROWS
+
+read_state_dict = next(row.read for row in ROWS if row.spec.name == "iv-vae")
 
 # Of the sorted lines "name 1x2x3" of the published z16_dim96, joined by newlines.
 STRUCTURE = "e1ccea413fe444eb0a23e18873b02476f09fe8a5b965cb9ea7c7cf7a77439c03"

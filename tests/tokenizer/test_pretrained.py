@@ -172,7 +172,7 @@ def test_a_changed_bit_and_a_missing_end_are_refused(tmp_path):
         PVVAE.from_pretrained(tmp_path)
     for size in (len(whole) - 1, 100, 0):
         path.write_bytes(whole[:size])
-        with pytest.raises(InputError, match="not a whole safetensors file"):
+        with pytest.raises(InputError, match="not readable as safetensors"):
             PVVAE.from_pretrained(tmp_path)
 
 

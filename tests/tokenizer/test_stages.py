@@ -23,7 +23,7 @@ from tokenizer.layers import ResidualBlock
 from tokenizer.pvvae import PVVAE, PVVAEConfig
 from tokenizer.stages import Clips, StageTraining, bucket_batches
 from tokenizer.train import TrainConfig, preset_defaults, train
-from tokenizer.zoo import load
+from tokenizer.zoo import find_folder, load
 from videos import write_video
 from videos.folders import VideoFolder
 
@@ -159,14 +159,14 @@ def test_the_transformer_resumes_with_the_adversary_too(tmp_path, monkeypatch):
 def test_a_process_that_looks_too_early_begins_the_next_stage_from_what_the_main_one_wrote(tmp_path, monkeypatch):
     """The others reach the next stage while the main process still writes the end of this one."""
     whole = train(config_for(tmp_path / "whole", *GAN, "--steps", "6", "--save-every", "1"))
-    look, restore, looking = stages.list_checkpoints, StageTraining._restore, []
+    look, restore, looking = trainer.list_checkpoints, StageTraining._restore, []
 
     def restore_early(self, *arguments):
         run_dir = self.run_dir
-        for module in (stages, checkpoint):
+        for module in (trainer, checkpoint):
             monkeypatch.setattr(module, "list_checkpoints", lambda _: look(run_dir)[:-1])
         monkeypatch.setattr(World, "same", lambda _, value: str(look(run_dir)[-1][1]) if look(run_dir) else None)
-        looking.append(stages.list_checkpoints(run_dir))
+        looking.append(trainer.list_checkpoints(run_dir))
         step = restore(self, *arguments)
         monkeypatch.undo()
         tiny_networks(monkeypatch)
@@ -582,4 +582,7 @@ def test_a_discriminator_of_another_size_is_refused_before_anything_is_written(t
     words = ("--stage", "video", "--steps", "2", "--init-from", str(images), "--discriminator-layers", "3")
     with pytest.raises(InputError, match="--discriminator-layers"):
         train(config_for(tmp_path / "other", *GAN, *words))
+    (find_folder(images) / "optimizer.pt").unlink()  # as of a kept checkpoint when there are newer ones
+    with pytest.raises(InputError, match="holds weights alone, with which its discriminator cannot go on"):
+        train(config_for(tmp_path / "other", *GAN, *words[:-2]))
     assert not (tmp_path / "other").exists()

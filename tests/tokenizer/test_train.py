@@ -3,19 +3,24 @@ run."""
 
 import dataclasses
 import json
+import os
 import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from runtime import trainer
+from runtime.checkpoint import list_checkpoints
 from runtime.command import parse
 from runtime.errors import InputError
+from runtime.run import file_sha256
 from tokenizer import presets
-from tokenizer.pvvae import PVVAEConfig
-from tokenizer.stages import Stage, bucket_batches, stage_plan
+from tokenizer.pvvae import PVVAE, PVVAEConfig
+from tokenizer.source import source_changed
+from tokenizer.stages import Stage, StageTraining, bucket_batches, stage_plan
 from tokenizer.train import TrainConfig, preset_defaults, train
-from tokenizer.zoo import find_folder, load, video_folder
+from tokenizer.zoo import find_folder, load, run_and_step, video_folder
 
 TINY = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
 
@@ -121,6 +126,28 @@ def test_decoder_fine_tuning_leaves_the_encoder_alone_and_the_video_stage_is_kep
     assert kept["stage_end"] == "video" and kept["keep"]
 
 
+def test_checkpoints_stay_as_often_as_asked_and_are_found_by_their_step(tmp_path, monkeypatch):
+    words = ("--stage", "images", "--steps", "5", "--name", "run", "--save-every", "100")
+    run = train(config_for(tmp_path, *words, "--keep-every", "2"))
+    assert [step for step, _ in list_checkpoints(run)] == [2, 4, 5]
+    hashes = [load(f"{run}@{step}").encoder_hash for step in (2, 4, 5)]
+    assert len(set(hashes)) == 3 and hashes[-1] == load(run).encoder_hash
+    assert load(run / "checkpoints" / "step_00000002").encoder_hash == hashes[0]
+    assert train(config_for(tmp_path, *words)) == run  # what stays is no part of what is learnt
+    with pytest.raises(InputError, match="has no checkpoint of step 3; it has 2, 4, 5"):
+        load(f"{run}@3")
+    for folder, path in (("run", "checkpoints/step_00000002"), ("run/checkpoints", "step_00000002")):
+        monkeypatch.chdir(tmp_path / folder)
+        assert run_and_step(path) == (run, 2) and load(path).encoder_hash == hashes[0]
+
+
+def test_room_is_asked_for_as_many_checkpoints_as_stay(tmp_path, monkeypatch):
+    genuine, asked = trainer.require_training, []
+    monkeypatch.setattr(trainer, "require_training", lambda *args, **rest: asked.append(rest) or genuine(*args, **rest))
+    run = train(config_for(tmp_path, "--steps", "12", "--name", "run", "--save-every", "100", "--keep-every", "5"))
+    assert [each["kept"] for each in asked] == [len(list_checkpoints(run))]
+
+
 def test_weights_of_a_stage_that_are_not_there_are_refused(tmp_path):
     images = train(config_for(tmp_path, "--stage", "images", "--steps", "2", "--name", "images"))
     with pytest.raises(InputError, match="of the video stage, only those in images/checkpoints/step_00000002"):
@@ -173,6 +200,23 @@ def test_stages_chain_through_init_from(tmp_path):
         train(
             config_for(tmp_path, "--steps", "3", "--name", "other", "--padding", "gaussian", "--init-from", str(first))
         )
+
+
+def test_a_kept_checkpoint_of_weights_alone_can_be_begun_from(tmp_path):
+    words = ("--stage", "images", "--steps", "6", "--save-every", "2", "--keep-every", "2", "--name", "images")
+    images = train(config_for(tmp_path, *words))
+    old, newest = (path for step, path in list_checkpoints(images) if step in (2, 6))
+    assert not (old / "optimizer.pt").exists()
+
+    def following(name: str, step: int):
+        words = ("--stage", "video", "--steps", "2", "--name", name, "--init-from", f"{images}@{step}")
+        return weights_of(train(config_for(tmp_path, *words)))
+
+    whole, other = following("whole", 6), following("other", 2)
+    (newest / "optimizer.pt").unlink()
+    alone = following("alone", 6)
+    assert all(torch.equal(value, whole[name]) for name, value in alone.items())
+    assert any(not torch.equal(value, whole[name]) for name, value in other.items())
 
 
 @pytest.mark.parametrize("padding", ["gaussian", "conditional"])
@@ -232,3 +276,97 @@ def test_training_learns(tmp_path):
     )
     losses = [line["mse"] for line in log_of(run)]
     assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
+
+
+def begun(tmp_path):
+    """(a run of pictures, one of clips that began from it and ended, the command line of that)"""
+    images = ("--stage", "images", "--steps", "2", "--save-every", "1", "--name", "images")
+    source = train(config_for(tmp_path, *images))
+    words = ("--stage", "video", "--steps", "3", "--save-every", "1", "--name", "video", "--init-from", str(source))
+    return source, train(config_for(tmp_path, *words)), words
+
+
+def weights_of(run):
+    return load_file(find_folder(run) / "ema.safetensors")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_whose_source_was_trained_anew_is_refused_in_one_line(finished, tmp_path):
+    source, run, words = begun(tmp_path)
+    note = json.loads((run / "manifest.json").read_text())["sessions"][0]["source"]
+    assert note["sha256"] == file_sha256(find_folder(source) / "ema.safetensors")
+    if not finished:
+        shutil.rmtree(run / "checkpoints" / "step_00000003")
+    shutil.rmtree(source)
+    train(config_for(tmp_path, "--stage", "images", "--steps", "2", "--name", "images", "--seed", "1"))
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    message = r"--init-from .*images: .*video began from other weights \(sha256 \w{8}…\) than are in .*step_00000002"
+    with pytest.raises(InputError, match=message) as caught:
+        train(config_for(tmp_path, *words))
+    assert "\n" not in str(caught.value) and source_changed(run, source)
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    # A run that had not come to a checkpoint has nothing of the old ones, and begins from these.
+    shutil.rmtree(run / "checkpoints")
+    train(config_for(tmp_path, *words))
+    assert source_changed(run, source) is None
+
+
+def test_a_source_that_is_gone_copied_trained_further_or_unknown_does_not_matter(tmp_path):
+    source, run, words = begun(tmp_path)
+    expected, newest = weights_of(run), find_folder(source)
+
+    def resumed() -> None:
+        """The run goes on from its second step to the same weights."""
+        shutil.rmtree(run / "checkpoints" / "step_00000003")
+        train(config_for(tmp_path, *words))
+        assert all(torch.equal(value, expected[name]) for name, value in weights_of(run).items())
+
+    os.utime(newest / "ema.safetensors", ns=(1, 1))  # as copied: only now the file is read, and once
+    assert source_changed(run, source)
+    resumed()
+    assert source_changed(run, source) is None
+    further = shutil.copytree(newest, newest.with_name("step_00000009"))
+    state = json.loads((further / "state.json").read_text()) | {"step": 9}
+    (further / "state.json").write_text(json.dumps(state))
+    (further / "ema.safetensors").write_bytes(b"others")
+    resumed()
+    shutil.rmtree(source)
+    resumed()
+    # What earlier versions left: nothing is known of the source, so that any is taken.
+    train(config_for(tmp_path, "--stage", "images", "--steps", "2", "--name", "images", "--seed", "1"))
+    manifest = json.loads((run / "manifest.json").read_text())
+    for session in manifest["sessions"]:
+        session.pop("source")
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    resumed()
+    assert "source" not in json.loads((run / "manifest.json").read_text())["sessions"][-1]
+
+
+def test_the_next_stage_of_a_run_does_not_need_its_source(tmp_path, monkeypatch):
+    PVVAE(TINY).save_pretrained(tmp_path / "plain")
+    genuine = StageTraining.run
+
+    def run(self, *args) -> int:
+        shutil.rmtree(tmp_path / "plain", ignore_errors=True)
+        return genuine(self, *args)
+
+    monkeypatch.setattr(StageTraining, "run", run)
+    found = train(config_for(tmp_path, "--steps", "12", "--name", "all", "--init-from", str(tmp_path / "plain")))
+    assert list_checkpoints(found)[-1][0] == 12
+
+
+def test_other_weights_in_a_folder_are_noticed_too(tmp_path):
+    PVVAE(TINY).save_pretrained(tmp_path / "plain")
+    words = ("--stage", "video", "--steps", "1", "--name", "video", "--init-from", str(tmp_path / "plain"))
+    run = train(config_for(tmp_path, *words))
+    train(config_for(tmp_path, *words))
+    file = tmp_path / "plain" / "model.safetensors"
+    save_file({name: value + 1 for name, value in load_file(file).items()}, file)
+    with pytest.raises(InputError, match="other weights .* than are in .*model.safetensors now"):
+        train(config_for(tmp_path, *words))
+    # A note that somebody has broken is one line, as every record.
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["sessions"][-1]["source"] = {"sha256": 3}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="sha256 is 3, expected text"):
+        train(config_for(tmp_path, *words))

@@ -251,7 +251,7 @@ def test_every_layout_of_the_authors_gives_the_same_weights(tmp_path, layout):
 )
 def test_other_checkpoints_are_refused(tmp_path, held):
     torch.save(held, tmp_path / "other.ckpt")
-    with pytest.raises(InputError, match=r"other\.ckpt: holds no weights of WF-VAE"):
+    with pytest.raises(InputError, match=r"other\.ckpt: holds no state dict in ema_state_dict or state_dict"):
         read_state_dict(tmp_path / "other.ckpt")
 
 

@@ -1,134 +1,27 @@
-"""Baselines whose networks are classes of the diffusers library, and any other autoencoder of it from a folder.
+"""Baselines whose networks are classes of the diffusers library.
 
 Fields of a class that are not named here are its defaults, which are those of the published file.
 """
 
 from __future__ import annotations
 
-import inspect
 from functools import partial
-from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
-from runtime.errors import InputError
 from runtime.published_weights import PublishedFile
-from runtime.run import read_json
-from runtime.weights import load_model
-from tokenizer.baselines.base import RANDOM, Baseline, BaselineTokenizer, Normalisation, seeded
+from runtime.state_dicts import read_state_dict
+from tokenizer.baselines.base import Baseline
+from tokenizer.baselines.diffusers_classes import (
+    build,
+    decode_clip,
+    decode_frames,
+    decode_vidtok,
+    encode_clip,
+    encode_frames,
+    encode_vidtok,
+    published_normalisation,
+    rename_old,
+)
 from tokenizer.spec import SteppedSpec, TokenizerSpec
-
-# Paths that a class takes for memory's sake and that change its numbers; all are off.
-_MEMORY_SAVERS = ("use_framewise_encoding", "use_framewise_decoding", "use_tiling", "use_slicing")
-# Attention in image autoencoders, as it is named in files of before 2023.
-_OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-_PROBE = 9  # frames: the fewest that tell a temporal stride of 8 from one of 16
-_REFUSALS = (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError, LookupError, AssertionError)
-
-
-# -- networks ---------------------------------------------------------------------------------------------------------
-
-
-def diffusers_class(name: str) -> type[nn.Module]:
-    """An autoencoder of diffusers by the name of its class.
-
-    Raises:
-        InputError: If diffusers is not installed, or has no such autoencoder.
-    """
-    try:
-        import diffusers
-    except ImportError as error:
-        raise InputError(f"{name} is a class of diffusers, which is not installed: pip install pvvae[baselines]") from (
-            error
-        )
-    with torch.device("cpu"):  # modules are imported here, with tensors of their own, also where a model has no memory
-        found = getattr(diffusers, name, None) if name.startswith("Autoencoder") else None
-    if not (inspect.isclass(found) and issubclass(found, nn.Module)):
-        raise InputError(
-            f"{name!r} is no autoencoder of diffusers {diffusers.__version__}; pip install -U pvvae[baselines] may help"
-        )
-    return found
-
-
-def build(name: str, **config) -> nn.Module:
-    """A network of that class, with random weights."""
-    network = diffusers_class(name)(**config)
-    for switch in _MEMORY_SAVERS:
-        if hasattr(network, switch):
-            setattr(network, switch, False)
-    return network
-
-
-# -- calls ------------------------------------------------------------------------------------------------------------
-
-
-def encode_clip(network: nn.Module, video: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Mean and log-variance of a class that takes videos (None for a plain autoencoder)."""
-    output = network.encode(video)
-    posterior = getattr(output, "latent_dist", None)
-    if posterior is None:
-        return output.latent, None
-    logvar = getattr(posterior, "logvar", None)
-    return (posterior.mode(), None) if logvar is None else (posterior.mean, logvar)
-
-
-def decode_clip(network: nn.Module, latents: Tensor) -> Tensor:
-    """The video from a class that takes latents of videos."""
-    output = network.decode(latents)
-    return output if isinstance(output, Tensor) else output.sample
-
-
-def encode_frames(network: nn.Module, video: Tensor) -> tuple[Tensor, Tensor | None]:
-    """`encode_clip` of a class that takes pictures: frame by frame."""
-    moments = encode_clip(network, video.transpose(1, 2).flatten(0, 1))
-    return tuple(None if each is None else _as_clips(each, len(video)) for each in moments)
-
-
-def decode_frames(network: nn.Module, latents: Tensor) -> Tensor:
-    """`decode_clip` of a class that takes latents of pictures: frame by frame."""
-    return _as_clips(decode_clip(network, latents.transpose(1, 2).flatten(0, 1)), len(latents))
-
-
-def _as_clips(pictures: Tensor, count: int) -> Tensor:
-    return pictures.unflatten(0, (count, -1)).transpose(1, 2)
-
-
-def encode_vidtok(network: nn.Module, video: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Mean and log-variance from VidTok, which wants its first frame as often as a group has frames; its `decode` drops
-    the copies."""
-    copies = video[:, :, :1].expand(-1, -1, network.temporal_compression_ratio - 1, -1, -1)
-    try:
-        return encode_clip(network, torch.cat([copies, video], dim=2))
-    finally:
-        network._empty_causal_cached(network.encoder)  # a copy of every layer's input
-
-
-def decode_vidtok(network: nn.Module, latents: Tensor) -> Tensor:
-    """The video from VidTok."""
-    try:
-        return decode_clip(network, latents)
-    finally:
-        network._empty_causal_cached(network.decoder)
-
-
-def published_normalisation(network: nn.Module) -> Normalisation | None:
-    """What the pipelines of diffusers do with the latents of a network, by its config or the buffers in its weights."""
-    config = dict(network.named_buffers()) | network.config
-    scale = config.get("scaling_factor") or 1.0
-    mean, std = (config.get(name) for name in ("latents_mean", "latents_std"))
-    if mean is not None and std is not None:
-        mean, std = (torch.as_tensor(values, dtype=torch.float64).flatten() for values in (mean, std))
-        channels = config.get("latent_channels") or config.get("z_dim")
-        if len(mean) != channels:  # of places in time too, as for Cosmos
-            return None
-        return Normalisation(tuple(mean.tolist()), tuple((std / scale).tolist()))
-    if config.get("scaling_factor") is None:
-        return None
-    return Normalisation(config.get("shift_factor") or 0.0, 1.0 / scale)
-
-
-# -- the table --------------------------------------------------------------------------------------------------------
 
 
 def _hub(name: str, repository: str, revision: str, size: int, sha256: str, folder: str = "vae/") -> PublishedFile:
@@ -161,18 +54,6 @@ _KL = {
     **{"layers_per_block": 2, "latent_channels": 4, "sample_size": 256},
 }
 _NARROW = {"block_out_channels": (32,) * 4, "layers_per_block": 1, "norm_num_groups": 4}
-
-
-def _rename_old(name: str) -> str:
-    for old, new in _OLD_NAMES.items():
-        name = name.replace(old, new)
-    return name
-
-
-def _lightning(path: Path) -> dict[str, Tensor]:
-    from runtime.state_dicts import read_checkpoint
-
-    return read_checkpoint(path, "state_dict", dropped=("loss.", "regularization."))
 
 
 def _row(
@@ -289,7 +170,7 @@ ROWS = (
             encode=encode_vidtok,
             decode=decode_vidtok,
             normalisation=None,
-            read=_lightning,
+            read=partial(read_state_dict, keys=("state_dict", ""), dropped=("loss.", "regularization.")),
             files=(
                 PublishedFile(
                     file,
@@ -350,7 +231,7 @@ ROWS = (
         licence="MIT",
         encode=encode_frames,
         decode=decode_frames,
-        rename=_rename_old,
+        rename=rename_old,
         files=(
             _hub(
                 "sd1.5",
@@ -364,106 +245,3 @@ ROWS = (
         remarks="of pictures, frame by frame, so that a clip has as many groups as frames; the one that Latte used",
     ),
 )
-
-
-# -- any other, from a folder -----------------------------------------------------------------------------------------
-
-
-def load_folder(folder: Path, weights: str | Path | None = None) -> BaselineTokenizer:
-    """An autoencoder from a folder as diffusers writes it: config.json, that names its class, and one safetensors file.
-
-    Its shape, and whether it takes videos or pictures, are found out by running it on a few frames of zeros.
-
-    Args:
-        weights: Another file, or "random".
-
-    Raises:
-        InputError: If the folder holds no such autoencoder, or the class does not give back clips of 1 + k frames.
-    """
-    path = folder / "config.json"
-    config = read_json(path)
-    name = config.get("_class_name") if isinstance(config, dict) else None
-    if not isinstance(name, str):
-        raise InputError(f"{path}: it names no class of diffusers (_class_name)")
-    if config.get("timestep_conditioning"):
-        raise InputError(f"{path}: the decoder of this {name} draws noise; it is no tokenizer that can be compared")
-    taken = inspect.signature(diffusers_class(name).__init__).parameters
-    fields = {key: value for key, value in config.items() if key in taken}
-
-    def make() -> nn.Module:
-        try:
-            return build(name, **fields)
-        except _REFUSALS as error:
-            raise InputError(f"{path}: {name} refuses it ({_first_line(error)})") from error
-
-    if weights == RANDOM:
-        network = seeded(make)
-    else:
-        network, _ = load_model(make, Path(weights) if weights else _weight_file(folder), rename=_renaming(name))
-    network.eval()
-    facts = {"build": make, "tiny": make, "licence": "not known here", "normalisation": published_normalisation}
-    facts["parameters"] = sum(parameter.numel() for parameter in network.parameters())
-    video = (encode_vidtok, decode_vidtok) if name == "AutoencoderVidTok" else (encode_clip, decode_clip)
-    reasons = []
-    for encode, decode in (video, (encode_frames, decode_frames)):
-        try:
-            spec = probed(network, encode, decode, name)
-        except _REFUSALS as error:
-            reasons.append(_first_line(error))
-        else:
-            baseline = Baseline(spec=spec, encode=encode, decode=decode, **facts)
-            return BaselineTokenizer(baseline, network, random_weights=weights == RANDOM)
-    raise InputError(f"{folder}: {name} is no tokenizer of clips ({reasons[0]}) nor of pictures ({reasons[1]})")
-
-
-def _renaming(class_name: str):
-    return _rename_old if class_name in ("AutoencoderKL", "AutoencoderKLTemporalDecoder") else None
-
-
-def _weight_file(folder: Path) -> Path:
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) != 1:
-        raise InputError(f"{folder}: one safetensors file is wanted, it holds {len(files)}; name one with --weights")
-    return files[0]
-
-
-@torch.no_grad()
-def probed(network: nn.Module, encode, decode, name: str) -> TokenizerSpec:
-    """The shape of a tokenizer's latents, from runs on zeros.
-
-    Raises:
-        ValueError: If it does not give back what it takes; other errors as its class raises them.
-    """
-    for side in (32, 64, 128):
-        try:
-            picture = encode(network, torch.zeros(1, 3, 1, side, side))[0]
-            break
-        except _REFUSALS:
-            if side == 128:
-                raise
-    _, channels, groups, height, width = picture.shape
-    if groups != 1 or height != width or side % height:
-        raise ValueError(f"a picture of {side} pixels gives latents {list(picture.shape[1:])}")
-    longer = encode(network, torch.zeros(1, 3, _PROBE, side, side))[0].shape[2] - 1
-    if longer < 1 or (_PROBE - 1) % longer:
-        raise ValueError(f"{_PROBE} frames give {longer + 1} groups")
-    temporal = (_PROBE - 1) // longer
-    spec = TokenizerSpec(
-        name=f"{name}-t{temporal}s{side // height}c{channels}",
-        **{"temporal": temporal, "spatial": side // height, "channels": channels},
-    )
-
-    def returns(num_frames: int) -> bool:
-        video = torch.zeros(1, 3, num_frames, side, side)
-        return decode(network, encode(network, video)[0]).shape == video.shape
-
-    if not returns(1):
-        raise ValueError("a picture comes back in another size")
-    for step in (temporal, 2 * temporal, 4 * temporal):
-        if returns(1 + step):
-            return spec if step == temporal else SteppedSpec(**spec.to_dict(), frame_step=step)
-    raise ValueError(f"clips of 1 + {temporal}k frames come back in other lengths")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__

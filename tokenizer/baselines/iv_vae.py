@@ -13,16 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from runtime import state_dicts
 from runtime.errors import InputError
-from runtime.weights import read_weights
 from tokenizer.spec import TokenizerSpec, check_video
 
 PYRAMID_DILATIONS = (0, 1, 3, 6, 9, 12)  # 0 stands for a 1x1 convolution
@@ -44,16 +41,6 @@ VARIANTS = {
     "z8_dim64": Variant(8, 64, 1.0940, -0.0322),
     "z4_dim64": Variant(4, 64, 1.3196, 0.1250),
 }
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU, of the authors' .pth (nothing in it is run) or of a safetensors file.
-
-    Raises:
-        InputError: When the file is damaged, or holds anything but tensors by name.
-    """
-    path = Path(path)
-    return read_weights(path) if path.suffix == ".safetensors" else state_dicts.read_state_dict(path)
 
 
 class IVVAE(nn.Module):

@@ -9,16 +9,13 @@ Legend: B batch, T frames after the first, G = 1 + T/4 latent groups, C latent c
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.errors import InputError
-from runtime.state_dicts import read_plain
-from runtime.weights import read_weights
 from tokenizer.spec import LOGVAR_RANGE, TokenizerSpec, check_video
 
 # What the authors multiply latents with before they generate, by number of channels.
@@ -288,21 +285,3 @@ PROJECTIONS = (
     ("video", _sizes(VIDEO_AXES, VIDEO_PATCH), VIDEO_PATCH),
     ("image", _sizes(IMAGE_AXES, IMAGE_PATCH), IMAGE_PATCH),
 )
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name of the authors' file (a dict with "args" and "state_dict"), or of a safetensors file.
-
-    Nothing in the file is run. Whether the tensors fit a `LeanVAE` is for `runtime.weights.load_strictly` to say.
-
-    Raises:
-        InputError: When the file is absent, damaged, or holds no such dict.
-    """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return read_weights(path)
-    content = read_plain(path)
-    state = content.get("state_dict") if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path}: holds no state dict of LeanVAE (a dict with args and state_dict); fetch it again")
-    return dict(state)

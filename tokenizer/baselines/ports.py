@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from runtime.published_weights import PublishedFile
+from runtime.state_dicts import read_state_dict
 from tokenizer.baselines import iv_vae, lean_vae, ss_vae, wf_vae
 from tokenizer.baselines.base import Baseline, Normalisation
 from tokenizer.spec import TokenizerSpec
@@ -27,7 +28,7 @@ ROWS = (
         parameters=241_854_742,
         normalisation=Normalisation(_IV_VAE.shift, 1.0 / _IV_VAE.scale),
         files=_file("iv-vae", "ivvae_z16_dim96.pth", "https://modelscope.cn/models/wpy1999/iv-vae"),
-        read=iv_vae.read_state_dict,
+        read=read_state_dict,
         licence="MIT",
         encoder_only=("encoder.", "conv1."),
         decoder_only=("decoder.", "conv2."),
@@ -59,7 +60,8 @@ ROWS = (
             "ch48_256p_15w_512p_5w.ckpt",
             "https://huggingface.co/zai-org/SSVAE/resolve/main/ch48_256p_15w_512p_5w.ckpt",
         ),
-        read=ss_vae.read_state_dict,
+        # What the authors trained with beside the model is left out.
+        read=partial(read_state_dict, keys=("state_dict",), dropped=("mask_token", "loss.")),
         licence="Apache-2.0",
     ),
     Baseline(
@@ -71,7 +73,7 @@ ROWS = (
         files=_file(
             "leanvae", "LeanVAE-dim16.ckpt", "https://huggingface.co/Yumic/LeanVAE/resolve/main/LeanVAE-dim16.ckpt"
         ),
-        read=lean_vae.read_state_dict,
+        read=partial(read_state_dict, keys=("state_dict",)),
         licence="MIT",
         encoder_only=("encoder.", "std_layer."),
         decoder_only=("decoder.", *(f"latent_bottleneck.{part}" for part in _LEANVAE_DECODING)),

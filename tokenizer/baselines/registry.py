@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tokenizer.baselines import diffusers_vaes, ports
+from tokenizer.baselines import diffusers_folder, diffusers_hub, diffusers_vaes, ports
 from tokenizer.baselines.base import RANDOM, Baseline, find_file, load_baseline
 from tokenizer.baselines.user_class import load_class
 
@@ -22,24 +22,45 @@ def is_baseline(name: str | Path) -> bool:
     return str(name) in BASELINES or str(name).startswith(_FOLDER) or _CLASS.fullmatch(str(name)) is not None
 
 
+def folder_of(name: str, weights: str | Path | None = None, *, download: bool = False) -> Path | None:
+    """The folder that "diffusers:…" names, here or in the Hub's cache (see `diffusers_hub.folder_of`); None for other
+    names."""
+    if not name.startswith(_FOLDER):
+        return None
+    return diffusers_hub.folder_of(name.removeprefix(_FOLDER), weights=weights is None, download=download)
+
+
+def pinned(name: str, weights: str | Path | None = None, *, download: bool = False) -> str:
+    """The name, of a repository of the Hub with its commit (see `diffusers_hub.pinned`)."""
+    if not name.startswith(_FOLDER):
+        return name
+    return _FOLDER + diffusers_hub.pinned(name.removeprefix(_FOLDER), weights=weights is None, download=download)
+
+
+def is_on_hub(name: str) -> bool:
+    """Whether a name is of a repository of the Hub, rather than of a folder or a class."""
+    return name.startswith(_FOLDER) and diffusers_hub.repository(name.removeprefix(_FOLDER)) is not None
+
+
 def check(name: str, weights: str | Path | None = None) -> None:
     """What `load` refuses for want of a file, refused before anything is built."""
     if name in BASELINES and weights != RANDOM:
         find_file(BASELINES[name], weights)
+    folder_of(name, weights)
 
 
-def load(name: str, weights: str | Path | None = None) -> nn.Module:
+def load(name: str, weights: str | Path | None = None, *, download: bool = False) -> nn.Module:
     """The tokenizer of a name that `is_baseline`, on the CPU.
 
     Args:
-        name: Of `BASELINES`, "diffusers:FOLDER" or "module:CLASS".
+        name: Of `BASELINES`, "diffusers:FOLDER", "diffusers:USER/NAME" of the Hub, or "module:CLASS".
         weights: A file, or "random"; None: the published file, or what folder or class have of their own.
+        download: Fetch from the Hub what is not here.
 
     Raises:
         InputError: If there is no such tokenizer, or its weights are not here or do not fit.
     """
     if name in BASELINES:
         return load_baseline(BASELINES[name], weights)
-    if name.startswith(_FOLDER):
-        return diffusers_vaes.load_folder(Path(name.removeprefix(_FOLDER)), weights)
-    return load_class(name, weights)
+    folder = folder_of(name, weights, download=download)
+    return load_class(name, weights) if folder is None else diffusers_folder.load_folder(folder, weights)

@@ -8,19 +8,12 @@ sees copies of the first frame, so no result depends on later frames.
 
 from __future__ import annotations
 
-import pickle
-import re
-from collections.abc import Mapping
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from runtime.errors import InputError
-from runtime.state_dicts import read_plain
-from runtime.weights import read_weights
 from tokenizer.spec import LOGVAR_RANGE, TokenizerSpec, check_video
 
 # Published statistics of the latents, one number a channel: normalised = (mean - LATENTS_MEAN) / LATENTS_STD.
@@ -260,34 +253,3 @@ class Up(nn.Module):
         shared = rearrange(shared, "b (c dt dy dx) t h w -> b c (t dt) (h dy) (w dx)", dt=dt, dy=dy, dx=dx)
         doubled = x.repeat_interleave(dt, 2).repeat_interleave(dy, 3).repeat_interleave(dx, 4)
         return self.conv(doubled[:, :, dt - 1 :]) + shared[:, :, dt - 1 :]
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU, of the authors' Lightning file (.ckpt) or of a safetensors file with the same names.
-
-    What the authors trained with beside the model (`mask_token`, `loss.*`) is left out; nothing in the file is run.
-
-    Raises:
-        InputError: When the file is missing, damaged, needs more than tensors and plain values, or holds no state dict.
-    """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        state = read_weights(path)
-    else:
-        try:
-            content = read_plain(path)
-        except InputError as error:
-            if not isinstance(error.__cause__, pickle.UnpicklingError):
-                raise
-            # The rest of torch's message is advice to run the file.
-            asked = re.search(r"GLOBAL ([\w.]+)", str(error.__cause__))
-            raise InputError(
-                f"{path}: damaged, or not of tensors and plain values alone{f' ({asked[1]})' if asked else ''}; "
-                "fetch it again, or give its encoder.* and decoder.* as safetensors"
-            ) from error
-        state = content.get("state_dict") if isinstance(content, Mapping) else None
-        if not isinstance(state, Mapping) or not all(
-            isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-        ):
-            raise InputError(f"{path}: holds no state_dict of tensors; fetch it again")
-    return {name: value for name, value in state.items() if name != "mask_token" and not name.startswith("loss.")}

@@ -19,9 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runtime import state_dicts
 from runtime.errors import InputError
-from runtime.state_dicts import read_plain
-from runtime.weights import read_weights
 from tokenizer.spec import LOGVAR_RANGE, TokenizerSpec, check_video
 
 # Bands in the order of their channels: the stored name, and the axes along which the second element is subtracted.
@@ -87,32 +86,12 @@ class WFVAE(nn.Module):
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU, of a file in one of the authors' layouts; nothing in it is run.
+    """Tensors by name of a file in one of the authors' layouts (see `runtime.state_dicts.read_state_dict`).
 
-    A safetensors file holds the tensors themselves; a checkpoint of their training holds averaged weights in
-    `ema_state_dict`, which are taken where there are any, and others in `state_dict`, `gen_model`.
-
-    Raises:
-        InputError: When the file is absent, damaged, or laid out otherwise. Whether the names and shapes are those of
-            WF-VAE is for `runtime.weights.load_strictly` to say.
+    A checkpoint of their training holds averaged weights in `ema_state_dict`, which are taken where there are any, and
+    others in `state_dict`, `gen_model`.
     """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return read_weights(path)
-    held = read_plain(path)
-    held = held if isinstance(held, Mapping) else {}
-    state = held.get("ema_state_dict") or held.get("state_dict")
-    if isinstance(state, Mapping) and "gen_model" in state:
-        state = state["gen_model"]
-    if (
-        not isinstance(state, Mapping)
-        or not state
-        or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items())
-    ):
-        raise InputError(
-            f"{path}: holds no weights of WF-VAE, neither in ema_state_dict nor in state_dict, gen_model; "
-            "give a checkpoint of its training or the published safetensors file"
-        )
+    state = state_dicts.read_state_dict(path, ("ema_state_dict", "state_dict.gen_model", "state_dict"))
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 

@@ -16,6 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from runtime.state_dicts import read_state_dict
+from runtime.weights import reading
+
 _DTYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -32,6 +35,16 @@ _DTYPES = {
 
 class ScriptObject:
     """An object of the archive: its attributes, and none of its methods."""
+
+
+def read_torch_file(path: str | Path) -> dict[str, Tensor]:
+    """Tensors by name, on the CPU, of a TorchScript archive or of a `torch.save` file; nothing in it is run.
+
+    Raises:
+        InputError: When there is no such file, it is damaged, or holds more than tensors.
+    """
+    with reading(path):
+        return read_torchscript(path) if is_torchscript(path) else read_state_dict(path)
 
 
 def is_torchscript(path: str | Path) -> bool:
