@@ -20,6 +20,7 @@ from eval.extract import Batch, View, extract, read_items, record_of, seen_by
 from eval.features import load_features
 from eval.features.store import FeatureSet, FeatureStore
 from generator.loading import SHIPPED, load_generator
+from generator.sample import sampling_options
 from latents_cache import open_latents
 from runtime.errors import InputError
 from runtime.processes import resolve_dtype, start_processes
@@ -184,7 +185,7 @@ class Judge:
     ):
         """Args:
         run: Of `generator.train`, or a shipped name.
-        config: Of the command: samples, seed, device, dtype, runs_dir, steps and batch_size.
+        config: Of the command: `SamplingFlags`, and samples, batch_size and the scales of guidance.
         """
         self.world = start_processes(config.device)
         self.device, self.config, self.run = self.world.device, config, run
@@ -193,7 +194,9 @@ class Judge:
         check_fields(self.facts, {"data": str, "split": str, "clip": str, "rows": int}, f"{run}: facts of its latents")
         self.network = features and load_chosen(features, self.facts["data"], self.device)
         # Before anything is sampled: the wrong tokenizer should cost nothing.
-        self.vae = fitting_tokenizer(self.facts, run, tokenizer, weights, device=config.device)
+        self.vae = fitting_tokenizer(
+            self.facts, run, tokenizer, weights, device=config.device, download=config.download
+        )
         # Once: they are over all weights, and keys of every pass need them.
         self.hashes = {"encoder": self.vae.encoder_hash, "decoder": self.vae.decoder_hash}
         self.dataset = open_training_clips(self.facts, root)
@@ -260,6 +263,13 @@ class Judge:
                 )
         return found
 
+    @property
+    def options(self) -> dict:
+        """Of `generator.sample.sampling_options`, for all scales of guidance."""
+        config = self.config
+        scales = getattr(config, "guidance_scales", None) or (config.guidance_scale,)
+        return sampling_options(config, *scales)
+
     def samples(self, *, guidance_scale: float = 1.0, step: int | None = None, untrained: bool = False) -> Path:
         """The file of sampled latents; samples what is missing."""
         config = self.config
@@ -271,6 +281,8 @@ class Judge:
             # An untrained network's velocity is exactly zero, so one step ends where a hundred would.
             steps=1 if untrained else config.steps,
             guidance_scale=guidance_scale,
+            guidance_interval=config.guidance_interval,
+            labels=config.labels,
             batch_size=config.batch_size,
             untrained=untrained,
         )
@@ -289,12 +301,14 @@ class Judge:
             counts: How many clips each of them sees; default: all that were asked for.
             which: Of `samples`.
         """
-        path = self.samples(**which)
+        path, config = self.samples(**which), self.config
         with open_latents(path) as reader:
-            rows = range(max(counts.values()) if counts else self.config.samples)
+            rows = range(max(counts.values()) if counts else config.samples)
             clips = sample_names(reader, len(rows))
             key = {"data": self.facts["data"], "decoder": self.hashes["decoder"], "dtype": str(self._dtype)}
             key |= {"picture": "generated"}
+            # An interval covers the draw of classes, too, unless every class was asked for as often.
+            key |= {"stratified": False} if config.labels == "drawn" else {}
             views = {
                 name: watcher.view(
                     self.features_folder, self.device, watcher.generated, counts[name] if counts else None, **key

@@ -1,7 +1,8 @@
 """How fast a generator learns: distance against training step over the kept checkpoints (PV-VAE figure 1a).
 
 `python -m eval.convergence --runs runs/a,runs/b --samples 512`: every checkpoint of every run starts from the same
-noise, and all are measured on one device in one command.
+noise, and all are measured on one device in one command. `--tokenizer` draws the curve through another decoder of the
+same encoder, as one that was fine-tuned while the generator learned.
 """
 
 from __future__ import annotations
@@ -11,29 +12,40 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from runtime.command import CommonFlags, flag, run_command
+from generator.sample import SamplingFlags
+from runtime.command import flag, run_command
 from runtime.errors import InputError
+from runtime.output import check_file
+from tokenizer.hub import DownloadFlags
 
 # Of a distance, what the end of its interval counts for where it lies at or below zero.
 SMALLEST_END = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvergenceConfig(CommonFlags):
+class ConvergenceConfig(SamplingFlags, DownloadFlags):
     """Flags of `python -m eval.convergence`."""
 
     runs: tuple[str, ...] = flag((), "runs of generator.train; default: the newest")
     samples: int = flag(
         800, "generated clips at each checkpoint, and as many real ones; FVD has 400 features", low=2, high=1_000_000
     )
-    steps: int = flag(100, "Euler steps of the sampler", low=1, high=100_000)
+    guidance_scale: float = flag(1.0, "classifier-free guidance; 1 is off", low=0.0, high=1000.0)
+    tokenizer: str | None = flag(None, "tokenizer to decode with; default: the one that encoded the latents")
+    weights: str | None = flag(None, "its weight file, or 'random'; default: as the latents were encoded")
     root: str | None = flag(None, "folder of the real clips; default: where the latents were encoded from")
     features: str = flag(
         "auto", "auto: shapes for moving_shapes, i3d for everything else", choices=("auto", "shapes", "i3d")
     )
     batch_size: int = flag(64, "samples in one forward pass", low=1, high=65_536)
+    out: str | None = flag(
+        None, "JSON file to write, of one run; default: eval/convergence-….json in each", check=check_file
+    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out and len(self.runs) > 1:
+            raise InputError(f"--out {self.out}: one file cannot hold several runs; leave --out away")
         if len({Path(run).resolve() for run in self.runs}) < len(self.runs):
             raise InputError(f"--runs {','.join(self.runs)}: a run is named twice")
 
@@ -150,9 +162,11 @@ def measure_run(run: str, steps: Sequence[int], config: ConvergenceConfig) -> tu
     from eval.protocols.follow import differences
     from eval.quantities import TO_RECONSTRUCTIONS, distance_rows, no_infinity
     from runtime.run import timed_part
+    from tokenizer.zoo import pinned
 
     began = time.monotonic()
-    judge = Judge(run, config, root=config.root, features=config.features)
+    where = {name: getattr(config, name) for name in ("root", "tokenizer", "weights")}
+    judge = Judge(run, config, features=config.features, **where)
     network = judge.network
     watchers = {"features": Watcher(network=network)}
     with timed_part(judge.run_folder, "eval.convergence"):
@@ -161,7 +175,8 @@ def measure_run(run: str, steps: Sequence[int], config: ConvergenceConfig) -> tu
         targets = {"": reference["real", "features"], TO_RECONSTRUCTIONS: reference["reconstructed", "features"]}
         rows, curves = [], {suffix: [] for suffix in targets}
         for step in steps:
-            found = judge.generated(watchers, step=step, label=f"{judge.run_folder.name}, step {step}")["features"]
+            label, scale = f"{judge.run_folder.name}, step {step}", config.guidance_scale
+            found = judge.generated(watchers, step=step, guidance_scale=scale, label=label)["features"]
             for suffix, target in targets.items():
                 at_step = distance_rows(found, target, f"generated, step {step}", suffix=suffix)
                 rows += at_step
@@ -173,7 +188,7 @@ def measure_run(run: str, steps: Sequence[int], config: ConvergenceConfig) -> tu
             suffix: distance_rows(noise, target, "untrained", suffix=suffix) for suffix, target in targets.items()
         }
         rows += floor + untrained[""] + untrained[TO_RECONSTRUCTIONS]
-    words = differences(network.name, config.samples, len(targets[""].features), config.steps, judge.facts)
+    words = differences(network.name, len(targets[""].features), judge)
     too_few = no_infinity(noise, targets[""])
     facts = {
         "run": str(run),
@@ -192,12 +207,31 @@ def measure_run(run: str, steps: Sequence[int], config: ConvergenceConfig) -> tu
         "fingerprint": judge.dataset.fingerprint(),
         "features": f"{network.name}@{network.version_hash}",
         "trained_on": trained_on(run),
+        "encoder_hash": judge.hashes["encoder"],
+        "decoder_hash": judge.hashes["decoder"],
+        **({"tokenizer": pinned(config.tokenizer, config.weights)} if config.tokenizer else {}),
+        **({"weights": config.weights} if config.weights else {}),
+        **judge.options,
+        **({"guidance_scale": config.guidance_scale} if config.guidance_scale != 1.0 else {}),
         "differences": [*words, *([f"curves are biased by their few clips: {too_few}"] if too_few else [])],
         "seconds": round(time.monotonic() - began, 1),
     }
-    out = judge.results_folder / f"convergence-{network.name}-n{config.samples}.json"
+    out = Path(config.out) if config.out else judge.results_folder / file_name(config, judge)
     facts["samples_of"] = judge.samples_as_seen_from(out.parent)
     return out, facts, rows
+
+
+def file_name(config: ConvergenceConfig, judge) -> str:
+    """Of a run's results: another decoder, and what else departs from the plain way, are parts of it."""
+    from eval.decode import file_word
+    from generator.sample import options_word
+
+    guidance = "" if config.guidance_scale == 1.0 else f"_guidance{config.guidance_scale:g}"
+    words = f"-n{config.samples}{guidance}{options_word(judge.options)}"
+    if config.tokenizer or config.weights:
+        name = file_word(Path(config.tokenizer or config.weights).name)
+        words += f"-{name}-{judge.hashes['decoder'][:8]}"
+    return f"convergence-{judge.network.name}{words}.json"
 
 
 def trained_on(run: str) -> dict:
@@ -238,7 +272,7 @@ def kept_checkpoints(run: str) -> list[int]:
     """Steps of the checkpoints that stayed, oldest first; InputError when there are none."""
     from generator.loading import load_generator
     from runtime.checkpoint import list_checkpoints
-    from runtime.run import read_json
+    from runtime.records import read_json
 
     directory = load_generator(run).dir
     kept = [step for step, path in list_checkpoints(directory) if read_json(path / "state.json").get("keep")]

@@ -11,18 +11,25 @@ from pathlib import Path
 
 import numpy as np
 
-from generator.sample import check_interval
+from generator.sample import SamplingFlags
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.files import replacing
 from runtime.output import check_folder
+from tokenizer.hub import DownloadFlags
 
 BATCH = 32  # clips that are decoded at once
 LARGEST_GRID = 256  # clips
 
 
 def fitting_tokenizer(
-    facts: dict, source: object, tokenizer: str | None = None, weights: str | None = None, *, device: str = "auto"
+    facts: dict,
+    source: object,
+    tokenizer: str | None = None,
+    weights: str | None = None,
+    *,
+    device: str = "auto",
+    download: bool = False,
 ):
     """The tokenizer whose decoder fits latents.
 
@@ -31,6 +38,7 @@ def fitting_tokenizer(
         source: Where they come from, for the message.
         tokenizer: Run, folder or name; default: the one that the facts name.
         weights: Its weight file, or "random"; default: that of the facts, if they name this tokenizer.
+        download: Fetch it from the Hugging Face Hub where it is not here.
 
     Raises:
         InputError: If its *encoder* is another one than theirs. Another decoder of the same encoder is welcome.
@@ -43,7 +51,7 @@ def fitting_tokenizer(
         raise InputError(f"{source}: it names no tokenizer; give --tokenizer")
     if weights is None and name == facts.get("tokenizer"):
         weights = facts.get("weights")
-    vae = load(name, weights, device=resolve_device(device))
+    vae = load(name, weights, device=resolve_device(device), download=download)
     wanted = facts.get("encoder_hash")
     if wanted and vae.encoder_hash != wanted:
         raise InputError(
@@ -99,7 +107,7 @@ def file_word(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodeConfig(CommonFlags):
+class DecodeConfig(SamplingFlags, DownloadFlags):
     """Flags of `python -m eval.decode`."""
 
     run: str | None = flag(None, "run of generator.train or shipped name; default: the newest run")
@@ -107,18 +115,13 @@ class DecodeConfig(CommonFlags):
     tokenizer: str | None = flag(None, "tokenizer to decode with; default: the one that encoded the latents")
     weights: str | None = flag(None, "its weight file, or 'random'; default: as the latents were encoded")
     count: int = flag(16, "how many clips", low=1, high=100_000)
-    steps: int = flag(100, "Euler steps", low=1, high=100_000)
     guidance_scale: float = flag(1.0, "classifier-free guidance; 1 is off", low=0.0, high=1000.0)
-    guidance_interval: tuple[float, ...] = flag(
-        (0.0, 1.0), "times between which to guide, noise being 0", low=0.0, high=1.0
-    )
-    labels: str = flag("balanced", "every class in turn, or drawn at random", choices=("balanced", "drawn"))
     grid: bool = flag(False, f"also all clips in one: grid.mp4, and its middle frame as grid.png; up to {LARGEST_GRID}")
     fps: float = flag(8.0, "frames a second of the files", low=0.1, high=1000.0)
     out: str = flag("decoded", "folder to write mp4 files to", check=check_folder)
 
     def __post_init__(self) -> None:
-        check_interval(self.guidance_interval)
+        super().__post_init__()
         if self.grid and self.count > LARGEST_GRID:
             raise InputError(f"--grid shows up to {LARGEST_GRID} clips, --count is {self.count}")
 
@@ -133,7 +136,9 @@ def decode(config: DecodeConfig) -> None:
     run = config.run or str(newest_run(config.runs_dir, "generator"))
     # Before anything is sampled: the wrong tokenizer should cost nothing.
     latents = load_generator(run, config.step).latents
-    vae = fitting_tokenizer(latents, run, config.tokenizer, config.weights, device=config.device)
+    vae = fitting_tokenizer(
+        latents, run, config.tokenizer, config.weights, device=config.device, download=config.download
+    )
     given = ("step", "steps", "guidance_scale", "guidance_interval", "labels")
     flow = {name: getattr(config, name) for name in given}
     path = sampled(config, run, config.count, **flow)

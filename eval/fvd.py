@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.protocols.presets import PAPER, PROTOCOLS
-from runtime.command import CommonFlags, flag, run_command
+from generator.sample import SamplingFlags
+from runtime.command import flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
+from tokenizer.hub import DownloadFlags
 
 
 @dataclass(frozen=True, kw_only=True)
-class FVDConfig(CommonFlags):
+class FVDConfig(SamplingFlags, DownloadFlags):
     """Flags of `python -m eval.fvd`."""
 
     run: str | None = flag(None, "run of generator.train or shipped name; default: the newest run")
@@ -37,7 +39,6 @@ class FVDConfig(CommonFlags):
     features: str = flag(
         "auto", "auto: shapes for moving_shapes, i3d for everything else", choices=("auto", "shapes", "i3d")
     )
-    steps: int = flag(100, "Euler steps of the sampler", low=1, high=100_000)
     guidance_scales: tuple[float, ...] = flag(
         (1.0,), "guidance scales to judge, the first is the headline", low=0.0, high=1000.0
     )
@@ -46,6 +47,7 @@ class FVDConfig(CommonFlags):
     out: str | None = flag(None, "JSON file to write; default: eval/fvd-….json in the run", check=check_file)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.guidance_scales or len(set(self.guidance_scales)) < len(self.guidance_scales):
             raise InputError(f"--guidance-scales {self.guidance_scales}: expected one or more different numbers")
         if not self.protocol or len(set(self.protocol)) < len(self.protocol):
@@ -66,6 +68,7 @@ def fvd(config: FVDConfig) -> Path:
     from eval.protocols.follow import follow
     from eval.results.rows import table, write_results
     from generator.loading import chosen
+    from generator.sample import options_word
     from runtime.processes import start_processes
     from runtime.run import timed_part
 
@@ -89,6 +92,7 @@ def fvd(config: FVDConfig) -> Path:
         "decoder_hash": judge.hashes["decoder"],
         "encoder_hash": judge.hashes["encoder"],
     }
+    facts |= judge.options
     own = config.tokenizer in (None, judge.facts.get("tokenizer"))
     weights = config.weights or (judge.facts.get("weights") if own else None)
     facts |= {"weights": weights} if weights else {}
@@ -105,7 +109,9 @@ def fvd(config: FVDConfig) -> Path:
             rows = [row for part in tables.values() for row in part]
             protocols = {word: asdict(PROTOCOLS[word]) | {"differences": lines} for word, lines in said.items()}
             facts |= {"features": choose_features(config.features, facts["data"]), "protocols": protocols}
-    out = judge.results_folder / f"{kind}-{name}-step{judge.step:08d}-n{config.samples}.json"
+    out = (
+        judge.results_folder / f"{kind}-{name}-step{judge.step:08d}-n{config.samples}{options_word(judge.options)}.json"
+    )
     out = Path(config.out) if config.out else out
     facts["samples_of"] = judge.samples_as_seen_from(out.parent)
     write_results(out, kind=kind, rows=rows, **facts, seconds=round(time.monotonic() - began, 1))
@@ -168,7 +174,7 @@ def judge_generator(judge, config: FVDConfig) -> tuple[list, dict]:
         rows += distance_rows(untrained, reference, "untrained")
         for subject, found in (("reconstructed", others["reconstructed"]["features"]), ("untrained", untrained)):
             rows += distance_rows(found, targets[TO_RECONSTRUCTIONS], subject, suffix=TO_RECONSTRUCTIONS)
-    words = differences(judge.network.name, config.samples, len(reference.features), config.steps, judge.facts)
+    words = differences(judge.network.name, len(reference.features), judge)
     return rows, {"reference_clips": len(reference.features), "differences": words, "notes": notes}
 
 

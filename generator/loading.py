@@ -11,10 +11,10 @@ from torch import Tensor
 
 from generator.latte import Latte, LatteConfig
 from latents_cache.layout import check_attributes
-from runtime.checkpoint import checkpoint_step, find_checkpoint, list_checkpoints, load_checkpoint, prune
+from runtime.checkpoint import find_checkpoint, load_checkpoint, prune, step_named
 from runtime.errors import InputError
-from runtime.records import check_fields
-from runtime.run import newest_run, read_json, read_run
+from runtime.records import check_fields, read_json
+from runtime.run import newest_run, read_run
 from runtime.trainer import Trainer
 from runtime.weights import load_model
 
@@ -59,7 +59,7 @@ def chosen(run: str | None, step: int | None, runs_dir: str | Path) -> tuple[str
     run = run or str(newest_run(runs_dir, "generator"))
     if run in SHIPPED or not Path(run).is_dir():
         return run, step
-    return run, checkpoint_step(find_checkpoint(read_run(run, "generator").dir, step))
+    return run, step_named(find_checkpoint(read_run(run, "generator").dir, step))
 
 
 def load_generator(
@@ -128,9 +128,7 @@ def restore(run_dir: Path, trainer: Trainer) -> int:
     """Load the newest checkpoint of training; returns its step, 0 without any. Every process must call it."""
     if trainer.world.is_main:
         prune(run_dir)
-    found = list_checkpoints(run_dir)
-    # The main process chooses: on a file system of several machines another may not see the newest yet.
-    newest = trainer.world.same(str(found[-1][1]) if found else None)
+    newest = trainer.newest(run_dir)
     if newest is None:
         return 0
     checkpoint = load_checkpoint(newest, optimizer=True)

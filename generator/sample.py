@@ -7,8 +7,11 @@ the `steps` model calls evaluates twice as many rows, but for those outside of `
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,37 +21,39 @@ from runtime.faults import reach
 from runtime.output import check_file
 from runtime.stopping import Stopped, orderly, stop_asked
 
+WAIT_SECONDS = 1.0  # between two looks at a file that another command fills
 OPTIONS = ("guidance_interval", "labels")  # of `sampling_options`
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig(CommonFlags):
-    """Flags of `python -m generator.sample`."""
+class SamplingFlags(CommonFlags):
+    """How samples are drawn: flags of every command that needs some."""
 
-    run: str | None = flag(None, "run of generator.train or shipped name; default: the newest run")
-    step: int | None = flag(None, "which checkpoint; default: the newest", low=0)
-    samples: int = flag(2048, "how many samples in all", low=1, high=1_000_000)
-    steps: int = flag(100, "Euler steps, one model call each", low=1, high=100_000)
-    guidance_scale: float = flag(1.0, "classifier-free guidance; 1 is off", low=0.0, high=1000.0)
+    steps: int = flag(100, "Euler steps of the sampler, one model call each", low=1, high=100_000)
     guidance_interval: tuple[float, ...] = flag(
         (0.0, 1.0), "times between which to guide, noise being 0; outside, a step costs half", low=0.0, high=1.0
     )
     labels: str = flag(
         "balanced", "every class as often as the others, in turn, or drawn at random", choices=("balanced", "drawn")
     )
+
+    def __post_init__(self) -> None:
+        if len(self.guidance_interval) != 2 or self.guidance_interval[0] >= self.guidance_interval[1]:
+            given = ",".join(f"{time:g}" for time in self.guidance_interval)
+            raise InputError(f"--guidance-interval {given}: expected two times, the smaller first, as in 0.1,0.8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(SamplingFlags):
+    """Flags of `python -m generator.sample`."""
+
+    run: str | None = flag(None, "run of generator.train or shipped name; default: the newest run")
+    step: int | None = flag(None, "which checkpoint; default: the newest", low=0)
+    samples: int = flag(2048, "how many samples in all", low=1, high=1_000_000)
+    guidance_scale: float = flag(1.0, "classifier-free guidance; 1 is off", low=0.0, high=1000.0)
     batch_size: int = flag(64, "samples in one forward pass", low=1, high=65_536)
     untrained: bool = flag(False, "a control: the same network before training, whose samples are the noise itself")
     out: str | None = flag(None, "file to write; default: in the run's samples folder", check=check_file)
-
-    def __post_init__(self) -> None:
-        check_interval(self.guidance_interval)
-
-
-def check_interval(interval: tuple[float, ...]) -> None:
-    """InputError unless `--guidance-interval` is one."""
-    if len(interval) != 2 or interval[0] >= interval[1]:
-        given = ",".join(f"{time:g}" for time in interval)
-        raise InputError(f"--guidance-interval {given}: expected two times, the smaller first, as in 0.1,0.8")
 
 
 def sample_path(
@@ -62,21 +67,28 @@ def sample_path(
 ) -> Path:
     """Where the samples of these settings are kept; `options` are those of `sampling_options`."""
     kind = "untrained" if untrained else f"step_{step:08d}"
-    more = "".join(f"_{name.split('_')[-1]}{_word(value)}" for name, value in options.items())
+    more = options_word(options)
     return Path(run_dir) / "samples" / f"{kind}_euler{steps}_guidance{guidance_scale:g}{more}_seed{seed}.h5"
 
 
-def _word(value: object) -> str:
-    return value if isinstance(value, str) else "-".join(f"{part:g}" for part in value)
+def options_word(options: dict) -> str:
+    """The options of `sampling_options` as part of a file's name; "" without any."""
+    words = {name: value if isinstance(value, str) else "-".join(map("{:g}".format, value))
+             for name, value in options.items()}  # fmt: skip
+    return "".join(f"_{name.split('_')[-1]}{word}" for name, word in words.items())
 
 
-def sampling_options(config: SampleConfig) -> dict:
-    """What departs from the plain way: options that only those samples files name which were made with them."""
+def sampling_options(flags: SamplingFlags, *guidance_scales: float) -> dict:
+    """What departs from the plain way: options that only those files name which were made with them.
+
+    Args:
+        guidance_scales: That samples are drawn with; without guidance there is no interval of it.
+    """
     found = {}
-    if config.guidance_scale != 1.0 and config.guidance_interval != (0.0, 1.0):
-        found["guidance_interval"] = list(config.guidance_interval)
-    if config.labels != "balanced":
-        found["labels"] = config.labels
+    if set(guidance_scales) - {1.0} and flags.guidance_interval != (0.0, 1.0):
+        found["guidance_interval"] = list(flags.guidance_interval)
+    if flags.labels != "balanced":
+        found["labels"] = flags.labels
     return found
 
 
@@ -105,27 +117,40 @@ def sample(config: SampleConfig) -> Path:
         raise InputError(f"{scale} needs a class-conditional generator; {run} has no classes: use 1")
     folder = Path(config.runs_dir) / f"shipped-{run}" if run in SHIPPED else generator.dir
     settings = (generator.step, config.steps, config.guidance_scale, config.seed, config.untrained)
-    default = sample_path(folder, *settings, **sampling_options(config))
+    default = sample_path(folder, *settings, **sampling_options(config, config.guidance_scale))
     out = Path(config.out) if config.out else default
     attributes = sample_attributes(config, generator, str(dtype))
     if dtype != torch.float32:
         convert_weights(generator.model, dtype)
     growing = out.with_name(f"{out.stem}.growing.h5")
-    if world.is_main and growing.is_file():  # whole, but killed before it got its name
-        os.replace(growing, out)
-        lock_path(growing).unlink(missing_ok=True)
-    world.barrier()
-    before = world.same(world.first(lambda: finished_rows(out, attributes)))
-    if before >= config.samples:
-        return out
-    smaller, target = (out, growing) if before else (None, out)
     with orderly():  # to the end: a process that left early would let the others wait
-        fill(config, world, dtype, generator, attributes, smaller=smaller, target=target)
+        while True:
+            if world.is_main and growing.is_file():  # whole, but killed before it got its name
+                os.replace(growing, out)
+                lock_path(growing).unlink(missing_ok=True)
+            world.barrier()
+            before = world.same(world.first(lambda: finished_rows(out, attributes)))
+            if before >= config.samples:
+                return out
+            smaller, target = (out, growing) if before else (None, out)
+            if fill(config, world, dtype, generator, attributes, smaller=smaller, target=target):
+                break
+            wait(world, target)
         if before and world.is_main:
-            os.replace(growing, out)
+            with contextlib.suppress(FileNotFoundError):  # a command that waited for it has named it
+                os.replace(growing, out)
             reach("samples.grown")
         world.barrier()
     return out
+
+
+def wait(world, target: Path) -> None:
+    """Let another command go on that fills the file, as one that judges the same generator; Stopped if asked to."""
+    if world.is_main:
+        print(f"generator.sample: waiting for another process that fills {target}", file=sys.stderr, flush=True)
+    time.sleep(WAIT_SECONDS)
+    if world.any(stop_asked()):
+        raise Stopped(stop_asked() or "another process")
 
 
 def finished_rows(out: Path, attributes: dict) -> int:
@@ -150,21 +175,32 @@ def finished_rows(out: Path, attributes: dict) -> int:
 
 def fill(
     config: SampleConfig, world, dtype, generator, attributes: dict, *, smaller: Path | None, target: Path
-) -> None:
+) -> bool:
     """Write `config.samples` rows to `target`: those of a smaller file as they are, the others sampled.
+
+    Returns:
+        Whether it was written; False where another launch fills it, or has just done so.
 
     Raises:
         Stopped: When a signal or the time limit asks for it; what is sampled stays.
     """
     from latents_cache import create_latents
+    from latents_cache.row_file import Taken
     from runtime.log import Progress
 
     shape = generator.config.latent_shape
     open_file = functools.partial(
         create_latents, target, config.samples, shape, attributes, has_logvar=False, launch=world.launch
     )
-    writer = world.first(open_file) or open_file()  # the main process creates the file
-    with writer:
+
+    def opened():
+        with contextlib.suppress(Taken):
+            return open_file()
+
+    writer = world.first(opened)  # the main process creates the file
+    if world.same(writer is None):
+        return False
+    with writer or open_file() as writer:
         if world.is_main and smaller is not None:
             copy_rows(smaller, writer)
             reach("samples.copied")
@@ -190,6 +226,7 @@ def fill(
         if world.is_main:
             progress.close()
             writer.finish()
+    return True
 
 
 def sample_rows(config: SampleConfig, generator, rows: range, device, dtype):
@@ -220,7 +257,7 @@ def sample_rows(config: SampleConfig, generator, rows: range, device, dtype):
 
 def sample_labels(config: SampleConfig, classes: list[int], rows: range) -> list[int]:
     """The class of each sample, a function of its number (and the seed) alone; -1 without classes."""
-    from runtime.seeds import hashed_rows
+    from generator.batches import hashed_rows
 
     if not classes:
         return [-1] * len(rows)
@@ -268,7 +305,7 @@ def sample_attributes(config: SampleConfig, generator, dtype: str) -> dict:
         "rows_per_call": 1 if config.guidance_scale == 1.0 else 2,
         "seed": config.seed,
         "dtype": dtype,
-        **sampling_options(config),
+        **sampling_options(config, config.guidance_scale),
     }
 
 

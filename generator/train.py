@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runtime.command import NOT_IDENTITY, CommonFlags, flag, run_command
 from runtime.errors import InputError
-from runtime.stopping import Stopped, orderly, stop_asked
+from runtime.stopping import orderly, stop_asked
 
 # Fields that do not change what is learnt. `steps` may grow, except under a schedule that depends on it.
 _NOT_IDENTITY = NOT_IDENTITY | {
@@ -129,12 +129,10 @@ def train(config: TrainConfig) -> Path:
     from generator.latte import Latte, forward_flops
     from generator.loading import restore
     from runtime import parallel, processes
-    from runtime.checkpoint import checkpoint_room
     from runtime.log import MetricsLog, Progress
     from runtime.measuring import stated_peak
-    from runtime.resources import require_training
     from runtime.run import Run, default_name
-    from runtime.trainer import Trainer
+    from runtime.trainer import Trainer, require_training
 
     world = processes.start_processes(config.device)
     rows = world.rows(config.batch_size, config.accumulate)
@@ -162,8 +160,8 @@ def train(config: TrainConfig) -> Path:
         model = Latte(model_config).to(world.device).train()
     parameters = sum(p.numel() for p in model.parameters())
     keep_every = config.keep_every or max(1, config.steps // 10)
-    room = checkpoint_room(parameters, run_dir, steps=config.steps, kept=config.steps // keep_every)
-    estimate = require_training(parameters, world, run_dir, mode=config.parallel, room=room)
+    kept = config.steps // keep_every
+    estimate = require_training(parameters, world, run_dir, mode=config.parallel, steps=config.steps, kept=kept)
     parallel.compile_as_asked(model, config.compile, world.device)
     if config.checkpoint_blocks:
         model.recompute = "blocks"
@@ -231,8 +229,9 @@ def train_loop(
 
     from generator.loading import save
     from generator.rectified_flow import flow_loss, shaped_time
+    from generator.step_numbers import Reading, step_sums, step_values
     from runtime.measuring import peak_memory_gib
-    from runtime.processes import Reading, autocast
+    from runtime.processes import autocast
     from runtime.schedule import is_due, learning_rate
 
     world, parts, step = trainer.world, config.accumulate, progress.step
@@ -278,33 +277,10 @@ def train_loop(
         if due or stop:
             save(run_dir, step, trainer, latents=facts, keep=keep, passing=not due)
         if stop and step < config.steps:
-            raise Stopped(stop_asked() or "another process")
+            trainer.stop()
     if world.is_main:
         progress.close()
         log.close()
-
-
-def step_sums(losses, t, norm, world, stop: object):
-    """What one step says of itself, summed over all processes in one exchange: float64 `[10]` on the device.
-
-    Losses in each quarter of time (near noise the task is another one than near data) and how many there are, the norm
-    of the gradient, and how many processes were asked to stop.
-    """
-    import torch
-
-    quarter = (t * 4).long().clamp(max=3) == torch.arange(4, device=t.device)[:, None]  # [4, b]
-    sums = torch.where(quarter, losses.double(), 0.0).sum(1)
-    asked = torch.full((1,), float(bool(stop)), device=t.device)
-    # The norm is the same on every process already: each brings its part.
-    return world.add(torch.cat([sums, quarter.sum(1), norm.view(1) / world.size, asked]).double())
-
-
-def step_values(numbers: list[float]) -> tuple[dict[str, float], bool]:
-    """What of `step_sums` is logged, and whether some process was asked to stop."""
-    *sums, norm, asked = numbers
-    loss, count = sum(sums[:4]) / sum(sums[4:]), sums[4:]
-    values = {"loss": loss, "grad_norm": norm} | {f"loss_t{q}": sums[q] / count[q] for q in range(4) if count[q]}
-    return values, asked > 0
 
 
 def build_config(config: TrainConfig, reader):

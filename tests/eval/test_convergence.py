@@ -15,8 +15,11 @@ from eval.convergence import (
     step_reaching,
 )
 from eval.results.rows import read_results
+from eval.verify import DIFFERS, VERIFIED, checks_of
+from runtime.checkpoint import list_checkpoints
 from runtime.errors import InputError
 from runtime.processes import World
+from tokenizer.zoo import load, video_folder
 
 COMMON = {"device": "cpu", "dtype": "float32"}
 
@@ -82,6 +85,40 @@ def test_the_curve_has_every_kept_checkpoint_with_its_interval(chain, judge, cap
     assert {row.subject for row in rows} == {"generated, step 2", "generated, step 4", "real", "untrained"}
     assert "generated, step 2" in capsys.readouterr().out
     assert read_results(convergence(ConvergenceConfig(**flags))[0])[0]["curve"] == facts["curve"]
+
+
+def test_the_curve_of_another_decoder_stands_beside_the_generators_own(chain, judge, tmp_path):
+    video = [step for step, folder in list_checkpoints(chain.tokenizer) if folder == video_folder(chain.tokenizer)]
+    before = f"{chain.tokenizer}@{video[0]}"  # the same encoder, its decoder not fine-tuned yet
+    flags = {"runs_dir": str(chain.runs), "samples": 4, "steps": 1, **COMMON}
+    (own,) = convergence(ConvergenceConfig(**flags))
+    written = own.read_bytes()
+    (other,) = convergence(ConvergenceConfig(**flags, tokenizer=before))
+    facts, rows = read_results(other)
+    assert other.name == f"convergence-shapes-n4-vae-{video[0]}-{load(before).decoder_hash[:8]}.json"
+    assert own.read_bytes() == written and read_results(own)[0]["curve"] != facts["curve"]
+    assert facts["encoder_hash"] == read_results(own)[0]["encoder_hash"] == load(before).encoder_hash
+    assert facts["decoder_hash"] == load(before).decoder_hash != read_results(own)[0]["decoder_hash"]
+    out = tmp_path / "curve.json"
+    assert convergence(ConvergenceConfig(**flags, tokenizer=before, out=str(out))) == [out]
+    assert read_results(out)[0]["curve"] == facts["curve"]
+    states = {check.what: check.state for check in checks_of(out)}
+    assert DIFFERS not in states.values() and states[f"decoder of {before}"] == VERIFIED
+    assert {states[f"{row.metric}, {row.subject}"] for row in rows} == {VERIFIED}
+    other.unlink()  # others make pages of this folder
+
+
+def test_curves_by_other_sampling_have_other_names_and_say_so(chain, judge):
+    flags = {"runs_dir": str(chain.runs), "samples": 4, "steps": 2, **COMMON}
+    ways = {"guidance_scale": 2.0, "guidance_interval": (0.25, 0.75), "labels": "drawn"}
+    (out,) = convergence(ConvergenceConfig(**flags, **ways))
+    facts, _ = read_results(out)
+    assert out.name == "convergence-shapes-n4_guidance2_interval0.25-0.75_labelsdrawn.json"
+    assert (facts["guidance_scale"], facts["guidance_interval"], facts["labels"]) == (2.0, [0.25, 0.75], "drawn")
+    assert "guidance at times 0.25 to 0.75 alone, noise being 0" in facts["differences"]
+    assert all("guidance2_interval0.25-0.75_labelsdrawn" in name for name in facts["samples_of"].values()
+               if "untrained" not in name)  # fmt: skip
+    out.unlink()
 
 
 def points(values, spread=0.0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,11 +21,13 @@ from eval.clip_sets import (
     shuffled,
     stratified_halves,
 )
+from eval.difference import DifferenceConfig, difference
 from eval.features.shapes import ShapesNet
 from eval.features.store import FeatureSet
 from eval.fvd import FVDConfig, fvd
 from eval.quantities import distance_rows, judge_rows, no_infinity, score_rows
 from eval.results.rows import read_results
+from eval.verify import UNCHECKED, VERIFIED, checks_of
 from runtime.command import parse
 from runtime.errors import InputError
 from runtime.processes import World
@@ -218,6 +221,27 @@ def test_controls_keep_the_pictures_and_change_the_motion():
     assert torch.equal(mixed.sort(dim=2).values, video.sort(dim=2).values)
     assert torch.equal(mixed, shuffled(video, seed=1)) and not torch.equal(mixed, shuffled(video, seed=2))
     assert torch.equal(mixed[1:], shuffled(video[1:], seed=1))  # whatever batch a clip is in
+
+
+def test_other_ways_to_sample_are_other_results(chain, judge, tmp_path):
+    """Guidance for a part of the time and classes drawn at random change clips, and are named wherever they count."""
+    flags = {"guidance_scales": (2.0,), "controls": False}
+    plain, _ = run_fvd(chain, tmp_path, **flags)
+    (tmp_path / "fvd.json").rename(tmp_path / "plain.json")
+    facts, rows = run_fvd(chain, tmp_path, **flags, guidance_interval=(0.5, 1.0), labels="drawn")
+    assert (facts["guidance_interval"], facts["labels"]) == ([0.5, 1.0], "drawn")
+    assert not {"guidance_interval", "labels"} & plain.keys()
+    words = {"guidance at times 0.5 to 1 alone, noise being 0", "classes of samples drawn at random instead of in turn"}
+    assert words <= {*facts["differences"]} and not words & {*plain["differences"]}
+    (samples,) = {Path(name).name for name in facts["samples_of"].values()}
+    assert samples == "step_00000004_euler2_guidance2_interval0.5-1_labelsdrawn_seed0.h5"
+    # Classes that were drawn are part of what an interval covers, and what was asked for is known all the same.
+    shape = next(row for row in rows if row.metric == "accuracy-shape")
+    assert "class-stratified" not in shape.method and shape.n == 12
+    states = {check.what: check.state for check in checks_of(tmp_path / "fvd.json") if "generated" in check.what}
+    assert {*states.values()} - {UNCHECKED} == {VERIFIED} and states["accuracy-shape, generated"] == VERIFIED
+    with pytest.raises(InputError, match="not of the same clips"):
+        difference(DifferenceConfig(a=str(tmp_path / "plain.json"), b=str(tmp_path / "fvd.json")))
 
 
 def test_accuracy_counts_shape_and_motion_apart():

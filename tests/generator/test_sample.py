@@ -11,12 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import generator.loading as loading
 from generator.rectified_flow import integrate
-from generator.sample import SampleConfig, sample, sample_path
+from generator.sample import SampleConfig, sample, sample_attributes, sample_path
 from generator.train import TrainConfig, train
-from latents_cache import open_latents
+from latents_cache import create_latents, open_latents
 from runtime.errors import InputError
 from runtime.processes import World
-from runtime.run import read_json, write_json
+from runtime.records import read_json, write_json
 from runtime.seeds import normal_rows
 
 SHAPE, CLASSES = (6, 3, 2, 2), 4
@@ -160,6 +160,30 @@ def test_eight_then_twelve_samples_equal_twelve_at_once(run, tmp_path):
     assert sorted(path.name for path in grown.parent.iterdir()) == [grown.name]
 
 
+@pytest.mark.parametrize("first", [0, 4])
+@pytest.mark.parametrize("finishes", [False, True])
+def test_a_file_that_another_command_fills_is_waited_for(first, finishes, run, monkeypatch, tmp_path, capsys):
+    """As two arms of a study do that have one generator: the other is killed, or finishes."""
+    whole = sample(configure(run, out=str(tmp_path / "whole.h5")))
+    path = sample_path(run, 6, 3, 1.0, 0)
+    if first:
+        sample(configure(run, samples=first))
+    attributes = sample_attributes(configure(run), loading.load_generator(run), "torch.float32")
+    target = path.with_name(f"{path.stem}.growing.h5") if first else path
+    other = create_latents(target, 8, SHAPE, attributes, has_logvar=False)
+
+    def sleep(seconds):
+        monkeypatch.undo()
+        other.close()
+        if finishes:
+            sample(configure(run))
+
+    monkeypatch.setattr("generator.sample.time.sleep", sleep)
+    assert sample(configure(run)) == path and contents(path) == contents(whole)
+    assert f"waiting for another process that fills {target}" in capsys.readouterr().err
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
 def test_fewer_samples_than_there_are_change_nothing(run):
     path = sample(configure(run, samples=8))
     before = os.stat(path)
@@ -287,7 +311,7 @@ def test_generators_that_cannot_be_loaded_are_refused(run, tmp_path):
         loading.load_generator(tmp_path)
     weights = run / "checkpoints" / "step_00000006" / "ema.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="not readable as safetensors"):
         loading.load_generator(run)
 
 

@@ -15,7 +15,7 @@ from runtime.command import parse
 from runtime.errors import InputError
 from runtime.log import MEASURED
 from runtime.processes import World
-from runtime.run import read_json
+from runtime.records import read_json
 
 SHAPE, CLASSES = (6, 3, 2, 2), 4
 
@@ -65,10 +65,10 @@ def test_a_run_killed_after_a_checkpoint_repeats_the_lost_steps(latents_file, mo
     whole = train(configure(latents_file, name="whole"))
     from runtime.log import MetricsLog
 
-    def dying(self, step, values, prefix="", write=MetricsLog.write):
+    def dying(self, step, values, write=MetricsLog.write):
         if step == 14:
             raise KeyboardInterrupt
-        write(self, step, values, prefix)
+        write(self, step, values)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(MetricsLog, "write", dying)
@@ -244,7 +244,7 @@ def test_numbers_that_arrive_later_are_logged_all_the_same(latents_file, monkeyp
 def test_a_step_asks_the_device_for_nothing(tmp_path):
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from generator.train import step_sums
+    from generator.step_numbers import step_sums
     from runtime.trainer import Trainer
 
     class Deaf(TorchDispatchMode):
