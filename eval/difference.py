@@ -1,8 +1,9 @@
 """Is one of two better, or is it chance? `python -m eval.difference --a RESULT_OR_RUN --b RESULT_OR_RUN`
 
 Two generators by the same seeds, or two tokenizers on the same clips, from the features and measurements that
-`eval.fvd` and `eval.reconstruction` kept: no pixel is needed. The same clips leave both sides at once, so what the two
-have in common cancels, and the interval of the difference is often many times narrower than theirs suggest.
+`eval.fvd` and `eval.reconstruction` kept, or the errors by clip and head that `eval.probe` did: no pixel is needed. The
+same clips leave both sides at once, so what the two have in common cancels, and the interval of the difference is often
+many times narrower than theirs suggest.
 
 The bias of a Fréchet distance at finitely many clips differs between two generators, and can be larger than what they
 differ by. So its verdict follows from the distances extrapolated to infinitely many clips, and where clips are too few
@@ -17,8 +18,12 @@ from pathlib import Path
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
+from runtime.records import check_fields
 
-KINDS = ("fvd", "reconstruction")
+PROBES = ("probe flow", "probe next-frame", "probe tracking")
+KINDS = ("fvd", "reconstruction", *PROBES)
+# Of two probes, what has to be the same.
+PROBED = ("judged_on", "heads_trained_on", "seed", "seeds", "head_steps", "head_width", "batch_size")
 # Whose numbers are compared; the others are controls.
 SUBJECTS = ("generated", "reconstructed", "predicted")
 # Of what kept rows depend on, all that two sets of the same clips may differ in: who made them, and which columns of
@@ -31,7 +36,7 @@ MADE_BY += ("latents", "file")  # in files of earlier versions
 class DifferenceConfig(CommonFlags):
     """Flags of `python -m eval.difference`."""
 
-    a: str = flag(help="results file of eval.fvd or eval.reconstruction, or a run, of which the newest counts")
+    a: str = flag(help="results of eval.fvd, eval.reconstruction or eval.probe, or a run, of which the newest count")
     b: str = flag(help="the same of the other one")
     out: str | None = flag(
         None, "JSON file to write; default: difference-….json beside the results of a", check=check_file
@@ -57,17 +62,27 @@ def difference(config: DifferenceConfig) -> Path:
     if path_a.resolve() == path_b.resolve():
         raise InputError(f"--a and --b are the same results: {path_a}")
     (facts_a, all_a), (facts_b, all_b) = read_results(path_a), read_results(path_b)
+    check_fields(facts_a, {"data": str}, path_a)
     if facts_a.get("seed") != facts_b.get("seed"):
         raise InputError(
             f"{path_a} and {path_b} are not of the same clips: seed is {facts_a.get('seed')} and {facts_b.get('seed')}"
+        )
+    if kind in PROBES and (other := [n for n in PROBED if facts_a.get(n) is None or facts_a[n] != facts_b.get(n)]):
+        raise InputError(
+            f"{path_a} and {path_b} are not of the same clips and heads: {other[0]} is {facts_a.get(other[0])} and "
+            f"{facts_b.get(other[0])}; measure both alike"
         )
     rows_a, rows_b = ({(row.metric, row.subject): row for row in found} for found in (all_a, all_b))
     rows, verdicts = [], []
     for (metric, subject), row in rows_a.items():
         other = rows_b.get((metric, subject))
-        if not subject.startswith(SUBJECTS) or other is None or None in (row.value, other.value):
+        if other is None or None in (row.value, other.value):
             continue
-        found = compared(row, other, (path_a.parent, path_b.parent))
+        folders = path_a.parent, path_b.parent
+        if kind in PROBES:
+            found = probes_compared(row, other, folders, facts_a.get("videos", []))
+        else:
+            found = compared(row, other, folders) if subject.startswith(SUBJECTS) else []
         if found:
             verdicts.append(f"{metric}, {subject}: {found[-1].note}")
             rows += found
@@ -76,6 +91,7 @@ def difference(config: DifferenceConfig) -> Path:
     out = Path(config.out) if config.out else path_a.parent / f"difference-{kind}-with-{name_of(path_b)}.json"
     words = ["intervals cover fresh clips, not other training seeds; each of the verdicts errs in 5 % of cases"]
     facts = {"a": str(path_a), "b": str(path_b), "of": kind, "data": facts_a["data"], "differences": words}
+    facts |= {"videos": facts_a.get("videos", [])} if kind in PROBES else {}
     write_results(out, kind="difference", rows=rows, **facts)
     if is_main():
         print(f"a: {path_a}\nb: {path_b}")
@@ -97,21 +113,31 @@ def find_results(name: str, runs_dir: str) -> dict[str, Path]:
 
     path = Path(name)
     if path.is_file():
-        facts, _ = read_results(path)
-        if facts["kind"] not in KINDS:
+        kind = kind_of(path, read_results(path)[0])
+        if kind not in KINDS:
             raise InputError(
-                f"{path}: results of kind {facts['kind']!r}; eval.fvd and eval.reconstruction can be compared"
+                f"{path}: results of kind {kind!r}; eval.fvd, eval.reconstruction and eval.probe can be compared"
             )
-        return {facts["kind"]: path}
+        return {kind: path}
     folder = next((f for f in (path / "eval", Path(runs_dir) / f"shipped-{name}" / "eval") if f.is_dir()), None)
     newest: dict[str, tuple[str, Path]] = {}
     for file in sorted(folder.glob("*.json")) if folder else ():
         facts, _ = read_results(file)
-        if facts["kind"] in KINDS:
-            newest[facts["kind"]] = max(newest.get(facts["kind"], ("", file)), (facts["created"], file))
+        kind = kind_of(file, facts)
+        if kind in KINDS:
+            newest[kind] = max(newest.get(kind, ("", file)), (facts["created"], file))
     if not newest:
         raise InputError(f"{name}: no results there; measure it with python -m eval.fvd or eval.reconstruction")
     return {kind: file for kind, (_, file) in newest.items()}
+
+
+def kind_of(path: Path, facts: dict) -> str:
+    """The kind of results as `KINDS` has it."""
+    if facts["kind"] != "probe":
+        return facts["kind"]
+    check_fields(facts, {"of": str}, path)
+    check_fields(facts, {"videos": list[int]}, path, needed=False)
+    return f"probe {facts['of']}"
 
 
 def name_of(path: Path) -> str:
@@ -150,11 +176,38 @@ def compared(row, other, folders: tuple[Path, Path]) -> list:
         beyond = difference_of(number_named(plain + AT_INFINITY + to), sets_a, sets_b)
         words = f"at infinity, {verdict(number.better, beyond)}"
     subject = f"{row.subject}, a - b"
-    sides = (("a", row), ("b", other))
     return [
-        *(replace(one, subject=f"{one.subject}, {side}", sources=()) for side, one in sides),
+        *sides_of(row, other),
         row_from(found, metric=row.metric, subject=subject, features=row.features, note=words),
     ]
+
+
+def probes_compared(row, other, folders: tuple[Path, Path], videos: list[int]) -> list:
+    """As `compared`, of what a probe found in two generators.
+
+    Args:
+        videos: Of each clip the place of its video.
+    """
+    from eval.probes.features import GENERATOR
+    from eval.probes.rows import A_LESS_B, LESS, counted, estimate_again, row_of
+    from eval.probes.units import read_unit
+    from eval.quantities import better
+
+    if not row.subject.startswith(GENERATOR) or LESS in row.subject or not row.sources:
+        return []
+    if len(row.sources) != len(other.sources):
+        raise InputError(f"{row.metric}, {row.subject}: of {len(row.sources)} and {len(other.sources)} heads")
+    paths = [folder / source for folder, found in zip(folders, (row, other), strict=True) for source in found.sources]
+    about = row.metric, row.subject + A_LESS_B
+    found = estimate_again(*about, [read_unit(path) for path in paths], videos)
+    apart = row_of(*about, found, paths, verdict(better(row.metric), found))
+    return [*sides_of(row, other), counted(apart, len(videos))]
+
+
+def sides_of(row, other) -> list:
+    """The numbers of a and b, as they stand beside their difference."""
+    sides = (("a", row), ("b", other))
+    return [replace(one, subject=f"{one.subject}, {side}", sources=()) for side, one in sides]
 
 
 def check_same_clips(a, b) -> None:

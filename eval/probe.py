@@ -6,7 +6,8 @@ and split of its probes are not published; here there are three levels, and the 
 
 Beside each number stand an answer that knows nothing (nothing moves; the last frame again) and the same probe on the
 noisy latents and on the untrained generator, with paired differences to all three. `--runs with=RUN,without=RUN` is the
-table: the same probes of several generators, and their paired differences.
+table: the same probes of several generators, and their paired differences, as `eval.difference` makes them of any two
+results. `eval.verify` computes all of them again from what was kept of every head.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.command import CommonFlags, flag, run_command
+from runtime.command import flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
+from tokenizer.hub import DownloadFlags
 
 if TYPE_CHECKING:
-    from eval.probes.clips import ProbeClips
+    from collections.abc import Sequence
+
     from eval.probes.measure import Found
 
 TASKS = ("flow", "next-frame", "tracking")
@@ -28,7 +31,7 @@ PUBLISHED_ON = {"flow": "sintel", "next-frame": "kinetics400", "tracking": "tapv
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig(CommonFlags):
+class ProbeConfig(DownloadFlags):
     """Flags of `python -m eval.probe`."""
 
     run: str | None = flag(None, "run of generator.train or shipped name; default: the newest run")
@@ -47,7 +50,11 @@ class ProbeConfig(CommonFlags):
     head_width: int = flag(64, "channels inside of a head", low=1, high=4096)
     batch_size: int = flag(16, "clips in a batch of a head", low=1, high=65_536)
     block: int | None = flag(None, "whose tokens, counted from 1; default: the middle one, 14 of 28", low=1)
-    out: str | None = flag(None, "JSON file; default: eval/probe-….json in the run", check=check_file)
+    out: str | None = flag(
+        None,
+        "JSON file, of several tasks -TASK is added to its name; default: eval/probe-….json in the run",
+        check=check_file,
+    )
 
     def __post_init__(self) -> None:
         if self.run and self.runs:
@@ -60,11 +67,13 @@ class ProbeConfig(CommonFlags):
             count = len(getattr(self, name))
             if count not in (0, 1, len(self.task)):
                 raise InputError(f"--{name} gives {count} to {len(self.task)} tasks; give 1, or each")
-        if self.out and len(self.task) * max(1, len(self.runs)) > 1:
-            raise InputError(f"--out {self.out}: one file cannot hold several runs or tasks; leave --out away")
+        if self.out and len(self.runs) > 1:
+            raise InputError(f"--out {self.out}: one file cannot hold several runs; leave --out away")
         labels = [label for label, _ in self.labelled]
         if len(set(labels)) < len(labels):
             raise InputError(f"--runs {','.join(self.runs)}: a label is given twice; label=RUN gives another")
+        if len({Path(run).resolve() for _, run in self.labelled}) < len(labels):
+            raise InputError(f"--runs {','.join(self.runs)}: a run is named twice")
         if any("/" in label or "\0" in label for label in labels):  # labels are parts of file names
             raise InputError(f"--runs {','.join(self.runs)}: a label holds a slash")
 
@@ -84,10 +93,8 @@ class ProbeConfig(CommonFlags):
 class Probed:
     """One generator by one task."""
 
-    label: str
     out: Path
     facts: dict
-    clips: ProbeClips
     found: Found
 
 
@@ -109,17 +116,16 @@ def probe(config: ProbeConfig) -> list[Path]:
     for task in config.task:
         probed = []
         for label, subject in subjects.items():
-            one = subject.probe(task, plans[task, label], label)
+            one = subject.probe(task, plans[task, label])
             if one is None:
                 continue
             rows = rows_of(task, one.found)
             print(f"eval.probe: {task} of {label or subject.name} on {one.facts['data']}\n{table(rows)}")
             write_results(one.out, kind="probe", rows=rows, **one.facts)
             print(f"eval.probe: wrote {one.out}")
-            probed.append(one)
-            written.append((label, one.out))
-        for other in probed[1:]:
-            written.append(("", difference(task, probed[0], other)))
+            probed.append((label, one.out))
+        written += probed
+        written += [("", beside(config, probed[0][1], *other)) for other in probed[1:]]
     if world.is_main:
         print(beside_published(written))
     return [path for _, path in written]
@@ -145,7 +151,12 @@ class Subject:
         self.dtype = resolve_dtype(config.dtype, world.device)
         self.generator = load_generator(run, step)
         self.vae = fitting_tokenizer(
-            self.generator.latents, run, config.tokenizer, config.weights, device=str(world.device)
+            self.generator.latents,
+            run,
+            config.tokenizer,
+            config.weights,
+            device=str(world.device),
+            download=config.download,
         )
         depth = self.generator.config.depth
         self.block = config.block or probed_block(depth)
@@ -183,7 +194,7 @@ class Subject:
             check_apart(judged, learnt)
         return judged, learnt, observed
 
-    def probe(self, task: str, plan: tuple, label: str) -> Probed | None:
+    def probe(self, task: str, plan: tuple) -> Probed | None:
         """All probes of a task; None on other processes than the main one."""
         from eval.probes.clips import drawn, load_clips
         from eval.probes.measure import Recipe, measure
@@ -224,7 +235,7 @@ class Subject:
         )
         if found is None:
             return None
-        return Probed(label, self.out(task, judged), self.facts(task, judged, loaded), loaded[0], found)
+        return Probed(self.out(task, judged), self.facts(task, judged, loaded) | {"videos": found.videos}, found)
 
     def normalize(self, latents):
         """Raw latents to what the generator takes: the inverse of `LoadedGenerator.denormalize`."""
@@ -236,26 +247,28 @@ class Subject:
     def out(self, task: str, dataset) -> Path:
         """The results file."""
         if self.config.out:
-            return Path(self.config.out)
+            return out_of(self.config.out, task, self.config.task)
         own = (Path(self.name) / "manifest.json").is_file()
         folder = Path(self.name) if own else Path(self.config.runs_dir) / f"shipped-{Path(self.name).name}"
         return folder / "eval" / f"probe-{task}-{dataset.name}-step{self.generator.step:08d}.json"
 
     def facts(self, task: str, dataset, loaded: list) -> dict:
         """What the results file says of itself."""
+        from tokenizer.zoo import pinned
 
         config = asdict(self.config)
         kept = ("noise", "seeds", "head_steps", "head_width", "batch_size", "seed")
         words = differences(task, dataset.name, dataset.clip)
-        about = {
-            "run": self.name,
-            "step": self.generator.step,
-            "tokenizer": self.generator.latents.get("tokenizer", ""),
-        }
+        own = self.generator.latents.get("tokenizer", "")
+        tokenizer = self.config.tokenizer or own
+        weights = self.config.weights or (self.generator.latents.get("weights") if tokenizer == own else None)
+        about = {"run": self.name, "step": self.generator.step, "tokenizer": pinned(tokenizer, weights)}
+        about |= {"weights": weights} if weights else {}
         about |= {"encoder_hash": self.vae.encoder_hash, "decoder_hash": self.vae.decoder_hash, "of": task}
         about |= {"data": dataset.name, "split": "test", "size": dataset.clip.height, "block": self.block}
         about |= {"depth": self.generator.config.depth, "num_frames": dataset.clip.num_frames}
         about |= {"samples": len(loaded[0].items), "train_clips": len(loaded[1].items) if loaded[1] else 0}
+        about |= {"judged_on": loaded[0].same, "heads_trained_on": loaded[1].same if loaded[1] else ""}
         return about | {name: config[name] for name in kept} | {"device": str(self.world.device), "differences": words}
 
 
@@ -268,20 +281,17 @@ def check_same_clips(judged: dict[str, object]) -> None:
             raise InputError(f"--runs: {first} and {label} would be judged on other clips, and cannot be compared")
 
 
-def difference(task: str, a: Probed, b: Probed) -> Path:
-    """Write how two generators differ, on the same clips and by the same seeds; returns the file."""
-    from eval.probes.measure import same_videos
-    from eval.probes.rows import difference_rows
-    from eval.results.rows import table, write_results
+def beside(config: ProbeConfig, first: Path, label: str, other: Path) -> Path:
+    """Write how the first generator differs from another one; returns the file."""
+    from eval.difference import DifferenceConfig, difference
 
-    if not same_videos(a.clips, b.clips):
-        raise InputError(f"{a.label} and {b.label} were probed on other clips; their numbers are not compared")
-    rows = difference_rows(a.found, b.found, (a.label, b.label))
-    out = a.out.with_name(f"difference-{a.out.stem}-with-{b.label}.json")
-    print(f"eval.probe: {task}, {a.label} less {b.label}\n{table(rows)}")
-    facts = {"a": a.facts["run"], "b": b.facts["run"], "of": f"probe {task}", "data": a.facts["data"]}
-    write_results(out, kind="difference", rows=rows, **facts, differences=a.facts["differences"])
-    return out
+    out = first.with_name(f"difference-{first.stem}-with-{label}.json")
+    return difference(DifferenceConfig(runs_dir=config.runs_dir, a=str(first), b=str(other), out=str(out)))
+
+
+def out_of(out: str | Path, task: str, tasks: Sequence[str]) -> Path:
+    """The results file of one of several tasks that `--out` means."""
+    return Path(out) if len(tasks) == 1 else Path(out).with_stem(f"{Path(out).stem}-{task}")
 
 
 def differences(task: str, data: str, clip) -> list[str]:

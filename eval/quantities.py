@@ -294,8 +294,8 @@ def judge_rows(found: FeatureSet, subject: str, *, note: str = "") -> list[Row]:
     asked for; nothing by other networks, or of other clips."""
     if found.key["network"] != "shapes" or not found.key["data"].startswith("moving_shapes"):
         return []
-    rows, classes = score_rows(found, subject, note=note, splits=(1,)), classes_of(found)
-    if classes is None or classes.max() >= len(SHAPES) * len(MOTIONS):
+    rows, classes = score_rows(found, subject, note=note, splits=(1,)), found.labels
+    if not len(classes) or classes.min() < 0 or classes.max() >= len(SHAPES) * len(MOTIONS):
         return rows
     for what in ASPECTS:
         number = number_named(f"accuracy-{what}")

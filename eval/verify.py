@@ -60,7 +60,7 @@ def verify(config: VerifyConfig) -> list[Check]:
 
 def results_files(path: Path) -> list[Path]:
     """The file, or every results file below the folder, sorted; InputError when there is none."""
-    from runtime.run import read_json
+    from runtime.records import read_json
 
     if not path.is_dir():
         return [path]
@@ -73,12 +73,14 @@ def results_files(path: Path) -> list[Path]:
 def checks_of(path: Path, *, weights: bool = True) -> Iterator[Check]:
     """Checks of one results file."""
     from eval.features.store import load_feature_set
+    from eval.probes.units import read_unit
     from eval.results.rows import read_results
     from runtime.records import check_fields
 
     facts, rows = read_results(path)
     wanted = dict.fromkeys(("tokenizer", "weights", "encoder_hash", "decoder_hash"), str) | {"samples_of": dict}
-    check_fields(facts, wanted, path, needed=False)
+    check_fields(facts, wanted | {"videos": list[int]}, path, needed=False)
+    videos = facts.get("videos")  # of each clip, by probes alone, which keep units and not features
     sets: dict[str, object] = {}
     for source in sorted({source for row in rows for source in row.sources}):
         file = path.parent / source
@@ -86,10 +88,12 @@ def checks_of(path: Path, *, weights: bool = True) -> Iterator[Check]:
             yield Check(source, UNCHECKED, "the file is not here")
             continue
         try:
-            sets[source] = load_feature_set(file)
+            sets[source] = load_feature_set(file) if videos is None else read_unit(file)
         except InputError as error:
             yield Check(source, DIFFERS, str(error))
             continue
+        if videos is not None:
+            continue  # a unit has no checksum, and its numbers are compared below
         yield Check(source, VERIFIED, f"{len(sets[source].features)} rows, checksums")
         yield from made_by(source, sets[source], facts, path.parent)
     if weights:
@@ -102,6 +106,8 @@ def checks_of(path: Path, *, weights: bool = True) -> Iterator[Check]:
             yield Check(what, UNCHECKED, "it names no kept features")
         elif not set(row.sources) <= sets.keys():
             yield Check(what, UNCHECKED, "kept features are absent or damaged")
+        elif videos is not None:
+            yield check_probe(what, row, [sets[source] for source in row.sources], videos)
         else:
             yield check_row(what, row, [sets[source] for source in row.sources])
 
@@ -183,23 +189,47 @@ def check_row(what: str, row, sets: list) -> Check:
     older = f"by an older method ({row.method})" if again.method != row.method else ""
     if older and number.is_extrapolated:
         return Check(what, UNCHECKED, f"it was made {older}")
-    fields = ("value", "n") if older else ("value", "low", "high", "n")
-    worst = 0.0
-    scale = max(abs(row.value), (row.high or 0.0) - (row.low or 0.0))
+    scale = 0.0
     if number.metric is frechet_distance:  # the small difference of sums as large as the features' variance
-        scale = max(scale, 0.1 * float(number.arrays(*sets)[0].var(0).sum()))
+        scale = 0.1 * float(number.arrays(*sets)[0].var(0).sum())
+    check = compared(what, row, again, ("value", "n") if older else ("value", "low", "high", "n"), scale)
+    if older and check.state == VERIFIED:
+        return Check(what, UNCHECKED, f"{check.words}; its interval was made {older}")
+    return check
+
+
+def check_probe(what: str, row, units: list, videos: list[int]) -> Check:
+    """A number of a probe and its interval, computed again from the errors of each clip and head that are kept."""
+    from eval.probes.rows import LESS, counted, estimate_again, row_of, told
+
+    try:
+        found = estimate_again(row.metric, row.subject, units, videos)
+    except InputError as error:
+        return Check(what, DIFFERS, str(error))
+    note = told(row.metric, found) if LESS in row.subject else ""
+    again = counted(row_of(row.metric, row.subject, found, (), note), len(videos))
+    if note and again.note != row.note:
+        return Check(what, DIFFERS, f"{row.note!r} is written, {again.note!r} follows from what is kept")
+    return compared(what, row, again)
+
+
+def compared(what: str, row, again, fields=("value", "low", "high", "n"), scale: float = 0.0) -> Check:
+    """A row beside the same number made again.
+
+    Args:
+        scale: What differences count by, where that is more than the number and its interval.
+    """
+    worst = 0.0
+    scale = max(scale, abs(row.value), (row.high or 0.0) - (row.low or 0.0))
     for field in fields:
         written, found = getattr(row, field), getattr(again, field)
-        found = found if math.isfinite(found) else None
+        found = found if found is not None and math.isfinite(found) else None
         if written == found:
             continue
         if written is None or found is None or not abs(written - found) <= TOLERANCE * scale < math.inf:
             return Check(what, DIFFERS, f"{field} {written} is written, {found} follows from what is kept")
         worst = max(worst, abs(written - found) / scale)
-    words = f"{row.value:.6g}" + (f", to within {worst:.0e}" if worst else "")
-    if older:
-        return Check(what, UNCHECKED, f"{words}; its interval was made {older}")
-    return Check(what, VERIFIED, words)
+    return Check(what, VERIFIED, f"{row.value:.6g}" + (f", to within {worst:.0e}" if worst else ""))
 
 
 if __name__ == "__main__":

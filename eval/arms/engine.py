@@ -21,6 +21,8 @@ from runtime.errors import InputError
 from runtime.stopping import INTERRUPTED, REQUEUE, Stopped, orderly, stop_asked
 
 POLL = 0.1  # seconds between two looks at a command that runs
+# Seconds that torchrun gives its processes to save after a signal; 30 without it, and always in PyTorch 2.11.
+SAVING = 300
 WAIT = 2.0  # seconds between two looks at what other processes hold
 
 
@@ -29,14 +31,17 @@ def start(stage: Stage, log: IO, lock: IO, processes: int = 1) -> subprocess.Pop
 
     It leaves the terminal's group of processes, so that Ctrl-C comes to it through us alone, and once.
     """
-    launcher = ["-m"]
+    launcher, environment = ["-m"], dict(os.environ)
     if processes > 1:
-        launcher += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+        environment.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SAVING))
+        # After "--" torchrun takes nothing for a flag of its own: a command's --run would be one of two of them.
+        launcher += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "--"]
     return subprocess.Popen(
         [sys.executable, *launcher, *stage.argv],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
+        env=environment,
         pass_fds=(lock.fileno(),),
         process_group=0,
     )

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO
 
 from runtime.errors import InputError
-from runtime.records import check_fields
-from runtime.run import now, read_json, write_json
+from runtime.records import check_fields, read_json, write_json
+from runtime.run import now
 
 _RECORD = {"digest": str, "kind": str, "seconds": float, "work": float, "in_one_go": bool}
 
@@ -39,6 +39,7 @@ class Stage:
         work: How much it has to do, in any unit that its kind has.
         seconds: How long it should take by speeds that were measured before; None: unknown.
         bytes: Room on the disk that its results take, about.
+        begins: Its run, and the one that this begins from: not done where that has other weights now.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Stage:
     work: float = 1.0
     seconds: float | None = None
     bytes: int = 0
+    begins: tuple[Path, Path] | None = None
 
     @property
     def command(self) -> str:
@@ -114,7 +116,7 @@ class Plan:
             return None
         record = read_json(path)
         check_fields(record, _RECORD, path)
-        if record["digest"] != self.digest(stage):
+        if record["digest"] != self.digest(stage) or (stage.begins and _source_changed(*stage.begins)):
             return None
         return Done(*(record[name] for name in ("digest", "seconds", "work", "in_one_go")))
 
@@ -153,6 +155,12 @@ class Plan:
                 ) from error
             else:
                 yield lock
+
+
+def _source_changed(run: Path, source: Path) -> bool:
+    from tokenizer.source import source_changed  # which imports torch
+
+    return source_changed(run, source) is not None
 
 
 def last_words(log: Path, start: int) -> str:

@@ -18,6 +18,7 @@ from eval.features.store import FeatureStore
 from eval.probes.flow import FlowTruth
 from eval.probes.next_frame import NextFrame
 from eval.probes.tracking import Tracks
+from eval.probes.units import digest
 from runtime.errors import InputError
 from runtime.processes import World, autocast
 from runtime.records import from_record
@@ -48,6 +49,11 @@ class ProbeClips:
     items: list[int]
     videos: list
     key: dict
+
+    @property
+    def same(self) -> str:
+        """Equal for two generators that see the same clips, and of which the same is known; 16 hex digits."""
+        return digest({name: self.key[name] for name in ("data", "clip", "fingerprint", "names", "truth")})
 
 
 def clip_of(facts: dict, data: str) -> ClipSpec:

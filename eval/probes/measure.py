@@ -13,7 +13,7 @@ from eval.probes import flow, next_frame, tracking
 from eval.probes.clips import ProbeClips
 from eval.probes.features import SOURCES, Features, noise_of
 from eval.probes.heads import answers, train_head
-from eval.probes.units import Sums, by_video, digest, is_kept, make_unit, read_unit
+from eval.probes.units import Sums, digest, is_kept, make_unit, read_unit, sums_of, unit_path
 from runtime.processes import World
 from runtime.stopping import Stopped, stop_asked
 
@@ -41,11 +41,17 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Found:
-    """Sums `[S, V, 2]` by (source, level) and metric; by metric alone of the answer that knows nothing."""
+    """What was found, by (source, level); the answer that knows nothing, a source without noise, is among them.
+
+    Attributes:
+        sums: `[S, V, 2]` by metric.
+        files: Of the kept units that these are of, one for each seed.
+        videos: Of each clip the place of its video.
+    """
 
     sums: dict[tuple[str, float], Sums]
-    trivial: Sums
-    clips: int
+    files: dict[tuple[str, float], tuple[Path, ...]]
+    videos: list[int]
 
 
 def measure(
@@ -78,12 +84,12 @@ def measure(
     Raises:
         Stopped: When a signal or the time limit asks for it; what is found stays.
     """
-    seeds = recipe.seeds if TASKS[task].TRAINED else recipe.seeds[:1]
+    kind = TASKS[task]
+    seeds = recipe.seeds if kind.TRAINED else recipe.seeds[:1]
     plan = [(source, level) for level in recipe.levels for source in SOURCES]
     keys = {
         (s, v, seed): _key(task, clips, training, recipe, identity[s], s, v, seed) for s, v in plan for seed in seeds
     }
-    rows: dict = {}
     for source, level in plan[world.rank :: world.size]:
         todo = [seed for seed in seeds if not is_kept(folder, keys[source, level, seed])]
         features = [None, None]
@@ -104,13 +110,14 @@ def measure(
     world.barrier()
     if not world.is_main:
         return None
-    for source, level in plan:
-        units = [read_unit(folder, keys[source, level, seed]) for seed in seeds]
-        rows[source, level] = {
-            metric: np.stack([by_video(unit[metric], clips.videos) for unit in units]) for metric in units[0]
-        }
-    trivial = {metric: by_video(found, clips.videos)[None] for metric, found in clips.truth.trivial().items()}
-    return Found(rows, trivial, len(clips.items))
+    nothing = {"format": FORMAT, "task": task, "source": kind.TRIVIAL, "level": 0.0, "clips": digest(clips.key)}
+    make_unit(folder, nothing, clips.truth.trivial)
+    files = {(kind.TRIVIAL, 0.0): (unit_path(folder, nothing),)}
+    files |= {(s, v): tuple(unit_path(folder, keys[s, v, seed]) for seed in seeds) for s, v in plan}
+    places = {video: place for place, video in enumerate(dict.fromkeys(clips.videos))}
+    videos = [places[video] for video in clips.videos]
+    sums = {who: sums_of([read_unit(path) for path in paths], videos) for who, paths in files.items()}
+    return Found(sums, files, videos)
 
 
 def _key(task, clips, training, recipe: Recipe, identity: dict, source: str, level: float, seed: int) -> dict:
@@ -147,9 +154,3 @@ def _unit(
         head = train_head(learnt, truth.loss, seed=seed, steps=steps, batch_size=size, device=device, **shape)
         parts = [clips.truth.sums(pictures, places) for places, pictures in answers(head, features, size, device)]
     return {metric: np.concatenate([part[metric] for part in parts]) for metric in parts[0]}
-
-
-def same_videos(a: ProbeClips, b: ProbeClips) -> bool:
-    """Whether two generators were judged on the same clips, frame by frame and pixel by pixel."""
-    names = ("data", "clip", "fingerprint", "names")
-    return all(a.key[name] == b.key[name] for name in names)

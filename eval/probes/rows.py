@@ -1,4 +1,4 @@
-"""Rows of results out of what probes found, and the table of the paper that they belong to."""
+"""Rows of results out of what probes found, their numbers again from kept units, and the published table."""
 
 from __future__ import annotations
 
@@ -9,54 +9,90 @@ from pathlib import Path
 from eval.metrics.intervals import Estimate
 from eval.probes.features import GENERATOR, SOURCES
 from eval.probes.measure import TASKS, Found
-from eval.probes.units import estimate_of
+from eval.probes.units import Unit, estimate_of, sums_of
 from eval.quantities import better
 from eval.results.published import TABLES
 from eval.results.rows import Row, read_results, row_from
 from eval.results.tables import Measured, fill, markdown
+from runtime.errors import InputError
+
+TRIVIALS = tuple(kind.TRIVIAL for kind in TASKS.values())
+# In the subject of a row: a difference to another source, and to another generator.
+LESS, A_LESS_B = ", less ", ", a - b"
 
 
 def rows_of(task: str, found: Found) -> list[Row]:
     """Every number, and how the generator's differ from the others at its noise level."""
-    rows, trivial = [], TASKS[task].TRIVIAL
+    rows, nothing = [], (TASKS[task].TRIVIAL, 0.0)
+    levels = dict.fromkeys(level for source, level in found.sums if source == GENERATOR)
     for metric in TASKS[task].METRICS:
-        rows.append(_row(metric, trivial, estimate_of(metric, found.trivial[metric]), found))
-        for (source, level), sums in found.sums.items():
-            rows.append(_row(metric, at(source, level), estimate_of(metric, sums[metric]), found))
-        for level in dict.fromkeys(level for _, level in found.sums):
-            own = found.sums[GENERATOR, level][metric]
-            for other in (trivial, *SOURCES[1:]):
-                sums = found.trivial if other == trivial else found.sums[other, level]
-                better = estimate_of(metric, own, sums[metric])
-                rows.append(_row(metric, f"{at(GENERATOR, level)}, less {other}", better, found, verdict=True))
-    return rows
+        for who, sums in found.sums.items():
+            rows.append(row_of(metric, at(*who), estimate_of(metric, sums[metric]), found.files[who]))
+        for level in levels:
+            own = (GENERATOR, level)
+            for other in (nothing, *((source, level) for source in SOURCES[1:])):
+                apart = estimate_of(metric, found.sums[own][metric], found.sums[other][metric])
+                files = (*found.files[own], *found.files[other])
+                rows.append(row_of(metric, f"{at(*own)}{LESS}{other[0]}", apart, files, told(metric, apart)))
+    return [counted(row, len(found.videos)) for row in rows]
 
 
 def at(source: str, level: float) -> str:
     """The subject of a row."""
-    return f"{source}, {100 * level:g} % noise"
+    return source if source in TRIVIALS else f"{source}, {100 * level:g} % noise"
 
 
-def _row(metric: str, subject: str, estimate: Estimate, found: Found, verdict: bool = False) -> Row:
-    note = ""
-    if verdict:
-        gain = -estimate.value if better(metric) == "lower" else estimate.value
-        inside = not (estimate.low > 0 or estimate.high < 0)
-        note = "no difference outside the interval" if inside else "better" if gain > 0 else "worse"
-    videos = f"{estimate.n} videos" if estimate.n != found.clips else ""
-    row = row_from(estimate, metric=metric, subject=subject, note="; ".join(filter(None, (note, videos))))
-    return replace(row, n=found.clips)
+def row_of(metric: str, subject: str, estimate: Estimate, files: Sequence[object], note: str = "") -> Row:
+    """A number that can be computed again from units; `n` counts videos."""
+    return replace(row_from(estimate, metric=metric, subject=subject, note=note), sources=tuple(map(str, files)))
 
 
-def difference_rows(a: Found, b: Found, labels: tuple[str, str]) -> list[Row]:
-    """How the generators of two runs differ, at every level that both have, on the same clips and by the same seeds."""
-    return [
-        _row(metric, f"{at(source, level)}, {labels[0]} less {labels[1]}", found, a, verdict=True)
-        for (source, level), sums in a.sums.items()
-        for metric in sums
-        if source == GENERATOR and (source, level) in b.sums
-        for found in (estimate_of(metric, sums[metric], b.sums[source, level][metric]),)
-    ]
+def counted(row: Row, clips: int) -> Row:
+    """With the number of clips as `n`, and that of videos in the note where there are fewer of them."""
+    videos = f"{row.n} videos" if row.n != clips else ""
+    return replace(row, n=clips, note="; ".join(filter(None, (row.note, videos))))
+
+
+def told(metric: str, apart: Estimate) -> str:
+    """In words, whether a number is better than the one that was taken off."""
+    gain = -apart.value if better(metric) == "lower" else apart.value
+    inside = not (apart.low > 0 or apart.high < 0)
+    return "no difference outside the interval" if inside else "better" if gain > 0 else "worse"
+
+
+def estimate_again(metric: str, subject: str, units: Sequence[Unit], videos: Sequence[int]) -> Estimate:
+    """The number of a row from the kept units that it names, in their order.
+
+    Args:
+        metric, subject: Of the row.
+        videos: Of each clip the place of its video.
+
+    Raises:
+        InputError: If they are not of what the row says.
+    """
+    subject, of_two, _ = subject.partition(A_LESS_B)
+    subject, _, other = subject.partition(LESS)
+    if not other and not of_two:
+        sides, wanted = [units], [subject]
+    else:
+        count = len(units) - 1 if other in TRIVIALS else len(units) // 2
+        sides = [units[:count], units[count:]]
+        if other not in TRIVIALS and len(units) % 2:
+            raise InputError(f"{len(units)} kept units are not as many of the one as of the other")
+        level = subject.partition(", ")[2]
+        wanted = [subject, subject if of_two else other if other in TRIVIALS else f"{other}, {level}"]
+    for side, name in zip(sides, wanted, strict=True):
+        if not side or any(subject_of(unit) != name for unit in side):
+            raise InputError(f"kept units are of {', '.join(dict.fromkeys(map(subject_of, units)))}")
+        if any(metric not in unit.sums for unit in side):
+            raise InputError(f"kept units hold {', '.join(side[0].sums)}, no {metric}")
+    return estimate_of(metric, *(sums_of(side, videos)[metric] for side in sides))
+
+
+def subject_of(unit: Unit) -> str:
+    """What a kept unit is of, as rows call it."""
+    source, level = unit.key.get("source"), unit.key.get("level")
+    return at(source, level) if isinstance(source, str) and isinstance(level, int | float) else str(source)
 
 
 def beside_published(written: Sequence[tuple[str, Path]]) -> str:

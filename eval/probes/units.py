@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,18 @@ from scipy import stats
 from eval.metrics.intervals import Estimate
 from eval.metrics.jackknife import ROUNDS, jackknife
 from runtime.errors import InputError
-from runtime.records import check_fields
-from runtime.run import read_json, write_json
+from runtime.records import check_fields, read_json, write_json
 
 # Sums `[S, V, 2]` of seeds and videos: what is averaged, and over how many.
 Sums = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one probe found: its key, and sums of clips `[N, 2]` by metric."""
+
+    key: dict
+    sums: Sums
 
 
 def make_unit(folder: Path, key: dict, make: Callable[[], Sums]) -> None:
@@ -38,26 +46,29 @@ def make_unit(folder: Path, key: dict, make: Callable[[], Sums]) -> None:
         )
     found = {metric: rows.tolist() for metric, rows in made.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(_path(folder, key), {"key": key, "sums": found}, "features")
+    write_json(unit_path(folder, key), {"key": key, "sums": found}, "features")
 
 
-def read_unit(folder: Path, key: dict) -> Sums:
-    """What `make_unit` kept; InputError if it is not there, or damaged."""
-    path = _path(folder, key)
+def read_unit(path: Path) -> Unit:
+    """What `make_unit` kept; InputError if it is not there, damaged, or of another key than its name says."""
     record = read_json(path)
     check_fields(record, {"key": dict, "sums": dict}, path)
     check_fields(record["sums"], dict.fromkeys(record["sums"], list[list[float]]), path)
     if not all(len(row) == 2 and np.isfinite(row).all() for rows in record["sums"].values() for row in rows):
         raise InputError(f"{path}: damaged; remove it, and it is made again")
-    return {metric: np.array(rows, np.float64).reshape(-1, 2) for metric, rows in record["sums"].items()}
+    if unit_path(path.parent, record["key"]).name != path.name:
+        raise InputError(f"{path}: its key is not the one that it is named by; remove it, and it is made again")
+    sums = {metric: np.array(rows, np.float64).reshape(-1, 2) for metric, rows in record["sums"].items()}
+    return Unit(record["key"], sums)
 
 
 def is_kept(folder: Path, key: dict) -> bool:
     """Whether there is such a unit."""
-    return _path(folder, key).is_file()
+    return unit_path(folder, key).is_file()
 
 
-def _path(folder: Path, key: dict) -> Path:
+def unit_path(folder: Path, key: dict) -> Path:
+    """The file of a unit."""
     return folder / f"unit-{digest(key)}.json"
 
 
@@ -72,6 +83,21 @@ def by_video(rows: np.ndarray, videos: Sequence[object]) -> np.ndarray:
     found = np.zeros((len(places), 2))
     np.add.at(found, [places[video] for video in videos], rows)
     return found
+
+
+def sums_of(units: Sequence[Unit], videos: Sequence[int]) -> Sums:
+    """Sums `[S, V, 2]` by metric of the units of several seeds.
+
+    Args:
+        videos: Of each clip the place of its video.
+
+    Raises:
+        InputError: If a unit is of other clips.
+    """
+    metrics = units[0].sums.keys()
+    if any(unit.sums.keys() != metrics or {*map(len, unit.sums.values())} != {len(videos)} for unit in units):
+        raise InputError(f"kept units of a probe are not of the same {len(videos)} clips and numbers")
+    return {metric: np.stack([by_video(unit.sums[metric], videos) for unit in units]) for metric in metrics}
 
 
 def mean_of(metric: str, rows: np.ndarray) -> float:

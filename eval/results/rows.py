@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from eval.protocols.presets import PAPER
-from runtime.records import check_fields, from_record
-from runtime.run import command_line, is_main, machine, now, read_json, versions, write_json
+from runtime.records import check_fields, from_record, read_json, write_json
+from runtime.run import command_line, is_main, machine, now, versions
 
 
 @dataclass(frozen=True, kw_only=True)

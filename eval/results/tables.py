@@ -85,6 +85,12 @@ class Column:
         return self.better or better(self.metric)
 
 
+def column_title(metric: str, subject: str) -> str:
+    """What stands above a number of ours: the metric, and of what it is unless of generated clips; two subjects of one
+    metric never share a title."""
+    return " ".join(filter(None, (metric, subject.removeprefix("generated").strip())))
+
+
 @dataclass(frozen=True)
 class Table:
     """A table to print."""

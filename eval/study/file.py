@@ -8,6 +8,8 @@ first = "A"                             # the arm that others are compared with;
 preset = "demo"
 [tokenizer.images]                      # flags of one stage: images, video, decoder
 steps = 700
+[eval.probe]                            # eval.convergence, eval.latents and eval.probe may be for some arms only
+arms = ["A", "C"]
 
 [[arm]]
 name = "A"
@@ -47,6 +49,8 @@ COMMANDS = {
     "eval.latents": False,
     "eval.probe": False,
 }
+# Those that may be asked for of some arms only; reconstructions are what the gate looks at.
+OF_SOME = ("eval.convergence", "eval.latents", "eval.probe")
 _HEAD = {"data": str, "seeds": list[int]}
 _MORE = {"root": str, "first": str, "gate": dict, "seconds": dict, "arm": list[dict], "hypothesis": list[dict]}
 GATES = ("change explained", "accuracy-shape")
@@ -86,6 +90,7 @@ class Study:
 
     Attributes:
         flags: By command, or "tokenizer.<stage>", the flags of all arms.
+        only: By command, the arms that it is asked for of, where it is not asked for of all.
         gate: By metric, what an arm must reach for its distances to count.
         seconds: By kind of stage, how long a unit of work takes, where that was measured.
         hypotheses: What is claimed of the arms.
@@ -98,6 +103,7 @@ class Study:
     first: str
     arms: tuple[ArmSpec, ...]
     flags: dict[str, dict]
+    only: dict[str, tuple[str, ...]]
     gate: dict[str, float]
     seconds: dict[str, float]
     hypotheses: tuple[Hypothesis, ...]
@@ -109,6 +115,10 @@ class Study:
     def data_of(self, arm: ArmSpec) -> str:
         """The data set of an arm."""
         return arm.data or self.data
+
+    def asks(self, command: str, arm: ArmSpec) -> bool:
+        """Whether an arm is to be measured by a command."""
+        return command in self.flags and arm.name in self.only.get(command, (arm.name,))
 
     def against(self, arm: ArmSpec) -> ArmSpec | None:
         """The arm that one is compared with; None for one that is the measure itself."""
@@ -132,7 +142,7 @@ def read_study(path: str | Path) -> Study:
         raise InputError(f"--plan {path}: not readable as TOML ({error})") from error
     check_fields(record, _HEAD, path)
     check_fields(record, _MORE, path, needed=False)
-    flags = _flags(record, path)
+    flags, only = _flags(record, path)
     known = {*_HEAD, *_MORE, *(name.partition(".")[0] for name in COMMANDS)}
     if unknown := sorted(set(record) - known):
         raise InputError(f"{path}: {unknown[0]} is not known; a study has {', '.join(sorted(known))}")
@@ -151,6 +161,7 @@ def read_study(path: str | Path) -> Study:
         first=record.get("first", arms[0].name),
         arms=arms,
         flags=flags,
+        only=only,
         gate=numbers["gate"],
         seconds=numbers["seconds"],
         hypotheses=tuple(
@@ -162,20 +173,23 @@ def read_study(path: str | Path) -> Study:
     return study
 
 
-def _flags(record: dict, path) -> dict[str, dict]:
-    """The tables of flags, by command."""
-    found = {}
+def _flags(record: dict, path) -> tuple[dict[str, dict], dict[str, tuple[str, ...]]]:
+    """The tables of flags, by command, and the arms of those that are for some arms only."""
+    found, only = {}, {}
     for package in ("tokenizer", "generator", "eval"):
         check_fields(record, {package: dict}, path, needed=False)
         for verb, flags in record.get(package, {}).items():
             name = f"{package}.{verb}"
             if name not in COMMANDS or not isinstance(flags, dict):
                 raise InputError(f"{path}: [{name}] is not known; known: {', '.join(COMMANDS)}")
-            found[name] = flags
+            if name in OF_SOME and "arms" in flags:
+                check_fields(flags, {"arms": list[str]}, f"{path}, {name}")
+                only[name] = tuple(flags["arms"])
+            found[name] = {key: value for key, value in flags.items() if name not in only or key != "arms"}
     absent = [name for name, is_needed in COMMANDS.items() if is_needed and name not in found]
     if absent:
         raise InputError(f"{path}: [{absent[0]}] is missing")
-    return found
+    return found, only
 
 
 def _arm(record: dict, source: str) -> ArmSpec:
@@ -223,6 +237,9 @@ def _check_arms(study: Study, path) -> None:
     for name in (study.first, *(arm.against for arm in study.arms if arm.against)):
         if name not in seen:
             raise InputError(f"{path}: there is no arm {name!r} to compare with")
+    for command, names in study.only.items():
+        if unknown := sorted(set(names) - seen.keys()):
+            raise InputError(f"{path}, {command}: there is no arm {unknown[0]!r}")
     for hypothesis in study.hypotheses:
         if unknown := [name for name in arms_of(hypothesis) if name not in seen]:
             raise InputError(f"{path}, hypothesis {hypothesis.name}: there is no arm {unknown[0]!r}")

@@ -113,6 +113,8 @@ def judged(hypothesis: Hypothesis, values: dict[str, dict[int, float]], faster: 
 def judged_nearer(hypothesis: Hypothesis, values: dict[str, dict[int, float]], seeds: Sequence[int]) -> Verdict:
     """Of two arms, and of their gain beside that of a control."""
     ours, theirs = hypothesis.nearer
+    if min(values[name][seed] for name in arms_of(hypothesis) for seed in seeds) <= 0:
+        return Verdict(OPEN, "a distance at infinity is not above 0, so that nothing is a share of it", len(seeds))
     gains = [values[ours][seed] - values[theirs][seed] for seed in seeds]
     gain = interval(gains)
     level = sum(values[theirs][seed] for seed in seeds) / len(seeds)

@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 
 from eval.arms.plan import Plan
 from eval.metrics.intervals import mean_and_half
-from eval.quantities import AT_INFINITY
+from eval.quantities import AT_INFINITY, PROBES
 from eval.results.published import TABLES
 from eval.results.rows import Row, read_results
-from eval.results.tables import MEASURED, Cell, Column, Table
+from eval.results.tables import MEASURED, Cell, Column, Measured, Table, column_title
 from eval.results.tables import Line as TableLine
 from eval.study.file import ArmSpec, Study
 from eval.study.hypotheses import Hypothesis, Verdict, hypotheses_table, judged
 from eval.study.plan import Line
-from runtime.run import read_json
+from eval.study.seed_means import latents_table, over_seeds, probe_tables
+from runtime.records import read_json
 
 Judgements = dict[str, tuple[Hypothesis, Verdict]]
 SUBJECTS = ("generated", "reconstructed", "predicted")
@@ -40,15 +41,20 @@ class Outcome:
 
 def outcome_of(study: Study, plan: Plan, lines: Sequence[Line]) -> Outcome:
     """Read the results of all finished stages."""
-    rows = {arm.name: {line.seed: rows_of(plan, line) for line in lines if line.arm is arm} for arm in study.arms}
+    measured = {arm.name: {line.seed: measured_of(plan, line) for line in lines if line.arm is arm}
+                for arm in study.arms}  # fmt: skip
+    rows = {name: {seed: rows_of(found) for seed, found in by_seed.items()} for name, by_seed in measured.items()}
     curves = {arm.name: {line.seed: found for line in lines if line.arm is arm and (found := curve_of(plan, line))}
               for arm in study.arms}  # fmt: skip
     failed = {arm.name: words for arm in study.arms if (words := gate_words(study, rows[arm.name]))}
-    tables = [measured_table(study, rows, failed), differences_table(study, plan, lines, failed)]
+    apart = {arm.name: {line.seed: paired_rows(plan, line) for line in lines if line.arm is arm}
+             for arm in study.arms if study.against(arm)}  # fmt: skip
+    tables = [measured_table(study, rows, failed), differences_table(study, apart, failed)]
     tables.append(learning_table(study, curves, failed))
     asked = {name for arm in study.arms for name in arm.line}
     for name in [name for name in TABLES if name in asked]:
-        tables += published_tables(study, name, rows, failed)
+        tables += published_tables(study, name, measured, rows, failed)
+    tables += [latents_table(study, rows, failed), *probe_tables(study, rows, apart, failed)]
     tables = [table for table in tables if table.lines]
     verdicts = [f"arm {name} does not count: {words}" for name, words in failed.items()]
     judgements = verdicts_of(study, rows, curves, failed)
@@ -57,18 +63,26 @@ def outcome_of(study: Study, plan: Plan, lines: Sequence[Line]) -> Outcome:
     return Outcome(tables, {name: found for name, found in curves.items() if found}, verdicts)
 
 
-def rows_of(plan: Plan, line: Line) -> dict[tuple[str, str], Row]:
-    """Numbers of one arm with one seed, by metric and subject."""
-    found = {}
-    for stage in line.stages.values():
-        if stage.name in (f"fvd-{line.name}", f"reconstruction-{line.name}") and plan.done(stage):
-            found |= {(row.metric, row.subject): row for row in read_results(stage.results[0])[1]}
-    for folder, pattern in ((line.tokenizer, "latents-*.json"), (line.generator, "probe-*.json")):
-        kind = pattern.partition("-")[0]
-        if f"{kind}-{line.name}" in line.stages and plan.done(line.stages[f"{kind}-{line.name}"]):
-            for path in sorted((folder / "eval").glob(pattern)):
-                found |= {(row.metric, row.subject): row for row in read_results(path)[1]}
-    return {key: row for key, row in found.items() if row.value is not None}
+def measured_of(plan: Plan, line: Line) -> list[Measured]:
+    """The results of one arm with one seed."""
+    found = []
+    for kind in ("fvd", "reconstruction", "latents", "probe"):
+        stage = line.stages.get(f"{kind}-{line.name}")
+        if stage is None or not plan.done(stage):
+            continue
+        if kind == "latents":  # the stage's own result is a page; the numbers are in the tokenizer's run
+            folder = line.tokenizer / "eval"
+            written = [(path, *read_results(path)) for path in folder.glob("latents-*.json")]
+            read = [max(written, key=lambda one: one[1]["created"])] if written else []
+        else:
+            read = [(path, *read_results(path)) for path in stage.results]
+        found += [Measured("", str(path), facts, rows) for path, facts, rows in read]
+    return found
+
+
+def rows_of(measured: Sequence[Measured]) -> dict[tuple[str, str], Row]:
+    """Numbers by metric and subject."""
+    return {(row.metric, row.subject): row for one in measured for row in one.rows if row.value is not None}
 
 
 def curve_of(plan: Plan, line: Line) -> dict | None:
@@ -100,16 +114,6 @@ def verdicts_of(study: Study, rows: dict[str, dict], curves: dict[str, dict], fa
             }
         found[hypothesis.name] = hypothesis, judged(hypothesis, values, faster)
     return found
-
-
-def over_seeds(rows: Sequence[Row]) -> Cell:
-    """The mean over seeds with its 95 % interval by Student's t, which the chance of each seed's clips is part of; of
-    one seed its own interval, over clips alone."""
-    values = [row.value for row in rows]
-    if len(values) == 1:
-        return Cell(values[0], rows[0].low, rows[0].high, rows[0].n)
-    mean, half = mean_and_half(values)
-    return Cell(mean, mean - half, mean + half, sum(row.n for row in rows))
 
 
 def gate_words(study: Study, rows: dict[int, dict]) -> str:
@@ -164,7 +168,7 @@ def measured_table(study: Study, rows: dict[str, dict], failed: dict[str, str]) 
         for key in seen
         if key[1].startswith(SUBJECTS) and ", frame +" not in key[0]
     )
-    columns = tuple(Column(title_of(*key), *key) for key in keys)
+    columns = tuple(Column(column_title(*key), *key) for key in keys)
     lines = [
         TableLine(
             arm.name, MEASURED, "", cells_of(columns, rows[arm.name]), notes_of(study, arm, rows[arm.name], failed)
@@ -175,22 +179,19 @@ def measured_table(study: Study, rows: dict[str, dict], failed: dict[str, str]) 
     return Table("measured", title, "", columns, lines, of="arm")
 
 
-def title_of(metric: str, subject: str) -> str:
-    """A column's title."""
-    return " ".join(filter(None, (metric, subject.removeprefix("generated").strip())))
+def differences_table(study: Study, apart: dict[str, dict], failed: dict[str, str]) -> Table:
+    """Each arm less the one that it is compared with: paired by clips and noise in each seed, the mean over seeds.
 
-
-def differences_table(study: Study, plan: Plan, lines: Sequence[Line], failed: dict[str, str]) -> Table:
-    """Each arm less the one that it is compared with: paired by clips and noise in each seed, the mean over seeds."""
+    Args:
+        apart: What `paired_rows` gives, by arm and seed.
+    """
     columns: dict[tuple[str, str], Column] = {}
     made = []
-    for arm in study.arms:
+    for name, rows in apart.items():
+        arm = study.arm(name)
         other = study.against(arm)
-        if other is None:
-            continue
-        rows = {line.seed: paired_rows(plan, line) for line in lines if line.arm is arm}
         for seen in rows.values():
-            columns |= {key: Column(title_of(*key), *key) for key in seen}
+            columns |= {key: Column(column_title(*key), *key) for key in seen if key[0] not in PROBES}
         notes = [f"less {other.name}", *lost_notes((arm, other), failed)]
         notes += seed_notes(study, sum(map(bool, rows.values())))
         made.append(TableLine(arm.name, MEASURED, "", cells_of(list(columns.values()), rows), tuple(notes)))
@@ -237,24 +238,23 @@ def learning_table(study: Study, curves: dict[str, dict], failed: dict[str, str]
     return Table("learning", "How fast generators learn", "", (column,), lines, of="arm")
 
 
-def published_tables(study: Study, name: str, rows: dict[str, dict], failed: dict[str, str]) -> list[Table]:
-    """A published table with our arms below its lines, in its columns what has their name; and our own numbers of these
-    arms in a table of the same order."""
+def published_tables(
+    study: Study, name: str, measured: dict[str, dict[int, list]], rows: dict[str, dict], failed: dict[str, str]
+) -> list[Table]:
+    """A published table with our arms below its lines, in its columns what belongs there by name, data and size; and
+    where nothing does, our own numbers of these arms in a table of the same order."""
     published = TABLES[name]
-    arms = [arm for arm in study.arms if name in arm.line]
-    own = [column for column in published.columns if column.metric and column.data in ("", study.data)]
-    ours = [
-        TableLine(
-            f"{arm.line[name]}: {arm.name}",
-            MEASURED,
-            "",
-            cells_of(own, rows[arm.name]),
-            notes_of(study, arm, rows[arm.name], failed),
-        )
-        for arm in arms
-    ]
+    arms, ours = [arm for arm in study.arms if name in arm.line], []
+    for arm in arms:
+        found: dict[str, list[Row]] = {}
+        for one in (one for results in measured[arm.name].values() for one in results):
+            for title, row in one.in_columns(published).items():
+                found.setdefault(title, []).append(row)
+        cells = {title: over_seeds(same) for title, same in found.items()}
+        notes = notes_of(study, arm, rows[arm.name], failed)
+        ours.append(TableLine(f"{arm.line[name]}: {arm.name}", MEASURED, "", cells, notes))
     made = [Table(name, published.title, published.protocol, published.columns, [*published.lines, *ours], of="arm")]
-    if own:
+    if name == "probes" or any(line.cells for line in ours):  # probes have a table of their own
         return made
     whole = measured_table(study, rows, failed)
     lines = {line.name: line for line in whole.lines}

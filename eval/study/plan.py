@@ -9,9 +9,13 @@ from pathlib import Path
 
 from eval.arms.plan import Arm, Plan, Stage
 from eval.decode import file_word
+from eval.probe import TASKS, out_of
 from eval.study.file import IMAGES, ArmSpec, Study, words_of
 from runtime.command import parse
 from runtime.errors import InputError
+
+# Flags of eval.convergence that its file is named by.
+NAMING = {"guidance-scale", "guidance-interval", "labels"}
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,9 @@ class Maker:
 
     def line(self, arm: ArmSpec) -> Line:
         """Everything of one arm."""
-        study, folder = self.study, plan_folder(self.config, self.study)
+        folder = plan_folder(self.config, self.study)
         stages, tokenizer, last = self.tokenizer(arm)
-        source = arm
-        while source.video is None and source.start != IMAGES:
-            source = study.arm(source.start)  # the same encoder: its latents, and the generator that learned them
+        source = self.source(arm)
         owner, own, needed = self.name(source), source is arm, last
         encoder, wanted = (tokenizer, last) if own else self.tokenizer(source)[1:]
         latents = folder / "latents" / f"{owner}.h5"
@@ -125,6 +127,12 @@ class Maker:
         found |= {stage.name: stage for stage in self.differences(arm)}
         return Line(arm, self.seed, name, found, tokenizer, run)
 
+    def source(self, arm: ArmSpec) -> ArmSpec:
+        """The arm that an arm has its encoder of, and so latents and the generator that learned them."""
+        while arm.video is None and arm.start != IMAGES:
+            arm = self.study.arm(arm.start)
+        return arm
+
     def tokenizer(self, arm: ArmSpec) -> tuple[list[Stage], Path, str]:
         """Stages of an arm's tokenizer, the run that it ends in, and the name of its last stage."""
         if arm.start == IMAGES:
@@ -156,43 +164,64 @@ class Maker:
             needs=needs,
             results=(run / "checkpoints",),
             work=number_of(flags, "steps", 1),
+            begins=start and (run, start),
         )
         return stage, run
 
     def measured(self, arm: ArmSpec, name: str, tokenizer: Path, run: Path, last: str, own: bool) -> list[Stage]:
         """What the file asks for beside the distance."""
-        folder, flags, found = plan_folder(self.config, self.study), self.study.flags, []
-        if "eval.convergence" in flags and own:
+        study, flags, found = self.study, self.study.flags, []
+        results = plan_folder(self.config, study) / "results"
+        if study.asks("eval.convergence", arm):
             count, data = int(self.flag("eval.convergence", "samples", 800)), self.study.data_of(arm)
             network = "shapes" if data.startswith("moving_shapes") else "i3d"
             network = str(flags["eval.convergence"].get("features", network)).replace("auto", network)
             out = run / "eval" / f"convergence-{network}-n{count}.json"
             needs = (f"fvd-{name}",)
             words = ["--runs", run]
+            if not own or NAMING.intersection(flag.replace("_", "-") for flag in flags["eval.convergence"]):
+                out = results / f"convergence-{name}.json"
+                words += [*([] if own else ["--tokenizer", tokenizer]), "--out", out]
             found.append(self.made("convergence", name, "eval.convergence", words, needs=needs, results=(out,)))
         if "eval.reconstruction" in flags:
-            out = folder / "results" / f"reconstruction-{name}.json"
+            out = results / f"reconstruction-{name}.json"
             words = ["--tokenizer", tokenizer, "--out", out]
             words += [] if "data" in flags["eval.reconstruction"] else self.data(arm)
             needs = (last,)
             found.append(self.made("reconstruction", name, "eval.reconstruction", words, needs=needs, results=(out,)))
-        if "eval.latents" in flags and own:
-            out = folder / "results" / f"latents-{name}.html"
+        if study.asks("eval.latents", arm) and own:
+            out = results / f"latents-{name}.html"
             words = ["--tokenizer", tokenizer, *self.data(arm), "--out", out]
             found.append(self.made("latents", name, "eval.latents", words, needs=(last,), results=(out,)))
-        if "eval.probe" in flags and own:
-            found.append(self.made("probe", name, "eval.probe", ["--run", run], needs=(f"fvd-{name}",)))
+        if study.asks("eval.probe", arm) and own:
+            out, tasks = results / f"probe-{name}.json", self.tasks()
+            outs = tuple(out_of(out, task, tasks) for task in tasks)
+            words, needs = ["--run", run, "--out", out], (f"generator-{name}",)
+            found.append(self.made("probe", name, "eval.probe", words, needs=needs, results=outs, work=len(tasks)))
         return found
+
+    def tasks(self) -> tuple[str, ...]:
+        """What probes are asked; of a flag that is wrong, its words, which the command refuses."""
+        given = self.study.flags["eval.probe"].get("task", list(TASKS))
+        words = given if isinstance(given, list) else str(given).strip("()[]").split(",")
+        return tuple(word for word in (str(word).strip() for word in words) if word)
 
     def differences(self, arm: ArmSpec) -> list[Stage]:
         """To the arm that it is compared with, of this seed: the same clips and the same noise."""
-        other, folder, found = self.study.against(arm), plan_folder(self.config, self.study), []
-        kinds = ("fvd", *(("reconstruction",) if "eval.reconstruction" in self.study.flags else ()))
-        for kind in kinds if other else ():
-            ours, theirs = self.name(arm), self.name(other)
-            a, b = (folder / "results" / f"{kind}-{name}.json" for name in (ours, theirs))
-            out = folder / "results" / f"difference-{kind}-{ours}.json"
-            needs = (f"{kind}-{ours}", f"{kind}-{theirs}")
+        study, found, other = self.study, [], self.study.against(arm)
+        if other is None:
+            return found
+        ours, theirs = self.name(arm), self.name(other)
+        results = plan_folder(self.config, study) / "results"
+        kinds = [("fvd", None), *([("reconstruction", None)] if "eval.reconstruction" in study.flags else [])]
+        if all(study.asks("eval.probe", one) and self.source(one) is one for one in (arm, other)):
+            kinds += [("probe", task) for task in self.tasks()]
+        for stage, task in kinds:
+            a, b = (results / f"{stage}-{name}.json" for name in (ours, theirs))
+            a, b = (out_of(out, task, self.tasks()) if task else out for out in (a, b))
+            kind = f"{stage}-{task}" if task else stage
+            out = results / f"difference-{kind}-{ours}.json"
+            needs = (f"{stage}-{ours}", f"{stage}-{theirs}")
             words = ["--a", a, "--b", b, "--out", out]
             found.append(
                 self.made("difference", f"{kind}-{ours}", "eval.difference", words, needs=needs, results=(out,))

@@ -74,7 +74,7 @@ def test_a_run_stands_for_its_newest_results(chain, judged, tmp_path):
     for name, created, kind in (("old", "2020", "fvd"), ("new", "2030", "fvd"), ("other", "2040", "convergence")):
         (run / "eval" / f"{name}.json").write_text(json.dumps(record | {"created": created, "kind": kind}))
     assert find_results(str(run), "runs") == {"fvd": run / "eval" / "new.json"}
-    with pytest.raises(InputError, match="eval.fvd and eval.reconstruction can be compared"):
+    with pytest.raises(InputError, match="eval.fvd, eval.reconstruction and eval.probe can be compared"):
         find_results(str(run / "eval" / "other.json"), "runs")
     with pytest.raises(InputError, match="no results there; measure it with"):
         find_results(str(tmp_path / "nothing"), "runs")

@@ -2,10 +2,8 @@
 
 import pytest
 
-from eval.study.file import read_study
-from eval.study.hypotheses import AGAINST, FOR, OPEN, Hypothesis, hypotheses_table, judged
+from eval.study.hypotheses import AGAINST, FOR, OPEN, Hypothesis, hypotheses_table, judged, read_hypothesis
 from runtime.errors import InputError
-from tests.eval.test_study import GOOD
 
 NEARER = Hypothesis(name="H1", claim="D helps", nearer=("D", "A"), equal=0.1)
 WITH_CONTROL = Hypothesis(name="H3", claim="where it can", nearer=("D", "A"), control=("UD", "UA"))
@@ -59,6 +57,11 @@ def test_a_gain_has_to_exceed_that_of_its_control(control, word):
     assert judged(WITH_CONTROL, values, {}).word == word
 
 
+def test_no_share_is_taken_of_a_distance_that_is_not_above_zero():
+    values = {"A": {0: 1.0, 1: -1.0}, "D": {0: -20.0, 1: -22.0}}
+    assert judged(NEARER, values, {}).word == OPEN
+
+
 def test_without_a_gain_there_is_nothing_to_explain():
     values = {"A": A, "D": shifted(0, spread=20), "UA": A, "UD": shifted(-20)}
     assert judged(WITH_CONTROL, values, {}).word == OPEN
@@ -84,22 +87,20 @@ def test_faster_needs_every_seed_to_get_there():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ("", "one of nearer, order, faster"),
-        ('nearer = ["D", "A"]\nfaster = ["D", "A"]', "one of nearer, order, faster"),
-        ('nearer = ["D", "D"]', "nearer names two different arms"),
-        ('nearer = ["D"]', "nearer names two different arms"),
-        ('nearer = ["D", "Z"]', "no arm 'Z'"),
-        ('order = ["D"]', "order names two or more different arms"),
-        ('nearer = ["D", "A"]\nequal = 1.5', "equal is 1.5"),
-        ('faster = ["D", "A"]\ncontrol = ["D", "A"]', "control and equal belong to nearer"),
-        ('nearer = ["D", "A"]\ncolour = "red"', "unknown fields: colour"),
-        ('nearer = ["D", "A"]\n[[hypothesis]]\nname = "H"\nclaim = "c"\nfaster = ["D", "A"]', "the same name"),
+        ({}, "one of nearer, order, faster"),
+        ({"nearer": ["D", "A"], "faster": ["D", "A"]}, "one of nearer, order, faster"),
+        ({"nearer": ["D", "D"]}, "nearer names two different arms"),
+        ({"nearer": ["D"]}, "nearer names two different arms"),
+        ({"order": ["D"]}, "order names two or more different arms"),
+        ({"nearer": ["D", "A"], "equal": 1.5}, "equal is 1.5"),
+        ({"faster": ["D", "A"], "control": ["D", "A"]}, "control and equal belong to nearer"),
+        ({"nearer": ["D", "A"], "colour": "red"}, "unknown fields: colour"),
+        ({"nearer": "DA"}, "nearer is 'DA'"),
     ],
 )
-def test_a_hypothesis_that_is_wrong_is_refused_in_one_line(fields, words, tmp_path):
-    (tmp_path / "plan.toml").write_text(f'{GOOD}\n[[hypothesis]]\nname = "H"\nclaim = "c"\n{fields}\n')
+def test_a_hypothesis_that_is_wrong_is_refused_in_one_line(fields, words):
     with pytest.raises(InputError) as caught:
-        read_study(tmp_path / "plan.toml")
+        read_hypothesis({"name": "H", "claim": "c", **fields}, "plan.toml, hypothesis 1")
     assert words in str(caught.value) and "plan.toml" in str(caught.value) and "\n" not in str(caught.value)
 
 

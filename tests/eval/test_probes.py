@@ -19,7 +19,7 @@ from eval.probes.features import (
     tokens_of,
 )
 from eval.probes.heads import Head, answers, train_head
-from eval.probes.units import by_video, digest, estimate_of, is_kept, make_unit, mean_of, read_unit
+from eval.probes.units import by_video, digest, estimate_of, is_kept, make_unit, mean_of, read_unit, unit_path
 from generator import Latte, LatteConfig
 from runtime.errors import InputError
 from videos import ClipSpec, open_dataset
@@ -378,15 +378,23 @@ def test_a_unit_is_made_once(tmp_path):
     assert not is_kept(tmp_path, key)
     for _ in range(2):
         make_unit(tmp_path, key, make)
-        assert read_unit(tmp_path, key)["EPE"].tolist() == [[1.5, 2.0], [0.1, 3.0]]
+        unit = read_unit(unit_path(tmp_path, key))
+        assert unit.key == key and unit.sums["EPE"].tolist() == [[1.5, 2.0], [0.1, 3.0]]
     assert len(made) == 1 and is_kept(tmp_path, key) and not is_kept(tmp_path, other)
     with pytest.raises(InputError, match="no such file"):
-        read_unit(tmp_path, other)
+        read_unit(unit_path(tmp_path, other))
     (path,) = tmp_path.glob("unit-*.json")
-    for text in ("", '{"key": {}, "sums": {"EPE": 5}}', '{"key": {}, "sums": {"EPE": [[1, 2], [3]]}}', "[" * 10_000):
+    named_otherwise = path.read_text().replace('"seed": 0', '"seed": 2')
+    for text in (
+        named_otherwise,
+        "",
+        '{"key": {}, "sums": {"EPE": 5}}',
+        '{"key": {}, "sums": {"EPE": [[1, 2], [3]]}}',
+        "[" * 10_000,
+    ):
         path.write_text(text)
         with pytest.raises(InputError, match="unit-"):
-            read_unit(tmp_path, key)
+            read_unit(path)
 
 
 # -- clips -------------------------------------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 import json
 import math
-from dataclasses import replace
+import re
 from pathlib import Path
 
 import pytest
 
 from eval.ablation import AblationConfig, chosen
+from eval.probe import ProbeConfig, out_of
 from eval.results.rows import Row
+from eval.results.tables import Measured
 from eval.study.file import read_study, words_of
 from eval.study.hypotheses import FOR, OPEN
 from eval.study.outcome import (
@@ -18,9 +20,11 @@ from eval.study.outcome import (
     measured_table,
     over_seeds,
     published_tables,
+    rows_of,
     verdicts_of,
 )
 from eval.study.plan import lines_of, plan_of
+from runtime.command import parse
 from runtime.errors import InputError
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -44,6 +48,9 @@ name = "D"
 start = "A"
 decoder = {}
 """
+
+
+CLAIM = '{name = "H", claim = "c", nearer = ["D", "A"]}'
 
 
 def study_of(tmp_path, text: str = GOOD):
@@ -88,6 +95,14 @@ def test_every_study_of_the_repository_has_valid_commands(name):
         (("[eval.fvd]", "[seconds]\nencoding = 1.0\n[eval.fvd]"), "seconds: encoding is not known"),
         (("[eval.fvd]", "[seconds]\nencode = nan\n[eval.fvd]"), "encode is nan"),
         (("[eval.fvd]", "[gate]\naccuracy-shape = nan\n[eval.fvd]"), "accuracy-shape is nan"),
+        (
+            ("seeds", 'hypothesis = [{name = "H", claim = "c", nearer = ["D", "Z"]}]\nseeds'),
+            "hypothesis H: there is no arm 'Z'",
+        ),
+        (
+            ("seeds", f"hypothesis = [{', '.join([CLAIM] * 2)}]\nseeds"),
+            "two hypotheses have the same name",
+        ),
         (("seeds", 'first = "D"\nseeds'), "arm A: it is compared with 'D', which has to come before it"),
     ],
 )
@@ -106,6 +121,7 @@ def test_a_file_that_is_wrong_is_refused_in_one_line(change, words, tmp_path):
         (("samples = 4", "samples = 4\ndry-run = true"), "arm A, stage fvd: --dry-run is no flag of a study's file"),
         (("[eval.fvd]", "[eval.convergence]\nsamples = inf\n[eval.fvd]"), "stage convergence: --samples 'inf'"),
         (("[eval.fvd]", "[eval.convergence]\nfeatures = 3\n[eval.fvd]"), "stage convergence: --features '3'"),
+        (("[eval.fvd]", "[eval.probe]\ntask = 3\n[eval.fvd]"), "stage probe: --task '3' is not one of flow"),
     ],
 )
 def test_a_wrong_flag_is_refused_before_anything_is_started(change, words, tmp_path):
@@ -184,13 +200,59 @@ def test_a_comparison_says_which_side_does_not_count_and_how_many_seeds_it_is_of
 
 def test_a_distance_of_other_features_never_stands_in_a_published_column(tmp_path):
     study = study_of(tmp_path, GOOD.replace("decoder = {}", 'decoder = {}\nline = { dropping = "100 %" }'))
-    rows = {"A": {}, "D": {0: {("FD-shapes", "generated"): row(3.0), ("FVD", "generated"): row(4.0)}}}
-    published, here = published_tables(study, "dropping", rows, {})
+
+    def made(data: str):
+        found = Measured("", "", {"kind": "fvd", "data": data}, [row(3.0), row(4.0, "FVD")])
+        measured = {"A": {}, "D": {0: [found]}}
+        return published_tables(study, "dropping", measured, {"A": {}, "D": {0: rows_of([found])}}, {})
+
+    published, here = made("moving_shapes")
     assert published.lines[-1].name == "100 %: D" and published.lines[-1].cells == {}  # not of UCF101
     assert here.lines[0].cells["FD-shapes"].value == 3.0
-    of_ucf101 = replace(study, data="ucf101")
-    (alone,) = published_tables(of_ucf101, "dropping", rows, {})
+    (alone,) = made("ucf101")
     assert alone.lines[-1].cells["UCF101 FVD"].value == 4.0 and "FD-shapes" not in json.dumps([*alone.lines[-1].cells])
+
+
+def test_probes_of_the_papers_data_stand_in_table_3_as_means_over_seeds(tmp_path):
+    line = 'line = { probes = "with predictive reconstruction" }'
+    study = study_of(tmp_path, GOOD.replace('name = "A"', f'name = "A"\n{line}'))
+    subject, values = "generator, 10 % noise", {0: (5.0, 70.0), 1: (6.0, 72.0)}
+    files = (("sintel", "EPE"), ("tapvid_davis", "tracking AUC"), ("moving_shapes", "next-frame MSE"))
+    measured = {"A": {}}
+    for seed, numbers in values.items():
+        found = [
+            (data, row(number, metric, subject)) for (data, metric), number in zip(files, (*numbers, 1.0), strict=True)
+        ]
+        measured["A"][seed] = [Measured("", "", {"kind": "probe", "data": data}, [one]) for data, one in found]
+    (table,) = published_tables(study, "probes", measured, {"A": {0: {}, 1: {}}}, {})
+    assert [one.name for one in table.lines[:2]] == [
+        "without predictive reconstruction",
+        "with predictive reconstruction",
+    ]
+    ours = table.lines[2].cells
+    assert table.lines[2].name == "with predictive reconstruction: A" and {*ours} == {"flow EPE", "tracking AUC %"}
+    assert (ours["flow EPE"].value, ours["tracking AUC %"].value) == (5.5, 71.0)
+    assert ours["flow EPE"].high - 5.5 == pytest.approx(12.706204736432095 * 0.5)  # Student's t at 1 degree of freedom
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[eval.probe]\narms = ["Z"]', "eval.probe: there is no arm 'Z'"),
+        ('[eval.latents]\narms = "A"', "eval.latents: arms is 'A', expected a list"),
+    ],
+)
+def test_arms_of_one_measurement_are_checked(text, words, tmp_path):
+    with pytest.raises(InputError, match=re.escape(words)):
+        study_of(tmp_path, GOOD.replace("[eval.fvd]", f"{text}\n[eval.fvd]"))
+
+
+@pytest.mark.parametrize("task", ['"flow, tracking"', '"(flow,tracking)"', '["flow", "tracking"]'])
+def test_results_of_probes_are_where_the_command_writes_them_however_tasks_are_written(task, tmp_path):
+    study = study_of(tmp_path, GOOD.replace("[eval.fvd]", f"[eval.probe]\ntask = {task}\n[eval.fvd]"))
+    stage = plan_of(AblationConfig(plan="plan.toml"), study).stages["probe-A-s0"]
+    config = parse(stage.argv[1:], ProbeConfig)
+    assert [*stage.results] == [out_of(config.out, name, config.task) for name in config.task]
 
 
 def test_faster_is_a_mean_over_seeds_and_none_where_a_seed_never_gets_there(tmp_path):

@@ -5,6 +5,7 @@ import shutil
 
 import chain
 import pytest
+from pages import assert_readable
 
 STUDY = chain.ROOT / "studies" / "smoke.toml"
 LINE = f"eval.ablation --plan {STUDY} --seeds 0 --device cpu --dtype float32"
@@ -76,6 +77,10 @@ def test_tables_have_the_papers_lines_and_ours_and_say_what_does_not_count(undis
     assert "<svg" in page and "gaussian: C with a Gaussian padding" in page
 
 
+def test_the_page_of_a_study_can_be_read(undisturbed, browser):
+    assert_readable(browser, undisturbed / "runs/smoke/study.html")
+
+
 def test_a_changed_arm_is_refused_by_its_own_run_and_the_others_stay(undisturbed, launcher, tmp_path):
     folder = shutil.copytree(undisturbed, tmp_path / "work")
     (folder / "log.txt").write_text("")
@@ -85,3 +90,16 @@ def test_a_changed_arm_is_refused_by_its_own_run_and_the_others_stay(undisturbed
     log = (folder / "log.txt").read_text()
     assert "arm gaussian, seed 0 ended early: video-gaussian-s0" in log and "was made with other settings" in log
     assert " done in " not in log
+
+
+def test_arms_whose_pictures_were_trained_anew_are_not_silently_stale(undisturbed, launcher, tmp_path):
+    folder = shutil.copytree(undisturbed, tmp_path / "work")
+    (folder / "log.txt").write_text("")
+    weights = max(folder.glob("runs/smoke-moving_shapes-s0-images/checkpoints/step_*/ema.safetensors"))
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert launcher.run(LINE, folder) == 1
+    log = (folder / "log.txt").read_text()
+    assert "video-A-s0 failed" in log and "began from other weights" in log and " done in " not in log
+    shutil.rmtree(weights.parents[2])
+    shutil.copytree(undisturbed / "runs" / weights.parents[2].name, weights.parents[2])
+    assert launcher.run(LINE, folder) == 0

@@ -142,7 +142,7 @@ def make_generator(folder: Path) -> None:
     """A run with one checkpoint that training could go on from."""
 
     from generator.loading import save
-    from runtime.run import write_json
+    from runtime.records import write_json
 
     trainer = _trainer()
     trainer.update(0, 1e-3, True, folder)
@@ -361,6 +361,47 @@ def read_measurements(folder: Path) -> None:
     measurement_rows(load_feature_set(folder / "kept" / "set.json"))
 
 
+PROBED = {"source": "generator", "level": 0.1, "seed": 0}  # the unit that is mutated
+
+
+def make_probe(folder: Path) -> None:
+    """Results of two probes of three clips by two seeds, and the errors that were kept."""
+    from eval.probes.features import SOURCES
+    from eval.probes.measure import Found
+    from eval.probes.rows import rows_of
+    from eval.probes.units import make_unit, read_unit, sums_of, unit_path
+    from eval.results.rows import write_results
+
+    rng, files = np.random.default_rng(0), {("zero flow", 0.0): [{"source": "zero flow", "level": 0.0}]}
+    files |= {(source, 0.1): [PROBED | {"source": source, "seed": seed} for seed in (0, 1)] for source in SOURCES}
+    for keys in files.values():
+        for key in keys:
+            make_unit(folder, key, lambda: {"EPE": 1 + rng.random((3, 2))})
+    files = {who: tuple(unit_path(folder, key) for key in keys) for who, keys in files.items()}
+    videos = [0, 1, 1]
+    found = Found({who: sums_of(list(map(read_unit, paths)), videos) for who, paths in files.items()}, files, videos)
+    facts = {"of": "flow", "data": "moving_shapes", "decoder_hash": "0", "videos": videos, "judged_on": "0"}
+    facts |= {"heads_trained_on": "0", "seed": 0, "seeds": [0, 1], "head_steps": 1, "head_width": 1, "batch_size": 1}
+    for name in ("a.json", "b.json"):
+        write_results(folder / name, kind="probe", rows=rows_of("flow", found), **facts)
+
+
+def probed_name() -> str:
+    """The file of the unit that is mutated."""
+    from eval.probes.units import unit_path
+
+    return unit_path(Path(), PROBED).name
+
+
+def read_probe(folder: Path) -> None:
+    from eval.difference import DifferenceConfig, difference
+    from eval.verify import checks_of
+
+    assert all(check.state for check in checks_of(folder / "a.json", weights=False))
+    with contextlib.redirect_stdout(io.StringIO()):
+        difference(DifferenceConfig(a=str(folder / "a.json"), b=str(folder / "b.json"), out=str(folder / "c.json")))
+
+
 def make_labels(folder: Path) -> None:
     (folder / "val").mkdir()
     (folder / "val" / "aaaaaaaaaaa_000000_000010.mp4").touch()
@@ -481,6 +522,7 @@ KINDS = {
     "split-list": Kind(make_split_lists, ("trainlist01.txt", "testlist01.txt"), mutate_lines, read_split_lists),
     "log": Kind(make_logs, ("metrics.jsonl",), mutate_lines, read_logs),
     "results": Kind(make_results, ("a.json",), mutate_json, read_results_file),
+    "probe": Kind(make_probe, ("a.json", probed_name()), mutate_json, read_probe),
     "predictions": Kind(make_predictions, ("p.json", "g.json"), mutate_json, read_predictions),
     "measurements": Kind(make_measurements, ("kept/segment-a.h5",), mutate_hdf5, read_measurements),
     "labels": Kind(make_labels, ("val.csv",), mutate_lines, read_labels),

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from eval.decode import file_word
 from latents_cache import open_latents
 from runtime.errors import InputError
-from runtime.run import read_json
+from runtime.records import read_json
 from videos import ClipSpec, write_video
 from videos.datasets import open_files
 
