@@ -10,14 +10,15 @@ tokenizer, curves, and a page of their clips side by side. `--card` alone measur
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.entries import OWN, Entry, entries_of
-from runtime.command import NOT_IDENTITY, CommonFlags, flag, run_command
+from eval.entries import OWN, Entry, entries_of, with_commits
+from runtime.command import NOT_IDENTITY, flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
+from tokenizer.hub import DownloadFlags
 
 if TYPE_CHECKING:
     from eval.arms.plan import Plan
@@ -28,11 +29,11 @@ OF_FILES = {"size": 256, "preset": "latte-xl", "train_steps": 250_000}
 # Flags that may differ between two calls for the same plan: what they change is run again, or goes on.
 _NOT_OF_THE_PLAN = NOT_IDENTITY | {"tokenizers", "weights", "train_steps", "samples", "curve_samples", "steps"}
 _NOT_OF_THE_PLAN |= {"guidance_scales", "controls", "reconstruction", "reconstruction_data", "reconstruction_root"}
-_NOT_OF_THE_PLAN |= {"reconstruction_sizes", "speed", "card", "processes", "clips", "out", "checkpoints"}
+_NOT_OF_THE_PLAN |= {"reconstruction_sizes", "speed", "card", "processes", "clips", "out", "checkpoints", "download"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig(CommonFlags):
+class CompareConfig(DownloadFlags):
     """Flags of `python -m eval.compare`."""
 
     tokenizers: tuple[str, ...] = flag(help="names, runs or folders, by commas; LABEL=NAME, or NAME=random or =FILE")
@@ -114,6 +115,7 @@ def compare(config: CompareConfig) -> Path:
     from eval.results.tables import markdown
     from runtime.resources import require_disk
 
+    config = with_commits(config)
     plan = plan_of(config)
     if "speed" in plan.stages and not plan.done(plan.stages["speed"]):  # by it, the rest can be foretold
         first = Plan(plan.folder, (Arm("speed", config.seed, (plan.stages["speed"],)),))
@@ -148,7 +150,7 @@ def show(config: CompareConfig) -> None:
     """Print what would be run, and what it would cost."""
     from eval.arms.costs import cost_lines
 
-    plan = plan_of(config)
+    plan = plan_of(with_commits(replace(config, download=False)))
     for arm in plan.arms:
         print(f"# {arm.name}")
         print("\n".join(stage.command for stage in arm.stages))

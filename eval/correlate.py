@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from generator.sample import OPTIONS
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
@@ -124,7 +125,8 @@ def setting_of(facts: dict) -> str:
     parts = [str(facts[name]) for name in ("data", "features") if name in facts]
     parts += [f"{facts['samples']} clips"] if "samples" in facts else []
     parts += [f"{facts['steps']} steps"] if "steps" in facts else []
-    return ", ".join([*parts, *(f"guidance {scale}" for scale in facts.get("guidance_scales", ())[:1])])
+    parts += [f"guidance {scale}" for scale in facts.get("guidance_scales", ())[:1]]
+    return ", ".join([*parts, *(f"{name} {facts[name]}" for name in OPTIONS if name in facts)])
 
 
 def published() -> dict[str, Known]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.errors import InputError
 
 OWN, RANDOM = "own", "random"  # words of --weights; own: those that the tokenizer has of itself
+RANDOM_WORDS = " (random weights)"
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,29 @@ def entries_of(tokenizers: Sequence[str], weights: Sequence[str] = (OWN,)) -> li
         if equals and (name == RANDOM or Path(name).is_file()):
             name, own = label, name
         label, name = (label, name) if equals else (Path(text).name, text)
-        label += " (random weights)" if own == RANDOM else ""
+        label += RANDOM_WORDS if own == RANDOM else ""
         found.append(Entry(label, name, None if own == OWN else own))
     if not found or len({entry.label for entry in found}) < len(found):
         raise InputError(f"--tokenizers {','.join(tokenizers)}: expected one or more, of different labels")
     return found
+
+
+def with_commits(config, field: str = "tokenizers"):
+    """The flags of a command, with the commit in the name of each tokenizer of the Hugging Face Hub, under the label
+    that it had; what is not here is fetched before, if the flags ask for it.
+
+    Args:
+        config: Has `field` and `weights` as `entries_of` takes them, and `download`.
+
+    Raises:
+        InputError: If one is not here and may not, or cannot, be fetched.
+    """
+    from tokenizer.zoo import pinned
+
+    names = getattr(config, field)
+    entries = entries_of(names, config.weights) if names else []
+    found = [pinned(entry.tokenizer, entry.weights, download=config.download) for entry in entries]
+    if found == [entry.tokenizer for entry in entries]:
+        return config
+    texts = (f"{entry.label.removesuffix(RANDOM_WORDS)}={name}" for entry, name in zip(entries, found, strict=True))
+    return replace(config, **{field: tuple(texts), "weights": tuple(entry.weights or OWN for entry in entries)})

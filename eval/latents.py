@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.entries import OWN, Entry, entries_of
+from eval.entries import OWN, Entry, entries_of, with_commits
 from eval.tokenizer_clips import ClipFlags
 from runtime.command import flag, run_command
 from runtime.errors import InputError
@@ -85,6 +85,7 @@ def of_tokenizers(config: LatentsConfig, world) -> Iterator[Measured]:
     from runtime.processes import resolve_dtype
     from tokenizer.zoo import check_known
 
+    config = with_commits(config, "tokenizer")
     entries = entries_of(config.tokenizer, config.weights) if config.tokenizer else [Entry("", "", None)]
     for entry in entries[1:]:  # whose mistakes should not be said after hours of the first one's work
         check_known(entry.tokenizer, entry.weights)

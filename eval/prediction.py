@@ -33,7 +33,9 @@ class PredictionConfig(ClipFlags):
     """Flags of `python -m eval.prediction`."""
 
     tokenizers: tuple[str, ...] = flag(
-        (), "runs, folders or known names; label=NAME gives another label; default: the newest run, none beside results"
+        (),
+        "runs, RUN@STEP, folders or known names; label=NAME gives another label; default: the newest run, none beside "
+        "results",
     )
     results: tuple[str, ...] = flag((), "results of eval.fvd and of this command, or folders of them, for figure 5")
     observed: int | None = flag(None, "frames that are seen; default: the first half of the groups", low=1)
@@ -58,17 +60,18 @@ def predictions(config: PredictionConfig) -> list[Predicted]:
     from runtime.files import replacing
     from runtime.processes import start_processes
     from runtime.run import newest_run
-    from tokenizer.zoo import check_known
+    from tokenizer.zoo import check_known, pinned
 
     results = read_all(config.results)
     if not config.tokenizers and not results:
         newest = newest_run(config.runs_dir, "tokenizer")
         config = replace(config, tokenizers=(str(newest),))
-    for name in config.entries.values():
+    names = {label: pinned(name, download=config.download) for label, name in config.entries.items()}
+    for name in names.values():
         check_known(name)
     world = start_processes(config.device)
     found, silent, first, observed = [], {}, None, None
-    for label, name in config.entries.items():
+    for label, name in names.items():
         vae, predictor, why = loaded(name, world.device)
         if predictor is None:
             silent[label] = why
@@ -112,6 +115,7 @@ def read_all(paths: tuple[str, ...]) -> list[Predicted]:
                 wanted = {"encoder_hash": str, "data": str}
                 check_fields(facts, wanted, file)
                 more = {"label": str, "trained_steps": int | None, "max_drop_ratio": float | None, "size": int}
+                more |= {"run": str}
                 check_fields(facts, more | {"observed_frames": int}, file, needed=False)
                 found.append(Predicted(facts.get("label", file.parent.parent.name), facts, rows))
         if not kinds.intersection(KINDS):
@@ -175,8 +179,9 @@ def measured(config: PredictionConfig, opened: Opened, label: str, predictor, ob
     from eval.results.rows import read_results, write_results
     from eval.tokenizer_clips import encoder_of
     from runtime.processes import resolve_dtype
-    from runtime.run import read_json, timed_part
-    from tokenizer.zoo import find_folder, trained_on
+    from runtime.records import read_json
+    from runtime.run import timed_part
+    from tokenizer.zoo import find_folder, run_and_step, trained_on
 
     began, dtype = time.monotonic(), resolve_dtype(config.dtype, world.device)
     measurer = Measurer(
@@ -198,8 +203,9 @@ def measured(config: PredictionConfig, opened: Opened, label: str, predictor, ob
         kept = opened.seen({"": view}, world, f"predict {opened.data} with {label}")[""]
     if not world.is_main:
         return Predicted(label, {"kind": "prediction"}, [])
-    training = {}
-    if (Path(opened.name) / "manifest.json").is_file():
+    training, run = {}, run_and_step(opened.name)[0]
+    if (run / "manifest.json").is_file():
+        training["run"] = str(run)
         training["trained_steps"] = read_json(find_folder(opened.name) / "state.json").get("step")
         training["max_drop_ratio"] = trained_on(opened.name).get("max_drop_ratio")
     write_results(

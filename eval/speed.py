@@ -23,10 +23,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.entries import OWN, Entry, entries_of
-from runtime.command import NOT_IDENTITY, CommonFlags, flag, run_command
+from eval.entries import OWN, Entry, entries_of, with_commits
+from runtime.command import NOT_IDENTITY, flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
+from tokenizer.hub import DownloadFlags
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +46,7 @@ LEARNING_RATE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedConfig(CommonFlags):
+class SpeedConfig(DownloadFlags):
     """Flags of `python -m eval.speed`."""
 
     tokenizers: tuple[str, ...] = flag(
@@ -99,6 +100,7 @@ def speed(config: SpeedConfig) -> Path | None:
     from runtime.run import is_main
     from tokenizer.zoo import check_known
 
+    config = with_commits(config)
     for entry in config.entries:
         check_known(entry.tokenizer, entry.weights)
     if not is_main():  # of a launch; the others would only take the machine from it
@@ -124,7 +126,7 @@ def speed(config: SpeedConfig) -> Path | None:
     rows = [row for label, found in readings.items() for row in rows_of(label, found, failures.get(label, ""), place)]
     out = Path(config.out or Path(config.runs_dir) / f"speed-{device.type}-{config.num_frames}x{config.size}.json")
     facts = asdict(config) | {"tokenizers": [asdict(entry) for entry in config.entries]}
-    facts = {name: value for name, value in facts.items() if name not in NOT_IDENTITY | {"weights", "out"}}
+    facts = {name: value for name, value in facts.items() if name not in NOT_IDENTITY | {"weights", "out", "download"}}
     write_results(out, kind="speed", rows=rows, device=device_words(device), **facts)
     print(table(rows, place, config.generator))
     print(f"eval.speed: wrote {out}")

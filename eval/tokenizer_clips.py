@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.command import CommonFlags, flag
+from runtime.command import flag
 from runtime.errors import InputError
+from tokenizer.hub import DownloadFlags
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipFlags(CommonFlags):
+class ClipFlags(DownloadFlags):
     """Which clips a tokenizer is judged on."""
 
     data: str | None = flag(None, "data set; default: the one that the tokenizer was trained on")
@@ -126,10 +127,11 @@ def open_clips(flags: ClipFlags, name: str | None, weights: str | None, device: 
         InputError: Before any clip is read: on an unknown tokenizer or data set, or clips that do not fit.
     """
     from runtime.run import newest_run
-    from tokenizer.zoo import load, trained_on
+    from tokenizer.zoo import load, pinned, trained_on
     from videos import open_dataset
 
     name = name or str(newest_run(flags.runs_dir, "tokenizer"))
+    name = pinned(name, weights, download=flags.download)
     vae = load(name, weights, device=device)
     trained = trained_on(name)
     data = flags.data or trained.get("data")
@@ -156,17 +158,20 @@ def open_clips(flags: ClipFlags, name: str | None, weights: str | None, device: 
 
 
 def results_folder(name: str, vae, runs_dir: str, weights: str | None = None) -> Path:
-    """Where results of a tokenizer go: into its run, or one below `--runs-dir` where it has none, or other weights."""
+    """Where results of a tokenizer go: into its run, or one below `--runs-dir` where it has none, or other weights than
+    the run's newest."""
     from eval.decode import file_word
     from tokenizer.baselines.registry import is_baseline
+    from tokenizer.zoo import run_and_step
 
-    if weights is None and (Path(name) / "manifest.json").is_file():
-        return Path(name) / "eval"
-    own = f"shipped-{Path(name).name}"
+    run, step = run_and_step(name)
+    if weights is None and step is None and (run / "manifest.json").is_file():
+        return run / "eval"
+    own = f"shipped-{run.name}" if step is None else f"{run.name}-step{step:08d}"
     if is_baseline(name):  # two files of weights, or two folders of one class, are two tokenizers
         own = f"baseline-{file_word(vae.spec.name)}-{vae.decoder_hash[:8]}"
     elif weights is not None:
-        own = f"{Path(name).name}-weights-{vae.decoder_hash[:8]}"
+        own = f"{run.name}-weights-{vae.decoder_hash[:8]}"
     return Path(runs_dir) / own / "eval"
 
 

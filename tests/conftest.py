@@ -1,9 +1,13 @@
-"""What every test may use: folders of real clips, and reasons to skip."""
+"""What every test may use: folders of real clips, a browser, and reasons to skip."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+pytest.register_assert_rewrite("pages")
+sys.path.insert(0, str(Path(__file__).parent))  # for the browser's client, and what holds of every page
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,3 +61,19 @@ def real_data() -> Path:
     if folder is None:
         pytest.skip("PVVAE_TEST_DATA names no folder of real clips")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Headless Chromium, one for all tests; skips where there is none."""
+    from chromium import NAMES, Browser, find_browser
+
+    program = find_browser()
+    if program is None:
+        pytest.skip(f"no browser is installed: none of {', '.join(NAMES)}")
+    try:
+        found = Browser(program, tmp_path_factory.mktemp("browser"))
+    except AssertionError as error:  # as where it lacks what it needs of the system
+        pytest.skip(f"{program} does not start: {error}")
+    yield found
+    found.close()

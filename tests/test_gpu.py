@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from eval.features.c3d import C3D
+from eval.features.clips import exact_float32
 from eval.features.i3d import I3D
 from generator import Latte, LatteConfig, flow_loss, integrate
-from generator.train import step_sums, step_values
-from runtime.processes import Reading, World, autocast, exact_float32
+from generator.step_numbers import Reading, step_sums, step_values
+from runtime.processes import World, autocast
 from runtime.trainer import Trainer
 from tokenizer import PVVAE, PVVAEConfig
 

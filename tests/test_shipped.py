@@ -10,6 +10,7 @@ from eval.clip_sets import real_clips
 from eval.decode import decoded_clips, fitting_tokenizer
 from eval.features import load_features
 from eval.metrics.frechet import frechet_distance
+from eval.page.sections import shipped_words
 from eval.quantities import ASPECTS
 from generator.loading import SHIPPED as GENERATORS
 from generator.loading import load_generator
@@ -35,7 +36,13 @@ def test_files_are_those_of_the_manifest_and_at_most_24_megabytes():
     files = {"tokenizer": TOKENIZERS[NAME], "video": TOKENIZERS[NAME] / "video", "generator": GENERATORS[NAME]}
     assert {name: file_sha256(path / "model.safetensors") for name, path in files.items()} == manifest["sha256"]
     assert sum(path.stat().st_size for folder in files.values() for path in folder.iterdir()) <= 24_000_000
-    assert manifest["hours"] > 0 and all(command.startswith("python -m ") for command in manifest["commands"])
+    for part in ("tokenizer", "generator"):
+        assert manifest[part]["hours"] > 0 and manifest[part]["command"].startswith(f"python -m {part}.train ")
+
+
+def test_the_page_finds_in_the_manifest_what_it_says_of_the_weights():
+    title, commands = shipped_words(json.loads((GENERATORS[NAME] / "manifest.json").read_text()))
+    assert title.startswith("Shipped, trained ") and len(commands) == 2
 
 
 def test_both_stages_share_the_encoder_and_differ_in_the_decoder():

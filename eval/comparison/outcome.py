@@ -12,9 +12,21 @@ from eval.comparison.facts import Facts, facts_of, speed_file
 from eval.comparison.plan import card, curve, judging, reconstructions
 from eval.comparison.plan import difference as difference_stage
 from eval.results.rows import ARROWS
-from eval.results.tables import MEASURED, Cell, Column, Line, Measured, Table, as_json, fill, markdown, number
+from eval.results.tables import (
+    MEASURED,
+    Cell,
+    Column,
+    Line,
+    Measured,
+    Table,
+    as_json,
+    column_title,
+    fill,
+    markdown,
+    number,
+)
 from runtime.files import replacing
-from runtime.run import read_json
+from runtime.records import read_json
 
 SHOWN = ("fvd", "reconstruction")  # kinds of results whose numbers have columns
 SUBJECTS = ("generated", "reconstructed", "predicted")
@@ -121,8 +133,7 @@ def columns_of(measured: Sequence[Measured]) -> Iterator[Column]:
                 continue
             size = facts["size"] if facts["kind"] == "reconstruction" else 0
             at = f", {facts['data']} at {size}" if size else ""
-            words = row.subject.removeprefix("generated").removeprefix("reconstructed").strip()
-            title = " ".join(filter(None, (row.metric, words))) + at
+            title = column_title(row.metric, row.subject) + at
             found[title] = Column(title, row.metric, row.subject, facts["data"], size)
     return iter(found.values())
 
@@ -149,8 +160,7 @@ def differences(config, plan: Plan, everyone: Sequence[Facts]) -> Table | None:
                 subject, _, side = row.subject.rpartition(", ")
                 if side != "a - b":
                     continue
-                words = subject.removeprefix("generated").removeprefix("reconstructed").strip()
-                title = " ".join(filter(None, (row.metric, words))) + at
+                title = column_title(row.metric, subject) + at
                 columns[title] = Column(title, row.metric, subject)
                 cells[title] = number(row)
                 told = row.note.replace("a is better", f"{facts.entry.label} is better")

@@ -19,9 +19,11 @@ from eval.comparison.outcome import Outcome
 from eval.comparison.plan import judging
 from eval.decode import decoded_clips, fitting_tokenizer, sampled
 from eval.page.clips import Clip, clip_table
-from eval.page.document import Cell, bullet_list, data_table, facts_table, page, quiet, section
+from eval.page.document import Cell, Finding, bullet_list, data_table, facts_table, folded, page, quiet, section
 from eval.page.figures import curve
 from eval.page.sections import captions_of, frames, shown_clips
+from eval.quantities import AT_INFINITY
+from eval.results.rows import format_number
 from eval.results.tables import PUBLISHED, Measured, Table
 from latents_cache import open_latents
 from runtime.files import replacing
@@ -30,19 +32,45 @@ from runtime.run import machine, read_run, versions
 from tokenizer.zoo import load
 from videos import psnr, to_float, to_uint8
 
+WIDE = 12  # columns from which on a table is shown on its side
+
 
 def write_page(config, plan: Plan, outcome: Outcome, out: Path) -> None:
     """Write one HTML file."""
     finished = [facts for facts in outcome.everyone if plan.done(judging(config, facts))]
-    names = ", ".join(facts.entry.label for facts in outcome.everyone)
-    parts = [table_section(table) for table in outcome.tables]
+    parts = clip_sections(config, finished) if finished else []
     parts += [curves_section(config, outcome.curves)] if outcome.curves else []
-    parts += clip_sections(config, finished) if finished else []
+    parts += [table_section(table) for table in outcome.tables]
     parts += [differences_section(outcome.measured), run_section(plan)]
-    intro = f"{html.escape(names)}: each encoded {html.escape(config.data)}, the same generator learned its latents."
+    lead, findings = found_of(outcome)
+    words = f"Each encoded {config.data}, and the same generator learned its latents. {lead}"
+    text = page(f"Tokenizers on {config.data}", html.escape(words), parts, findings)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out, "report") as partial:
-        partial.write_text(page(f"Tokenizers on {config.data}", intro, parts), "utf-8", "xmlcharrefreplace")
+        partial.write_text(text, "utf-8", "xmlcharrefreplace")
+
+
+def found_of(outcome: Outcome) -> tuple[str, list[Finding]]:
+    """What was found, in sentences, and a number for each tokenizer: of the distance of its generated clips,
+    extrapolated to infinitely many where that was possible."""
+    tables = {table.name: table for table in outcome.tables}
+    columns = [c for c in tables["measured"].columns if c.subject == "generated" and c.direction == "lower"]
+    columns = sorted(columns, key=lambda column: not column.metric.endswith(AT_INFINITY))
+    if not columns:
+        return "No generator was judged yet.", []
+    title = columns[0].title
+    findings = []
+    for line in tables["measured"].lines:
+        cell = line.cells.get(title)
+        held = cell and cell.low is not None and f"95 %: {format_number(cell.low)} to {format_number(cell.high)}"
+        findings.append(Finding(line.name, format_number(cell.value) if cell else "not judged", held or ""))
+    told = [
+        f"Against {line.name}, {note.removeprefix(f'{title}: ')}."
+        for line in (tables["differences"].lines if "differences" in tables else ())
+        for note in line.notes
+        if note.startswith(f"{title}: ")
+    ]
+    return " ".join([f"The numbers are {title} of generated clips to real ones, less is better.", *told]), findings
 
 
 def write_cards_page(config, plan: Plan, table: Table, out: Path) -> None:
@@ -61,7 +89,9 @@ def write_cards_page(config, plan: Plan, table: Table, out: Path) -> None:
 
 
 def table_section(table: Table) -> str:
-    """A table, published lines greyed; its notes below."""
+    """A table, published lines greyed; its notes below. One of many numbers of few things is shown on its side."""
+    if len(table.columns) > WIDE and not any(line.origin == PUBLISHED for line in table.lines):
+        return turned_section(table)
     rows = [(line.name + (f" [{table.mark(line)}]" if line.notes else ""), *table.texts(line)) for line in table.lines]
     grey = [place for place, line in enumerate(table.lines) if line.origin == PUBLISHED]
     notes = [f"[{number}] {note}" for number, note in enumerate(table.notes(), 1)]
@@ -69,6 +99,16 @@ def table_section(table: Table) -> str:
     below += [bullet_list(notes)] if notes else []
     cells = [[row[0], *(sortable(text) for text in row[1:])] for row in rows]
     return section(table.title, data_table(table.head(), cells, name=table.title, controls=grey, fold=0), *below)
+
+
+def turned_section(table: Table) -> str:
+    """A table with a row for each of its columns; the notes of each line folded below."""
+    head = ["number", *(line.name for line in table.lines)]
+    titles = [*table.head()[1:-1], "clips"]
+    texts = zip(titles, *(table.texts(line) for line in table.lines), strict=True)
+    rows = [[title, *map(sortable, values)] for title, *values in texts]
+    notes = [folded(f"About {line.name}", bullet_list(line.notes)) for line in table.lines if line.notes]
+    return section(table.title, data_table(head, rows, name=table.title, fold=0), *notes)
 
 
 def sortable(text: str) -> Cell:
@@ -82,7 +122,7 @@ def curves_section(config, curves: dict[str, dict]) -> str:
     charts = []
     for name, words in (
         ("curve", "to real clips"),
-        ("curve_to_reconstructions", "to reconstructions by the same tokenizer"),
+        ("curve_to_reconstructions", "to its reconstructions"),
     ):
         points = {label: [(p["step"], p["value"]) for p in found[name]] for label, found in curves.items()}
         bands = {

@@ -28,7 +28,7 @@ class Clip:
     Attributes:
         frames: uint8 `[N, H, W, 3]`.
         caption: Below it.
-        text: What is seen, for who does not see it; default: the caption.
+        text: What is seen, for who does not see it; default: row, column and caption.
         observed: Of a prediction, the frames that it has seen: they are framed green, the later ones orange.
     """
 
@@ -40,7 +40,9 @@ class Clip:
 
 def clip_grid(clips: Sequence[Clip], *, fps: float = 8.0, large: bool = False) -> str:
     """Clips that play in step below one row of controls, as many beside each other as fit; `large`: fewer."""
-    return _player(f'<div class="clips{" large" if large else ""}">{"".join(map(_figure, clips))}</div>', fps)
+    return _player(
+        f'<div class="clips{" large" if large else ""}">{"".join(_figure(clip) for clip in clips)}</div>', fps
+    )
 
 
 def clip_table(
@@ -56,7 +58,8 @@ def clip_table(
     head = "".join(f"<th scope=col>{html.escape(column)}</th>" for column in columns)
     body = []
     for words, clips in rows:
-        places = "".join(f"<td>{_figure(clip) if clip else ''}</td>" for _, clip in zip(columns, clips, strict=True))
+        pairs = zip(columns, clips, strict=True)
+        places = "".join(f"<td>{_figure(clip, words, column) if clip else ''}</td>" for column, clip in pairs)
         body.append(f"<tr><th scope=row>{html.escape(words)}</th>{places}</tr>")
     table = (
         f'<table class="rows" style="--columns: {len(columns)}"><thead><tr><td></td>{head}</tr></thead>'
@@ -81,15 +84,16 @@ def _player(inside: str, fps: float) -> str:
     return f'<div class="player" data-fps="{fps:g}">{inside}</div>'
 
 
-def _figure(clip: Clip) -> str:
+def _figure(clip: Clip, *place: str) -> str:
     count, height, width = clip.frames.shape[:3]
     columns = max(1, min(math.ceil(math.sqrt(count)), _SIDE // width))
     seen = "" if clip.observed is None else f' data-observed="{clip.observed}"'
     pixels = " pixels" if height <= LOSSLESS else ""
     below = f"<figcaption>{html.escape(clip.caption)}</figcaption>" if clip.caption else ""
+    text = clip.text or ", ".join(filter(None, [*place, clip.caption]))
     return (
         f'<figure class="clip{pixels}"><img src="{_address(sheet(clip.frames, columns), height)}" '
-        f'alt="{html.escape(clip.text or clip.caption)}" data-frames="{count}" data-columns="{columns}"{seen}>{below}</figure>'
+        f'alt="{html.escape(text)}" data-frames="{count}" data-columns="{columns}"{seen}>{below}</figure>'
     )
 
 

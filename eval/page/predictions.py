@@ -73,7 +73,7 @@ def prediction_page(found: Sequence[Predicted], generators: Sequence[Predicted],
     words = [sentence for sentence, _ in filter(None, said)]
     words += [f"{label} does not predict: {why}." for label, why in silent.items()]
     lead = html.escape(" ".join(words) or "No prediction was measured.")
-    sections = [*_clips(found), *_by_frame(found), *_figure_5(found, generators)]
+    sections = [*_clips(found), *_by_frame(found), *_over_training(found), *_figure_5(found, generators)]
     if found:
         parts = [
             f"<h3>{html.escape(one.label)}</h3>{results_table(one.rows, one.label)}"
@@ -151,6 +151,32 @@ def _by_frame(found: Sequence[Predicted]) -> list[str]:
         title="Squared error over that of repeating the last frame",
     )
     return [section("Error by frames ahead", f'<div class="charts">{chart}</div>')]
+
+
+def _over_training(found: Sequence[Predicted]) -> list[str]:
+    """How well checkpoints of one run predict, against its steps; nothing without two of a run."""
+    series, bands = {}, {}
+    for one in sorted(found, key=lambda one: one.facts.get("trained_steps") or 0):
+        run, steps, error = one.facts.get("run"), one.facts.get("trained_steps"), one.row(ERROR, "predicted")
+        if run is None or steps is None or error is None:
+            continue
+        series.setdefault(run, []).append((steps, error.value))
+        if None not in (error.low, error.high):
+            bands.setdefault(run, []).append((steps, error.low, error.high))
+    series = {run: points for run, points in series.items() if len(points) > 1}
+    if not series:
+        return []
+    chart = curve(
+        series,
+        bands={run: ends for run, ends in bands.items() if run in series},
+        levels={"repeating the last frame": 1.0},
+        x_label="training of the tokenizer, steps",
+        y_label="squared error / repeating",
+        log_y=True,
+        from_zero=False,
+        title="Squared error of prediction over that of repeating the last frame",
+    )
+    return [section("Prediction over training", f'<div class="charts">{chart}</div>')]
 
 
 # -- figure 5 ----------------------------------------------------------------------------------------------------------

@@ -22,10 +22,8 @@ from eval.results.rows import Row
 from generator.loading import SHIPPED
 from latents_cache import open_latents
 from runtime.errors import InputError
-from runtime.log import read_lines
 from runtime.processes import autocast, resolve_device, resolve_dtype
-from runtime.records import check_fields
-from runtime.run import read_json
+from runtime.records import check_fields, read_json, read_lines
 from tokenizer.zoo import load_predictor
 from videos import psnr, to_float, to_uint8
 
@@ -132,10 +130,17 @@ def shipped_sections(config) -> list[str]:
         return []
     manifest = read_json(source)
     scale = manifest.get("guidance_scale", 1.0) if config.guidance_scale is None else config.guidance_scale
-    title = f"Shipped, trained {manifest['hours']:.1f} hours by this command"
-    commands = "<pre>" + html.escape("\n".join(manifest["commands"])) + "</pre>"
+    title, commands = shipped_words(manifest)
     numbers = results_table([Row(**row) for row in manifest.get("rows", [])])
-    return [section(title, commands, generated_grid(config, "moving-shapes", scale), numbers)]
+    shown = "<pre>" + html.escape("\n".join(commands)) + "</pre>"
+    return [section(title, shown, generated_grid(config, "moving-shapes", scale), numbers)]
+
+
+def shipped_words(manifest: dict) -> tuple[str, list[str]]:
+    """Title and commands of the section of shipped weights, from the manifest that `benchmarks.ship` wrote."""
+    parts = [manifest["tokenizer"], manifest["generator"]]
+    hours = " + ".join(f"{part['hours']:.1f}" for part in parts)
+    return f"Shipped, trained {hours} hours by these commands", [part["command"] for part in parts]
 
 
 _INTERVALS = (
@@ -185,6 +190,8 @@ def curves_section(run, tokenizer_run, results: Sequence[tuple]) -> str:
         if record["kind"] == "convergence":
             check_fields(record, _CURVE, f"convergence of {run.dir}")
             metric, to_real = record["metric"], record["curve"]
+            how = f", guidance {record['guidance_scale']}" if "guidance_scale" in record else ""
+            how += f", decoded by {record['tokenizer']}" if "tokenizer" in record else ""
             found = {metric: to_real, f"{metric} to reconstructions": record["curve_to_reconstructions"]}
             chart = curve(
                 {name: [(p["step"], p["value"]) for p in points] for name, points in found.items()},
@@ -193,7 +200,7 @@ def curves_section(run, tokenizer_run, results: Sequence[tuple]) -> str:
                 log_y=record["floor"] > 0,
                 x_label=generator_step,
                 y_label=metric,
-                title=f"{metric}, {record['samples']} clips",
+                title=f"{metric}, {record['samples']} clips{how}",
             )
             charts.append(chart)
     return section("Curves", f'<div class="charts">{"".join(charts)}</div>')

@@ -126,7 +126,7 @@ def prepare(protocol: Protocol, judge: Judge, config) -> Prepared:
     watchers |= {"scores": Watcher(network=classifier, **settings)} if classifier else {}
     stand_in = f"{JUDGES_FEATURES}; weights, eps, resize, range and classifier that stand below do not apply"
     lines = [*([stand_in] if shapes else []), *protocol.differs_from(PAPER), *plan.unmet, *real.unmet]
-    lines += sampling_differences(config.steps, judge.facts)
+    lines += sampling_differences(judge)
     return Prepared(protocol, plan, real, watchers, own, no_score, lines)
 
 
@@ -159,22 +159,32 @@ def measure(
     return [*rows, *score_rows(scored, subject, note=note, protocol=protocol)]
 
 
-def sampling_differences(steps: int, facts: dict) -> list[str]:
-    """In words, how sampler and data set differ from the paper's."""
+def sampling_differences(judge: Judge) -> list[str]:
+    """In words, how sampler and data set differ from the paper's, and what it does not say from our default."""
+    steps, data = judge.config.steps, judge.facts.get("data")
     lines = [] if steps == 100 else [f"{steps} Euler steps instead of 100"]
-    if facts.get("data") not in ("ucf101", "realestate10k"):
-        lines.append(f"data set {facts.get('data')} instead of UCF101 or RealEstate10K")
+    options = judge.options
+    if "guidance_interval" in options:
+        low, high = options["guidance_interval"]
+        lines.append(f"guidance at times {low:g} to {high:g} alone, noise being 0")
+    lines += ["classes of samples drawn at random instead of in turn"] if "labels" in options else []
+    if data not in ("ucf101", "realestate10k"):
+        lines.append(f"data set {data} instead of UCF101 or RealEstate10K")
     return lines
 
 
-def differences(features: str, samples: int, reference: int, steps: int, facts: dict) -> list[str]:
-    """In words, how numbers by the paper's protocol differ from it nevertheless."""
-    lines = [] if features == "i3d" else [JUDGES_FEATURES]
+def differences(features: str, reference: int, judge: Judge) -> list[str]:
+    """In words, how numbers by the paper's protocol differ from it nevertheless.
+
+    Args:
+        reference: How many real clips there are.
+    """
+    lines, samples, facts = [] if features == "i3d" else [JUDGES_FEATURES], judge.config.samples, judge.facts
     if samples != 2048:
         lines.append(f"{samples} generated clips instead of 2,048")
     if reference != samples:
         lines.append(f"only {reference} real clips in the reference")
-    lines += sampling_differences(steps, facts)
+    lines += sampling_differences(judge)
     clip = json.loads(facts["clip"])
     if clip["size"] != 256 or clip["num_frames"] != 17:
         lines.append(f"clips of {clip['num_frames']} frames at {clip['size']} pixels instead of 17 at 256")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # for the browser's client
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,26 @@ def judge_weights(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def judging(judge_weights):
+    """While it lasts, `load_features("shapes")` returns the random judge, and no published weights are found."""
+
+    @contextmanager
+    def patched():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("eval.features.shapes.WEIGHTS", judge_weights)
+            patch.setenv("PVVAE_WEIGHTS", str(judge_weights.parent))
+            patch.setenv("HOME", str(judge_weights.parent))
+            yield patch
+
+    return patched
+
+
 @pytest.fixture
-def judge(judge_weights, monkeypatch):
-    """Make `load_features("shapes")` return the random judge, and let no published weights be found."""
-    monkeypatch.setattr("eval.features.shapes.WEIGHTS", judge_weights)
-    monkeypatch.setenv("PVVAE_WEIGHTS", str(judge_weights.parent))
-    monkeypatch.setenv("HOME", str(judge_weights.parent))
-    return judge_weights
+def judge(judge_weights, judging):
+    """`judging` for one test."""
+    with judging():
+        yield judge_weights
 
 
 @pytest.fixture
@@ -132,19 +143,3 @@ def chain(tmp_path_factory) -> Chain:
             )
         )
     return Chain(runs, Path(tokenizer), Path(latents), Path(generator))
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory):
-    """Headless Chromium, one for all tests; skips where there is none."""
-    from chromium import NAMES, Browser, find_browser
-
-    program = find_browser()
-    if program is None:
-        pytest.skip(f"no browser is installed: none of {', '.join(NAMES)}")
-    try:
-        found = Browser(program, tmp_path_factory.mktemp("browser"))
-    except AssertionError as error:  # as where it lacks what it needs of the system
-        pytest.skip(f"{program} does not start: {error}")
-    yield found
-    found.close()

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from eval.arms import engine
 from eval.arms.costs import cost_lines, expected, left_words, summary
 from eval.arms.engine import work_through
 from eval.arms.plan import Arm, Done, Plan, Stage, last_words
 from runtime.errors import InputError
+from runtime.run import file_sha256
 from runtime.stopping import INTERRUPTED, REQUEUE
 
 ROOT = Path(__file__).parents[2]
@@ -189,6 +191,31 @@ def test_a_launch_of_torchrun_is_refused(place, monkeypatch):
         work_through(plan_of([stage("a1")]), "test")
 
 
+def test_torchrun_takes_no_flag_of_a_command_for_its_own(monkeypatch):
+    from torch.distributed.run import get_args_parser
+
+    seen, words = [], ("eval.fvd", "--run", "runs/a", "--log-dir", "b")
+    monkeypatch.setattr(engine.subprocess, "Popen", lambda argv, **rest: seen.append(argv))
+    with open(os.devnull) as file:
+        engine.start(Stage(name="a", kind="a", argv=words), file, file, 2)
+    given = get_args_parser().parse_args(seen[0][seen[0].index("torch.distributed.run") + 1 :])
+    assert (given.module, given.nproc_per_node) == (True, "2")
+    assert (given.training_script, *given.training_script_args) == words
+
+
+@pytest.mark.parametrize("given", [None, "7"])
+def test_torchrun_lets_its_processes_save_for_minutes_and_as_long_as_asked(given, monkeypatch):
+    seen, name = [], "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+    monkeypatch.setattr(engine.subprocess, "Popen", lambda argv, **rest: seen.append(rest["env"].get(name)))
+    monkeypatch.delenv(name, raising=False)
+    if given:
+        monkeypatch.setenv(name, given)
+    with open(os.devnull) as file:
+        for processes in (1, 2):
+            engine.start(Stage(name="a", kind="a", argv=("x",)), file, file, processes)
+    assert seen == [given, given or "300"]
+
+
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 
@@ -297,3 +324,26 @@ def test_costs_are_told_for_each_arm_and_the_unknown_is_called_so(place):
     work_through(plan, "test")
     assert left_words(plan) == "3 of 3 stages done"
     assert cost_lines(plan)[-1] == "in all: 0 hours, 0 B on disk"
+
+
+def test_a_run_whose_source_has_other_weights_is_no_longer_done(tmp_path):
+    run, weights = tmp_path / "video", tmp_path / "images" / "model.safetensors"
+    for folder in (run, weights.parent):
+        folder.mkdir()
+    (weights.parent / "config.json").write_text("{}")
+    weights.write_bytes(b"weights")
+    stat = weights.stat()
+    note = {"sha256": file_sha256(weights), "size": stat.st_size, "modified": stat.st_mtime_ns}
+    manifest = {"kind": "tokenizer", "name": "video", "started": "2026", "identity": {}, "sessions": [{"source": note}]}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    (run / "config.json").write_text("{}")
+    stage = Stage(name="video", kind="video", argv=("x",), results=(run,), begins=(run, weights.parent))
+    plan = Plan(tmp_path / "plan", (Arm("a", 0, (stage,)),))
+    assert plan.done(stage) is None
+    plan.mark_done(stage, 1.0, True)
+    assert plan.done(stage)
+    weights.write_bytes(b"others!")
+    os.utime(weights, ns=(1, 1))
+    assert plan.done(stage) is None and plan.done(replace(stage, begins=None))
+    weights.unlink()
+    assert plan.done(stage)

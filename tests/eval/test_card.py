@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from pages import assert_readable
 
 from eval import speed as speed_module
 from eval.analysis.sources import source_of
@@ -38,18 +39,34 @@ class Frames(LatentStatistics):
 '''
 
 
-def test_a_run_has_every_number_and_clips_are_encoded_once(chain, judge, monkeypatch):
-    encoded = []
-    original = PVVAE.encode
+def counting(patch: pytest.MonkeyPatch) -> list[int]:
+    """Will hold how many clips were encoded at a time, of those that are measured; shown ones go one by one."""
+    encoded, original = [], PVVAE.encode
 
     def counted(self, video, chunk_groups=None):
-        if video.shape[2] == 17 and len(video) > 1:  # those that are measured; shown ones go one by one
+        if video.shape[2] == 17 and len(video) > 1:
             encoded.append(len(video))
         return original(self, video, chunk_groups)
 
-    monkeypatch.setattr(PVVAE, "encode", counted)
-    flags = {"runs_dir": str(chain.runs), "tokenizer": str(chain.tokenizer), "speed": False, **COMMON}
-    out = card(CardConfig(**flags))
+    patch.setattr(PVVAE, "encode", counted)
+    return encoded
+
+
+@pytest.fixture(scope="module")
+def made(chain, judging, tmp_path_factory):
+    """The flags of a card that was made where nothing had been kept, its file, and what was encoded for it."""
+    flags = {"runs_dir": str(tmp_path_factory.mktemp("card")), "tokenizer": str(chain.tokenizer), "speed": False}
+    with judging() as patch:
+        encoded = counting(patch)
+        return flags, card(CardConfig(**flags, **COMMON)), encoded
+
+
+def test_the_page_of_a_card_can_be_read(made, browser):
+    assert_readable(browser, made[1].with_suffix(".html"))
+
+
+def test_a_run_has_every_number_and_clips_are_encoded_once(made, judge, monkeypatch):
+    flags, out, encoded = made
     assert encoded == [6]
     facts, rows = read_results(out)
     found = {(row.metric, row.subject): row for row in rows}
@@ -66,8 +83,9 @@ def test_a_run_has_every_number_and_clips_are_encoded_once(chain, judge, monkeyp
     assert {check.state for check in checks if "LPIPS" not in check.what} == {VERIFIED}
     # A second time nothing is measured again.
     monkeypatch.setattr(Measurer, "measure", lambda *_: pytest.fail("measured again"))
-    card(CardConfig(**flags))
-    assert encoded == [6] and read_results(out)[1] == rows
+    encoded = counting(monkeypatch)
+    card(CardConfig(**flags, **COMMON))
+    assert encoded == [] and read_results(out)[1] == rows
 
 
 def test_random_weights_are_called_random_in_file_and_page(chain, judge, tmp_path):

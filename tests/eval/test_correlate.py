@@ -65,7 +65,17 @@ def test_numbers_of_other_clips_are_not_mixed_and_the_newest_counts(tmp_path):
     assert row.n == 3 and row.value == 1.0 and "moving_shapes, test, 32, 17" in row.note
 
 
-@pytest.mark.parametrize("change", [{"samples": 96}, {"data": "ucf101"}, {"features": "shapes@2"}, {"steps": 50}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"samples": 96},
+        {"data": "ucf101"},
+        {"features": "shapes@2"},
+        {"steps": 50},
+        {"labels": "drawn"},
+        {"guidance_interval": [0.1, 0.8]},
+    ],
+)
 def test_distances_that_were_measured_otherwise_are_not_averaged(change, tmp_path):
     for name, psnr, distance in (("a", 30.0, 5.0), ("b", 31.0, 7.0), ("c", 32.0, 9.0)):
         results_of(tmp_path, name, psnr, [distance])

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from benchmarks.train_judge import TrainJudgeConfig, measure, train_judge
 from eval.features import FEATURE_NETWORKS, FRECHET_NAMES, KERNEL_NAMES, load_features
 from eval.features.c3d import C3D
+from eval.features.clips import exact_float32
 from eval.features.i3d import I3D
 from eval.features.shapes import WEIGHTS, ShapesNet
 from runtime.errors import InputError
@@ -129,3 +130,15 @@ def test_training_the_judge_writes_weights_with_their_recipe(tmp_path, capsys):
     out.write_bytes(out.read_bytes()[:1000])
     with pytest.raises(InputError, match="no weights of the shapes network"):
         ShapesNet.from_file(out)
+
+
+def test_exact_float32_holds_inside_and_settings_come_back_after_a_failure(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    device, x = torch.device("cpu"), torch.ones(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (x @ x).dtype == torch.bfloat16
+        with pytest.raises(RuntimeError, match="inside"), exact_float32(device):
+            assert (x @ x).dtype == torch.float32
+            assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+            raise RuntimeError("inside")
+        assert (x @ x).dtype == torch.bfloat16 and torch.backends.cudnn.allow_tf32

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from pages import assert_readable
 
 from eval.analysis import kept_latents
 from eval.latents import LatentsConfig, latents
@@ -19,13 +20,23 @@ def rows_of(path):
     return {row.metric: row for row in read_results(path)[1]}
 
 
-def test_two_tokenizers_stand_on_one_page_and_each_has_its_results(chain, tmp_path, capsys, monkeypatch):
-    runs, out = chain.runs, tmp_path / "latents.html"
-    flags = {"runs_dir": str(runs), "samples": 9, "clips": 2, "out": str(out), "size": 32, **COMMON}
+@pytest.fixture(scope="module")
+def both(chain, tmp_path_factory):
+    """The flags of a page of two tokenizers, and the page."""
+    flags = {"runs_dir": str(chain.runs), "samples": 9, "clips": 2, "size": 32, **COMMON}
     names = (f"a<b={chain.tokenizer}", f"untrained={chain.tokenizer}")
-    config = LatentsConfig(tokenizer=names, weights=("own", "random"), **flags)
-    latents(config)
-    text = out.read_text()
+    out = tmp_path_factory.mktemp("latents") / "latents.html"
+    config = LatentsConfig(tokenizer=names, weights=("own", "random"), out=str(out), **flags)
+    return config, latents(config)
+
+
+def test_the_page_of_latents_can_be_read(both, browser):
+    assert_readable(browser, both[1])
+
+
+def test_two_tokenizers_stand_on_one_page_and_each_has_its_results(chain, both, capsys, monkeypatch):
+    config, out = both
+    runs, text = chain.runs, out.read_text()
     assert "a&lt;b" in text and "a<b" not in text and "untrained (random weights)" in text and "exact flow" in text
     assert len(re.findall(r"principal directions of", text)) >= 4 and "0.87 over 86 image tokenizers" in text
     own = chain.tokenizer / "eval" / "latents-moving_shapes-test-32px-n9.json"

@@ -7,6 +7,7 @@ import re
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from eval.page.clips import Clip, clip_grid, clip_table, picture, sheet
 from eval.page.document import Cell, Finding, data_table, facts_table, folded, page, results_table, section
 from eval.page.figures import curve, log_ticks, short, smoothed, ticks
 from eval.page.found import found_in, verdict
+from eval.page.sections import curves_section
 from eval.results.rows import Row
 
 EVIL = "<script>alert(1)</script>\"'&"
@@ -51,6 +53,9 @@ def test_a_sheet_is_never_wider_than_a_picture_can_be():
 def test_a_table_of_clips_has_a_place_for_each_and_leaves_places_empty():
     table = clip_table(["a", "b"], [("real", [Clip(clip_of()), Clip(clip_of(1))]), ("other", [None, Clip(clip_of(2))])])
     assert table.count("<img") == 3 and table.count("<td></td>") == 2
+    # Who does not see a clip is told where it stands, and what is written below it.
+    assert [f'alt="{words}"' in table for words in ("real, a", "real, b", "other, b")] == [True] * 3
+    assert 'alt="real, a, 9 dB"' in clip_table(["a"], [("real", [Clip(clip_of(), "9 dB")])])
     with pytest.raises(ValueError):
         clip_table(["a", "b"], [("real", [Clip(clip_of())])])
 
@@ -190,3 +195,14 @@ def test_what_was_found_stands_in_words_beside_its_rivals():
     assert "better than it and not told apart from a flat picture (0.65)" in words
     assert [found.value for found in findings] == ["5", "50 %", "9.00 dB", "0.6"]
     assert found_in([]) == ("Nothing was measured yet.", [])
+
+
+def test_a_curve_says_how_its_clips_were_made_where_that_is_not_the_plain_way(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5}\n')
+    points = [{"step": step, "value": 4.0 / step, "low": None, "high": None} for step in (1, 2)]
+    record = {"kind": "convergence", "metric": "FD-shapes", "samples": 8, "floor": 1.0, "untrained": 9.0}
+    record |= {"curve": points, "curve_to_reconstructions": points}
+    run, other = SimpleNamespace(dir=tmp_path), {"guidance_scale": 2.0, "tokenizer": "runs/fine"}
+    titles = [curves_section(run, None, [(record | more, [])]) for more in ({}, other)]
+    assert "FD-shapes, 8 clips" in titles[0] and "guidance" not in titles[0]
+    assert "FD-shapes, 8 clips, guidance 2.0, decoded by runs/fine" in titles[1]

@@ -1,6 +1,8 @@
 """Prediction: its numbers where the answer is known, the command on a whole chain, and figures 5a and 5b from files."""
 
+import json
 import re
+import shutil
 import textwrap
 
 import numpy as np
@@ -11,7 +13,9 @@ from eval.page.predictions import Predicted, accuracy_chart, joined, prediction_
 from eval.prediction import PredictionConfig, predictions
 from eval.results.rows import Row, write_results
 from eval.verify import VERIFIED, checks_of
+from runtime.checkpoint import list_checkpoints
 from runtime.errors import InputError
+from tokenizer.zoo import load, run_and_step, trained_on, video_folder
 
 COMMON = {"device": "auto", "dtype": "float32"}
 # Latents are the first frame and every fourth one after; what is predicted is known.
@@ -92,6 +96,39 @@ def test_every_tokenizer_that_can_predict_is_measured_on_the_same_clips_and_show
     kept = sorted((chain.runs / "features").rglob("*.h5"))
     again = predictions(PredictionConfig(tokenizers=names[:3], out=str(out), **flags))
     assert sorted((chain.runs / "features").rglob("*.h5")) == kept and again[2].rows == vae.rows
+
+
+def test_checkpoints_of_one_run_give_prediction_over_its_training(chain, tmp_path, capsys):
+    vae = chain.tokenizer
+    *_, (step, before), (last, newest) = list_checkpoints(vae)
+    assert run_and_step(f"{vae}@{step}") == run_and_step(before) == (vae, step)
+    assert load(f"{vae}@{step}").decoder_hash == load(before).decoder_hash != load(vae).decoder_hash
+    assert trained_on(f"{vae}@{step}") == trained_on(before) == trained_on(vae)
+    # The last step has been spent on the decoder: of the run, the weights that predict are those before it.
+    assert video_folder(vae) == video_folder(f"{vae}@{step}") == before and video_folder(newest) is None
+    twin = tmp_path / "twin"
+    shutil.copytree(vae, twin, ignore=shutil.ignore_patterns("eval"))
+    shutil.copytree(before, twin / "checkpoints" / "step_00000002", dirs_exist_ok=True)
+    state = json.loads((before / "state.json").read_text())
+    (twin / "checkpoints/step_00000002/state.json").write_text(json.dumps(state | {"step": 2}))
+    flags = {"samples": 4, "clips": 1, "runs_dir": str(tmp_path), **COMMON}
+    names = tuple(f"{twin}@{number}" for number in (2, step, last))
+    found = predictions(PredictionConfig(tokenizers=names, out=str(tmp_path / "page.html"), **flags))
+    assert f"twin@{last} does not predict: the tokenizer has no weights to predict with" in capsys.readouterr().out
+    assert [(one.label, one.facts["trained_steps"], one.facts["run"]) for one in found] == [
+        (f"twin@{number}", number, str(twin)) for number in (2, step)
+    ]
+    files = [
+        tmp_path / f"twin-step{number:08d}/eval/prediction-moving_shapes-test-32px-n4.json" for number in (2, step)
+    ]
+    assert all(file.is_file() for file in files) and not (twin / "eval").exists()
+    assert all(
+        check.state == VERIFIED for check in checks_of(files[1]) if "tokenizer" in check.what or " of " in check.what
+    )
+    text = (tmp_path / "page.html").read_text()
+    assert "Prediction over training" in text and f"<title>{twin}: 2, " in text
+    with pytest.raises(InputError, match=f"has no checkpoint of step 77; it has .*{step}, {last}"):
+        predictions(PredictionConfig(tokenizers=(f"{twin}@77",), out=str(tmp_path / "page.html"), **flags))
 
 
 def test_who_alone_cannot_predict_is_refused(classes, tmp_path):

@@ -209,7 +209,7 @@ def test_results_of_a_tokenizer_without_a_run_are_found_by_its_encoder(tmp_path)
     assert only[0]["tokenizer"] == "shipped-mine"
 
 
-def test_shipped_weights_have_a_section_that_names_their_hours_and_command(measured, tmp_path, monkeypatch):
+def test_shipped_weights_have_a_section_that_names_their_hours_and_commands(measured, tmp_path, monkeypatch):
     import json
     import shutil
 
@@ -221,15 +221,16 @@ def test_shipped_weights_have_a_section_that_names_their_hours_and_command(measu
     for name in ("config.json", "state.json"):
         shutil.copy(newest / name, shipped)
     row = {"metric": "FD-shapes", "subject": "generated", "value": 1.25, "low": 1.0, "high": 1.5, "n": 2048}
-    manifest = {"hours": 3.5, "commands": ["make demo SCALE=long"], "rows": [row]}
+    made = {"tokenizer": {"hours": 1.5, "command": "make it"}, "generator": {"hours": 2, "command": "make the other"}}
+    manifest = made | {"rows": [row]}
     (shipped / "manifest.json").write_text(json.dumps(manifest))
     monkeypatch.setitem(__import__("generator.loading").loading.SHIPPED, "moving-shapes", shipped)
     out = report(
         ReportConfig(runs_dir=str(measured.runs), clips=2, steps=1, out=str(tmp_path / "report.html"), **COMMON)
     )
     text = out.read_text()
-    assert "Shipped, trained 3.5 hours by this command" in Page(text).headings
-    assert "make demo SCALE=long" in text and "1.25" in text
+    assert "Shipped, trained 1.5 + 2.0 hours by these commands" in Page(text).headings
+    assert "make it\nmake the other" in text and "1.25" in text
 
 
 def test_a_run_without_any_measurement_or_weights_to_predict_with_still_has_a_page(chain, judge, tmp_path, monkeypatch):

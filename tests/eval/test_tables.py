@@ -292,3 +292,22 @@ def test_numbers_of_clips_and_of_speed_never_share_a_column(results, speeds, tmp
 def test_names_are_for_files_that_have_none_of_their_own(results, speeds):
     with pytest.raises(InputError, match="gives 2 names to 1 files"):
         tables(TablesConfig(results=(results["ucf101"], speeds), names=("a", "b")))
+
+
+def test_a_comparison_shows_generated_clips_and_controls_of_the_same_metric_apart():
+    from eval.comparison.outcome import columns_of
+    from eval.results.tables import Measured, Table, fill
+
+    rows = [
+        Row(metric="FD-shapes", subject=subject, value=value, n=8)
+        for subject, value in (("generated", 200.0), ("generated (guidance 2)", 150.0), ("reconstructed", 20.0))
+    ]
+    facts = {"kind": "fvd", "data": "moving_shapes", "size": 32, "num_frames": 17, "steps": 100}
+    measured = [Measured("mine", "fvd.json", facts, rows)]
+    columns = tuple(columns_of(measured))
+    (line,) = fill(Table("measured", "", "", columns, []), measured, {"mine": {}}).lines
+    assert {title: cell.value for title, cell in line.cells.items()} == {
+        "FD-shapes": 200.0,
+        "FD-shapes (guidance 2)": 150.0,
+        "FD-shapes reconstructed": 20.0,
+    }

@@ -7,6 +7,7 @@ import textwrap
 
 import chain
 import pytest
+from pages import assert_readable
 
 from runtime.stopping import REQUEUE
 
@@ -131,18 +132,31 @@ def test_tables_have_a_line_for_every_tokenizer_and_say_what_is_random_or_was_no
     cells = {line["name"]: line["cells"] for line in tables["measured"]["lines"]}
     for label, latent in zip(NAMES, ("t4s8c12", "t4s8c16", "t4s8c16"), strict=True):
         assert cells[label]["latent"]["value"] == latent
-        assert cells[label]["FD-shapes"]["n"] == 6 and cells[label]["PSNR, moving_shapes at 32"]["value"] > 0
+        slug = label.replace(" (", "-").replace(" ", "-").rstrip(")")
+        (file,) = undisturbed.glob(f"runs/cmp-{slug}/eval/fvd-*.json")
+        found = {(row["metric"], row["subject"]): row["value"] for row in json.loads(file.read_text())["rows"]}
+        assert cells[label]["FD-shapes"]["value"] == found["FD-shapes", "generated"]
+        assert (
+            cells[label]["FD-shapes"]["n"] == 6 and cells[label]["PSNR reconstructed, moving_shapes at 32"]["value"] > 0
+        )
     generation = tables["generation"]["lines"]
     ours = [line for line in generation if line["origin"] == "measured here"]
     assert [line["name"] for line in ours] == [*NAMES] and len(generation) == 8 + 3
     assert all(set(line["cells"]) == {"latent"} for line in ours)  # no number is an FVD: these cells stay empty
     differences = {line["name"]: line for line in tables["differences"]["lines"]}
     wan = differences["wan (random weights)"]
-    one, two = (cells[name]["PSNR, moving_shapes at 32"]["value"] for name in (NAMES[1], NAMES[0]))
-    assert wan["cells"]["PSNR"]["value"] == pytest.approx(one - two)
-    assert any("PSNR: moving-shapes is better" in note for note in wan["notes"])
+    one, two = (cells[name]["PSNR reconstructed, moving_shapes at 32"]["value"] for name in (NAMES[1], NAMES[0]))
+    assert wan["cells"]["PSNR reconstructed"]["value"] == pytest.approx(one - two)
+    assert any("PSNR reconstructed: moving-shapes is better" in note for note in wan["notes"])
     page = (undisturbed / "runs/cmp/compare.html").read_text()
+    assert (
+        page.index("class=finding") < page.index('id="generated"') < page.index('id="measured-here-on-moving-shapes"')
+    )
     assert page.count("<img") == 2 * (1 + 3) + 2 * 3 and page.count(NAMES[1]) > 5 and "<svg" in page
+
+
+def test_the_page_of_a_comparison_can_be_read(undisturbed, browser):
+    assert_readable(browser, undisturbed / "runs/cmp/compare.html")
 
 
 def test_a_changed_flag_goes_on_from_what_is_done(undisturbed, launcher, tmp_path):
@@ -154,10 +168,17 @@ def test_a_changed_flag_goes_on_from_what_is_done(undisturbed, launcher, tmp_pat
     assert log.count(" done in ") == 3 + 3 + 3 + 4 and "; encode-" not in log and "; train-" not in log
 
 
-def test_cards_alone_stand_side_by_side_and_need_no_generator(begun, launcher, tmp_path):
-    folder = shutil.copytree(begun, tmp_path / "work")
+@pytest.fixture(scope="module")
+def cards(begun, launcher):
+    """The same after a comparison by cards alone."""
+    folder = shutil.copytree(begun, begun.with_name("cards"))
     line = "eval.compare --card --tokenizers moving-shapes,lean=mine:Lean --weights own,random --samples 6 --name cards"
     assert launcher.run(f"{line} --device cpu --dtype float32", folder) == 0, said(folder, "cards")
+    return folder
+
+
+def test_cards_alone_stand_side_by_side_and_need_no_generator(cards):
+    folder = cards
     (table,) = json.loads((folder / "runs/cards/tables.json").read_text())["tables"]
     assert table["columns"] == ["moving-shapes", "lean (random weights)"]
     cells = {line["name"]: line["cells"] for line in table["lines"]}
@@ -165,3 +186,9 @@ def test_cards_alone_stand_side_by_side_and_need_no_generator(begun, launcher, t
     page = (folder / "runs/cards/compare.html").read_text()
     assert 'href="cards/moving-shapes.html"' in page and (folder / "runs/cards/cards/moving-shapes.html").is_file()
     assert not list(folder.glob("runs/*/checkpoints"))
+
+
+def test_the_page_of_cards_side_by_side_can_be_read(cards, browser):
+    assert_readable(browser, cards / "runs/cards/compare.html")
+    first = browser.run("document.querySelector('.lead a').href")
+    assert first == (cards / "runs/cards/cards/moving-shapes.html").as_uri()

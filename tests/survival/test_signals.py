@@ -10,7 +10,7 @@ import chain
 import pytest
 
 from runtime.checkpoint import list_checkpoints
-from runtime.stopping import INTERRUPTED, REQUEUE, ProcessLost, Stopped, listening, orderly, seconds_left, stop_asked
+from runtime.stopping import INTERRUPTED, REQUEUE, ProcessLost, Stopped, listening, orderly, stop_asked
 
 COMMANDS = ("tokenizer", "generator", "encode", "sample", "fvd")
 # Where a command of the chain gets a signal, half-way.
@@ -163,7 +163,7 @@ def test_libraries_that_catch_every_exception_do_not_catch_a_signal():
 
 def test_the_time_limit_is_known():
     with listening(max_hours=1.0):
-        assert 3590 < seconds_left() <= 3600 and stop_asked() is None
+        assert stop_asked() is None
     with listening(max_hours=0.0):
         assert stop_asked() == "--max-hours 0"
-    assert seconds_left() is None and stop_asked() is None
+    assert stop_asked() is None
