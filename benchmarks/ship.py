@@ -74,6 +74,7 @@ def ship(config: ShipConfig) -> None:
     else:
         shipped = read_json(target / "manifest.json")
         trained = {name: shipped[name] for name in ("tokenizer", "tokenizer_plan")}
+    trained["generator"] = facts_of(generator_run)
     rounded = load(config.out_name)
 
     target.mkdir(parents=True, exist_ok=True)
@@ -107,7 +108,6 @@ def ship(config: ShipConfig) -> None:
             "created": now(),
             "rounded_to": "bfloat16",
             **trained,
-            "generator": facts_of(generator_run),
             "sha256": {
                 name: file_sha256(place / "model.safetensors")
                 for name, place in (("tokenizer", folder), ("video", folder / VIDEO_FOLDER), ("generator", target))
@@ -115,8 +115,8 @@ def ship(config: ShipConfig) -> None:
             "rows": [asdict(replace(row, sources=())) for row in rows],  # kept features do not ship
         },
     )
-    hours = trained["tokenizer"]["hours"], facts_of(generator_run)["hours"]
-    print(f"benchmarks.ship: wrote {folder} and {target}, {hours[0]} + {hours[1]} hours of training")
+    hours = " + ".join(str(trained[name]["hours"]) for name in ("tokenizer", "generator"))
+    print(f"benchmarks.ship: wrote {folder} and {target}, {hours} hours of training")
 
 
 def facts_of(info: RunInfo) -> dict:

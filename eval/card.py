@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eval.entries import RANDOM, is_said_random, said_random
 from eval.reconstruction import JudgedFlags
 from runtime.command import flag, run_command
 from runtime.errors import InputError
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from eval.results.rows import Row
     from eval.tokenizer_clips import Opened
 
-RANDOM_WORDS = "(random weights)"
 # Subject of the rows that are of the machine as much as of the tokenizer.
 SPEED = "speed"
 
@@ -73,7 +73,7 @@ def card(config: CardConfig) -> Path:
     facts = {
         **opened.facts,
         "label": label,
-        "random_weights": RANDOM_WORDS in label,
+        "random_weights": is_said_random(label),
         "samples": len(kept["latents"].features),
         "observed_frames": judged.observed,
         "differences": differences(
@@ -97,8 +97,7 @@ def card(config: CardConfig) -> Path:
 def label_of(opened: Opened) -> str:
     """What to call the tokenizer; random weights are called so."""
     name = opened.vae.spec.name if ":" in opened.name else Path(opened.name).name
-    random = opened.weights == "random" or RANDOM_WORDS in opened.vae.spec.name
-    return f"{name.removesuffix(RANDOM_WORDS).strip()} {RANDOM_WORDS}" if random else name
+    return said_random(name) if opened.weights == RANDOM or is_said_random(opened.vae.spec.name) else name
 
 
 def temporal(config: CardConfig, opened: Opened, judged: Judged, world) -> list[Row]:

@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from eval.decode import DecoderFlags, file_word
 from generator.sample import SamplingFlags
 from runtime.command import flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
-from tokenizer.hub import DownloadFlags
 
 # Of a distance, what the end of its interval counts for where it lies at or below zero.
 SMALLEST_END = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvergenceConfig(SamplingFlags, DownloadFlags):
+class ConvergenceConfig(SamplingFlags, DecoderFlags):
     """Flags of `python -m eval.convergence`."""
 
     runs: tuple[str, ...] = flag((), "runs of generator.train; default: the newest")
@@ -31,8 +31,6 @@ class ConvergenceConfig(SamplingFlags, DownloadFlags):
         800, "generated clips at each checkpoint, and as many real ones; FVD has 400 features", low=2, high=1_000_000
     )
     guidance_scale: float = flag(1.0, "classifier-free guidance; 1 is off", low=0.0, high=1000.0)
-    tokenizer: str | None = flag(None, "tokenizer to decode with; default: the one that encoded the latents")
-    weights: str | None = flag(None, "its weight file, or 'random'; default: as the latents were encoded")
     root: str | None = flag(None, "folder of the real clips; default: where the latents were encoded from")
     features: str = flag(
         "auto", "auto: shapes for moving_shapes, i3d for everything else", choices=("auto", "shapes", "i3d")
@@ -223,7 +221,6 @@ def measure_run(run: str, steps: Sequence[int], config: ConvergenceConfig) -> tu
 
 def file_name(config: ConvergenceConfig, judge) -> str:
     """Of a run's results: another decoder, and what else departs from the plain way, are parts of it."""
-    from eval.decode import file_word
     from generator.sample import options_word
 
     guidance = "" if config.guidance_scale == 1.0 else f"_guidance{config.guidance_scale:g}"

@@ -22,6 +22,14 @@ BATCH = 32  # clips that are decoded at once
 LARGEST_GRID = 256  # clips
 
 
+@dataclass(frozen=True, kw_only=True)
+class DecoderFlags(DownloadFlags):
+    """Which tokenizer decodes latents: flags of every command that decodes some."""
+
+    tokenizer: str | None = flag(None, "tokenizer to decode with; default: the one that encoded the latents")
+    weights: str | None = flag(None, "its weight file, or 'random'; default: as the latents were encoded")
+
+
 def fitting_tokenizer(
     facts: dict,
     source: object,
@@ -107,13 +115,11 @@ def file_word(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodeConfig(SamplingFlags, DownloadFlags):
+class DecodeConfig(SamplingFlags, DecoderFlags):
     """Flags of `python -m eval.decode`."""
 
     run: str | None = flag(None, "run of generator.train or shipped name; default: the newest run")
     step: int | None = flag(None, "which checkpoint; default: the newest", low=0)
-    tokenizer: str | None = flag(None, "tokenizer to decode with; default: the one that encoded the latents")
-    weights: str | None = flag(None, "its weight file, or 'random'; default: as the latents were encoded")
     count: int = flag(16, "how many clips", low=1, high=100_000)
     guidance_scale: float = flag(1.0, "classifier-free guidance; 1 is off", low=0.0, high=1000.0)
     grid: bool = flag(False, f"also all clips in one: grid.mp4, and its middle frame as grid.png; up to {LARGEST_GRID}")

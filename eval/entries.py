@@ -9,7 +9,7 @@ from pathlib import Path
 from runtime.errors import InputError
 
 OWN, RANDOM = "own", "random"  # words of --weights; own: those that the tokenizer has of itself
-RANDOM_WORDS = " (random weights)"
+_SAID = " (random weights)"  # ends the name of a tokenizer that has such
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,21 @@ class Entry:
     label: str
     tokenizer: str
     weights: str | None
+
+
+def said_random(name: str) -> str:
+    """A tokenizer's name that says, once, that its weights are random."""
+    return unsaid(name) + _SAID
+
+
+def is_said_random(name: str) -> bool:
+    """Whether a tokenizer's name says that its weights are random."""
+    return name.endswith(_SAID)
+
+
+def unsaid(name: str) -> str:
+    """A tokenizer's name without these words."""
+    return name.removesuffix(_SAID)
 
 
 def entries_of(tokenizers: Sequence[str], weights: Sequence[str] = (OWN,)) -> list[Entry]:
@@ -40,8 +55,7 @@ def entries_of(tokenizers: Sequence[str], weights: Sequence[str] = (OWN,)) -> li
         if equals and (name == RANDOM or Path(name).is_file()):
             name, own = label, name
         label, name = (label, name) if equals else (Path(text).name, text)
-        label += RANDOM_WORDS if own == RANDOM else ""
-        found.append(Entry(label, name, None if own == OWN else own))
+        found.append(Entry(said_random(label) if own == RANDOM else label, name, None if own == OWN else own))
     if not found or len({entry.label for entry in found}) < len(found):
         raise InputError(f"--tokenizers {','.join(tokenizers)}: expected one or more, of different labels")
     return found
@@ -64,5 +78,5 @@ def with_commits(config, field: str = "tokenizers"):
     found = [pinned(entry.tokenizer, entry.weights, download=config.download) for entry in entries]
     if found == [entry.tokenizer for entry in entries]:
         return config
-    texts = (f"{entry.label.removesuffix(RANDOM_WORDS)}={name}" for entry, name in zip(entries, found, strict=True))
+    texts = (f"{unsaid(entry.label)}={name}" for entry, name in zip(entries, found, strict=True))
     return replace(config, **{field: tuple(texts), "weights": tuple(entry.weights or OWN for entry in entries)})

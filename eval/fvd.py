@@ -15,23 +15,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.decode import DecoderFlags
 from eval.protocols.presets import PAPER, PROTOCOLS
 from generator.sample import SamplingFlags
 from runtime.command import flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
-from tokenizer.hub import DownloadFlags
 
 
 @dataclass(frozen=True, kw_only=True)
-class FVDConfig(SamplingFlags, DownloadFlags):
+class FVDConfig(SamplingFlags, DecoderFlags):
     """Flags of `python -m eval.fvd`."""
 
     run: str | None = flag(None, "run of generator.train or shipped name; default: the newest run")
     step: int | None = flag(None, "which checkpoint; default: the newest", low=0)
     samples: int = flag(2048, "generated clips, and as many real ones", low=2, high=1_000_000)
-    tokenizer: str | None = flag(None, "tokenizer to decode with; default: the one that encoded the latents")
-    weights: str | None = flag(None, "its weight file, or 'random'; default: as the latents were encoded")
     root: str | None = flag(None, "folder of the real clips; default: where the latents were encoded from")
     protocol: tuple[str, ...] = flag(
         (PAPER.name,), "how the numbers are made: names, comma-separated, or all", choices=(*PROTOCOLS, "all")

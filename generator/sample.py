@@ -73,9 +73,11 @@ def sample_path(
 
 def options_word(options: dict) -> str:
     """The options of `sampling_options` as part of a file's name; "" without any."""
-    words = {name: value if isinstance(value, str) else "-".join(map("{:g}".format, value))
-             for name, value in options.items()}  # fmt: skip
-    return "".join(f"_{name.split('_')[-1]}{word}" for name, word in words.items())
+    words = []
+    for name, value in options.items():
+        text = value if isinstance(value, str) else "-".join(f"{time:g}" for time in value)
+        words.append(f"_{name.rpartition('_')[2]}{text}")
+    return "".join(words)
 
 
 def sampling_options(flags: SamplingFlags, *guidance_scales: float) -> dict:

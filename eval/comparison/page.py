@@ -21,6 +21,7 @@ from eval.decode import decoded_clips, fitting_tokenizer, sampled
 from eval.page.clips import Clip, clip_table
 from eval.page.document import Cell, Finding, bullet_list, data_table, facts_table, folded, page, quiet, section
 from eval.page.figures import curve
+from eval.page.found import interval
 from eval.page.sections import captions_of, frames, shown_clips
 from eval.quantities import AT_INFINITY
 from eval.results.rows import format_number
@@ -62,8 +63,8 @@ def found_of(outcome: Outcome) -> tuple[str, list[Finding]]:
     findings = []
     for line in tables["measured"].lines:
         cell = line.cells.get(title)
-        held = cell and cell.low is not None and f"95 %: {format_number(cell.low)} to {format_number(cell.high)}"
-        findings.append(Finding(line.name, format_number(cell.value) if cell else "not judged", held or ""))
+        value, held = (format_number(cell.value), interval(cell)) if cell else ("not judged", "")
+        findings.append(Finding(line.name, value, held))
     told = [
         f"Against {line.name}, {note.removeprefix(f'{title}: ')}."
         for line in (tables["differences"].lines if "differences" in tables else ())

@@ -150,11 +150,11 @@ def interval(value: float, spreads: Sequence[Spread], count: int, made: str = ""
     return Estimate(value, value - reach, value + reach, count, method)
 
 
-def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of two or more numbers, and half the width of its 95 % interval by Student's t."""
-    count = len(values)
-    half = stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count)
-    return float(np.mean(values)), float(half)
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """(mean, low, high) of two or more numbers: the 95 % interval of Student's t."""
+    mean, count = float(np.mean(values)), len(values)
+    half = float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
+    return mean, mean - half, mean + half
 
 
 def check_sets(a: np.ndarray, b: np.ndarray | None, paired: bool) -> None:

@@ -12,6 +12,7 @@ from eval.features import FRECHET_NAMES
 from eval.page.document import Finding
 from eval.quantities import better
 from eval.results.rows import Row, format_number
+from eval.results.tables import Cell
 
 # Of each distance, whichever was measured on the best-known features.
 _DISTANCES = sorted(FRECHET_NAMES.values(), key=lambda name: name != "FVD")
@@ -39,8 +40,8 @@ def verdict(row: Row, rival: Row) -> str:
     return "better than" if way * row.value < way * rival.value else "worse than"
 
 
-def interval(row: Row, unit: str = "") -> str:
-    """Its 95 % interval in words; "" without one."""
+def interval(row: Row | Cell, unit: str = "") -> str:
+    """The 95 % interval of a number in words; "" without one."""
     if row.low is None or row.high is None:
         return ""
     return f"95 %: {format_number(row.low)} to {format_number(row.high)}{unit}"

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from eval.entries import RANDOM, said_random
 from eval.results.rows import ARROWS, Row, format_number
 
 PUBLISHED, MEASURED = "published", "measured here"
-RANDOM = "(random weights)"  # ends the name of a tokenizer that has such
 # Kinds of results that tables are made of, and what each must say of itself. Numbers of the first three stand in the
 # paper's columns; those of other protocols, and differences, have none.
 IN_COLUMNS = ("fvd", "reconstruction", "probe")
@@ -136,8 +136,7 @@ class Measured:
     def name(self) -> str:
         """The given name, else that of the tokenizer's or generator's folder; it says where weights are random."""
         name = self.given or Path(self.facts.get("tokenizer") or self.facts.get("run") or self.source).name
-        random = self.facts.get("weights") == "random" and not name.endswith(RANDOM)
-        return f"{name} {RANDOM}" if random else name
+        return said_random(name) if self.facts.get("weights") == RANDOM else name
 
     def in_columns(self, table: Table) -> dict[str, Row]:
         """The rows that belong into columns of a table, by column title."""

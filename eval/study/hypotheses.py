@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from eval.metrics.intervals import mean_and_half
+from eval.metrics.intervals import mean_interval
 from eval.results.tables import MEASURED, Cell, Column, Line, Table
 from runtime.errors import InputError
 from runtime.records import from_record
@@ -116,7 +116,7 @@ def judged_nearer(hypothesis: Hypothesis, values: dict[str, dict[int, float]], s
     if min(values[name][seed] for name in arms_of(hypothesis) for seed in seeds) <= 0:
         return Verdict(OPEN, "a distance at infinity is not above 0, so that nothing is a share of it", len(seeds))
     gains = [values[ours][seed] - values[theirs][seed] for seed in seeds]
-    gain = interval(gains)
+    gain = Cell(*mean_interval(gains))
     level = sum(values[theirs][seed] for seed in seeds) / len(seeds)
     words = f"{ours} - {theirs} = {gain}, {gain.value / level:+.1%} of {theirs}"
     if gain.low > 0:
@@ -129,7 +129,7 @@ def judged_nearer(hypothesis: Hypothesis, values: dict[str, dict[int, float]], s
     shares = [gain / values[theirs][seed] for gain, seed in zip(gains, seeds, strict=True)]
     ours, theirs = hypothesis.control
     others = [(values[ours][seed] - values[theirs][seed]) / values[theirs][seed] for seed in seeds]
-    more = interval([share - other for share, other in zip(shares, others, strict=True)])
+    more = Cell(*mean_interval([share - other for share, other in zip(shares, others, strict=True)]))
     share, other = (sum(each) / len(seeds) for each in (shares, others))
     words = f"{words}; {ours} - {theirs} is {other:+.1%}; difference of shares {more}"
     if more.high < 0:
@@ -152,15 +152,9 @@ def judged_faster(faster: dict[int, float | None]) -> Verdict:
     reached = [value for value in faster.values() if value is not None]
     if lost := len(faster) - len(reached):
         return Verdict(OPEN, f"in {lost} of {len(faster)} seeds it never gets there", len(faster))
-    percent = interval(reached)
+    percent = Cell(*mean_interval(reached))
     word = FOR if percent.low > 0 else AGAINST if percent.high < 0 else OPEN
     return Verdict(word, f"{percent} % faster", len(faster))
-
-
-def interval(values: Sequence[float]) -> Cell:
-    """The mean over seeds, with its 95 % interval by Student's t."""
-    mean, half = mean_and_half(values)
-    return Cell(mean, mean - half, mean + half)
 
 
 def hypotheses_table(verdicts: dict[str, tuple[Hypothesis, Verdict]]) -> Table:

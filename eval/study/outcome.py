@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from eval.arms.plan import Plan
-from eval.metrics.intervals import mean_and_half
+from eval.metrics.intervals import mean_interval
 from eval.quantities import AT_INFINITY, PROBES
 from eval.results.published import TABLES
 from eval.results.rows import Row, read_results
@@ -232,8 +232,7 @@ def learning_table(study: Study, curves: dict[str, dict], failed: dict[str, str]
         elif len(reached) == 1:
             cell = Cell(reached[0], found[0].low, found[0].high, 0)
         else:
-            mean, half = mean_and_half(reached)
-            cell = Cell(mean, mean - half, mean + half)
+            cell = Cell(*mean_interval(reached))
         lines.append(TableLine(arm.name, MEASURED, "", {column.title: cell}, tuple(notes)))
     return Table("learning", "How fast generators learn", "", (column,), lines, of="arm")
 

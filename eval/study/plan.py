@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eval.arms.plan import Arm, Plan, Stage
 from eval.decode import file_word
-from eval.probe import TASKS, out_of
+from eval.probe import TASKS, ProbeConfig, out_of
 from eval.study.file import IMAGES, ArmSpec, Study, words_of
 from runtime.command import parse
 from runtime.errors import InputError
@@ -201,10 +201,11 @@ class Maker:
         return found
 
     def tasks(self) -> tuple[str, ...]:
-        """What probes are asked; of a flag that is wrong, its words, which the command refuses."""
-        given = self.study.flags["eval.probe"].get("task", list(TASKS))
-        words = given if isinstance(given, list) else str(given).strip("()[]").split(",")
-        return tuple(word for word in (str(word).strip() for word in words) if word)
+        """What probes are asked; all where a flag is wrong, which the command refuses."""
+        try:
+            return parse(words_of(self.study.flags["eval.probe"]), ProbeConfig).task
+        except InputError:
+            return TASKS
 
     def differences(self, arm: ArmSpec) -> list[Stage]:
         """To the arm that it is compared with, of this seed: the same clips and the same noise."""

@@ -3,9 +3,9 @@ like, and what probes find."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
-from eval.metrics.intervals import mean_and_half
+from eval.metrics.intervals import mean_interval
 from eval.probes.rows import LESS
 from eval.quantities import LATENTS, PROBES, better
 from eval.results.rows import ARROWS, Row
@@ -20,8 +20,7 @@ def over_seeds(rows: Sequence[Row]) -> Cell:
     values = [row.value for row in rows]
     if len(values) == 1:
         return Cell(values[0], rows[0].low, rows[0].high, rows[0].n)
-    mean, half = mean_and_half(values)
-    return Cell(mean, mean - half, mean + half, sum(row.n for row in rows))
+    return Cell(*mean_interval(values), sum(row.n for row in rows))
 
 
 def latents_table(study: Study, rows: dict[str, dict], failed: dict[str, str]) -> Table:
@@ -47,8 +46,12 @@ def probe_tables(
         for found in (rows, apart)
     )
     columns = {arm.name: rows[arm.name] for arm in study.arms}
-    beside = {f"{name} less {study.against(study.arm(name)).name}": found for name, found in apart.items()}
-    lost = {title: words for title in beside for name, words in failed.items() if name in title.split(" less ")}
+    beside, lost = {}, set()
+    for name, found in apart.items():
+        other = study.against(study.arm(name)).name
+        column = f"{name} less {other}"
+        beside[column] = found
+        lost |= {column} if failed.keys() & {name, other} else set()
     title = "Probes of the features of each arm's generator"
     return (
         numbers_table(study, "probes-here", title, keys, columns, failed),
@@ -62,14 +65,14 @@ def numbers_table(
     title: str,
     keys: Sequence[tuple[str, str]],
     columns: dict[str, dict[int, dict]],
-    failed: dict[str, str],
+    failed: Container[str],
 ) -> Table:
     """A line for every number, and a column for everything that has one of them: means over seeds.
 
     Args:
         keys: Metric and subject of the numbers.
         columns: Rows by title, seed, and metric and subject.
-        failed: Titles of what does not count, and why.
+        failed: Titles of what does not count.
     """
     lines, heads = [], {}
     for column, by_seed in columns.items():

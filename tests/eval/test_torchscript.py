@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 import torch
+from hostile import attack
 from torch import nn
 
 from eval.features.torchscript import is_torchscript, read_torch_file
@@ -69,23 +70,13 @@ def test_code_in_the_archive_is_never_compiled(archive):
     assert found.keys() == module.state_dict().keys()
 
 
-class Attack:
-    """Unpickled, it would write a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
 def test_a_pickle_that_calls_anything_is_refused_and_calls_nothing(archive, tmp_path):
     path, _ = archive
     trace = tmp_path / "trace"
-    bad = rewritten(path, {"data.pkl": pickle.dumps({"weight": Attack(trace)}, protocol=2)})
+    bad = rewritten(path, {"data.pkl": pickle.dumps({"weight": attack(trace)}, protocol=2)})
     with pytest.raises(InputError, match=r"changed\.pt: not readable as weights \(it asks for (_?io|builtins)\.open"):
         read_torch_file(bad)
-    torch.save({"weight": Attack(trace)}, tmp_path / "plain.pt")
+    torch.save({"weight": attack(trace)}, tmp_path / "plain.pt")
     with pytest.raises(InputError, match=r"plain\.pt: not readable as weights"):
         read_torch_file(tmp_path / "plain.pt")
     assert not trace.exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile import Calls
 
 from runtime import checkpoint
 from runtime.checkpoint import CheckpointWriter, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
@@ -183,10 +184,6 @@ def test_a_checkpoint_of_a_stop_goes_when_there_is_a_newer_one_and_costs_no_othe
 def test_an_optimizer_file_that_runs_code_is_refused(tmp_path):
     path = save(tmp_path, 1, optimizer={"a": 1})
 
-    class Evil:
-        def __reduce__(self):
-            return (print, ("run",))
-
-    torch.save(Evil(), path / "optimizer.pt")
+    torch.save(Calls(print, "run"), path / "optimizer.pt")
     with pytest.raises(InputError, match="optimizer"):
         load_checkpoint(path, names=("model",), optimizer=True)

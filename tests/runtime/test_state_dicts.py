@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from hostile import attack
 from safetensors.torch import save_file
 from torch import nn
 
@@ -62,23 +63,13 @@ def test_tensors_are_found_beside_other_plain_values(tmp_path):
     assert read_state_dict(tmp_path / "a.safetensors", dropped=("loss.",)).keys() == {"a"}
 
 
-class Attack:
-    """Unpickled, it would write a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
 def test_a_pickle_that_calls_anything_is_refused_and_calls_nothing(tmp_path):
-    torch.save({"weight": Attack(tmp_path / "trace")}, tmp_path / "plain.pt")
+    torch.save({"weight": attack(tmp_path / "trace")}, tmp_path / "plain.pt")
     with pytest.raises(
         InputError, match=r"plain\.pt: not readable as weights \(it asks for \w+\.open, which no weights"
     ):
         read_state_dict(tmp_path / "plain.pt")
-    (tmp_path / "bare.pt").write_bytes(pickle.dumps({"weight": Attack(tmp_path / "trace")}, protocol=4))
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps({"weight": attack(tmp_path / "trace")}, protocol=4))
     with pytest.raises(InputError, match=r"bare\.pt: not readable as weights \([^\n]+\); fetch it again$") as error:
         read_state_dict(tmp_path / "bare.pt")
     assert "trust" not in str(error.value) and not (tmp_path / "trace").exists()

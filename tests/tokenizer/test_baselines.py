@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hostile import Calls
 
 from runtime.errors import InputError
 from runtime.published_weights import PublishedFile
@@ -288,16 +289,6 @@ AUTHORS = {
 }
 
 
-class Hostile:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
 @pytest.mark.parametrize("name", AUTHORS)
 def test_files_of_the_authors_load_and_hostile_ones_do_not(name, tmp_path):
     network, path = seeded(tiny_of(name).build), tmp_path / "weights.ckpt"
@@ -308,7 +299,7 @@ def test_files_of_the_authors_load_and_hostile_ones_do_not(name, tmp_path):
     torch.save(AUTHORS[name](dict(list(network.state_dict().items())[1:])), path)
     with pytest.raises(InputError, match="is missing"):
         load_baseline(tiny_of(name), path)
-    torch.save({**AUTHORS[name](network.state_dict()), "more": Hostile(tmp_path / "trace")}, path)
+    torch.save({**AUTHORS[name](network.state_dict()), "more": Calls(os.mkdir, str(tmp_path / "trace"))}, path)
     with pytest.raises(InputError) as caught:
         load_baseline(tiny_of(name), path)
     assert not (tmp_path / "trace").exists() and "\n" not in str(caught.value)

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from hostile import attack
 from safetensors.torch import save_file
 
 from runtime.errors import InputError
@@ -323,16 +324,6 @@ def test_any_float_is_computed_in_the_dtype_of_the_weights(tiny):
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-class Attack:
-    """Unpickled, it would write a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
 @pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
 def test_a_file_of_the_authors_layout_gives_the_same_model(tiny, tmp_path, suffix):
     state = {name: value + 1 for name, value in tiny.state_dict().items()}
@@ -355,7 +346,7 @@ def test_weights_of_another_size_do_not_load(tiny, tmp_path):
 def test_a_pickle_that_calls_anything_is_refused_and_calls_nothing(tmp_path):
     trace = tmp_path / "trace"
     for number, content in enumerate(
-        [{"args": Attack(trace), "state_dict": {"a": torch.zeros(1)}}, {"args": {}, "state_dict": {"a": Attack(trace)}}]
+        [{"args": attack(trace), "state_dict": {"a": torch.zeros(1)}}, {"args": {}, "state_dict": {"a": attack(trace)}}]
     ):
         path = tmp_path / f"{number}.ckpt"
         torch.save(content, path)
@@ -363,7 +354,7 @@ def test_a_pickle_that_calls_anything_is_refused_and_calls_nothing(tmp_path):
             read_state_dict(path)
         assert "\n" not in str(error.value)
     plain = tmp_path / "plain.ckpt"
-    plain.write_bytes(pickle.dumps(Attack(trace), protocol=2))
+    plain.write_bytes(pickle.dumps(attack(trace), protocol=2))
     with pytest.raises(InputError, match="not readable as weights"):
         read_state_dict(plain)
     assert not trace.exists()

@@ -10,6 +10,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from hostile import Calls
 from safetensors.torch import save_file
 
 from runtime.errors import InputError
@@ -232,24 +233,15 @@ def test_an_unknown_tensor_is_left_for_the_strict_load_to_refuse(tiny, tmp_path)
         load_strictly(tiny, read_state_dict(tmp_path / "a.ckpt"), "a.ckpt")
 
 
-class Hostile:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
 @pytest.mark.parametrize("way", ["torch", "pickle"])
 def test_a_hostile_file_is_refused_in_one_line_and_not_run(tmp_path, way):
     path, trace = tmp_path / "weights.ckpt", tmp_path / "trace"
-    content = {"state_dict": {"encoder.conv_in.conv.bias": torch.zeros(2)}, "hyper_parameters": Hostile(trace)}
+    hostile = Calls(os.mkdir, str(trace))
+    content = {"state_dict": {"encoder.conv_in.conv.bias": torch.zeros(2)}, "hyper_parameters": hostile}
     if way == "torch":
         torch.save(content, path)
     else:
-        path.write_bytes(pickle.dumps(Hostile(trace), protocol=2))
+        path.write_bytes(pickle.dumps(hostile, protocol=2))
     with pytest.raises(InputError, match=r"ckpt: not readable as weights \(it asks for \w+\.mkdir, .*again$") as caught:
         read_state_dict(path)
     assert not trace.exists() and "\n" not in str(caught.value) and "trust" not in str(caught.value)

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from hostile import attack
 
 from runtime.errors import InputError
 from runtime.weights import load_strictly, write_weights
@@ -255,20 +256,10 @@ def test_other_checkpoints_are_refused(tmp_path, held):
         read_state_dict(tmp_path / "other.ckpt")
 
 
-class Attack:
-    """Unpickled, it would write a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
 def test_a_pickle_that_calls_anything_is_refused_and_calls_nothing(tmp_path):
     trace = tmp_path / "trace"
-    torch.save({"ema_state_dict": {"a": Attack(trace)}}, tmp_path / "zipped.ckpt")
-    (tmp_path / "bare.ckpt").write_bytes(pickle.dumps({"ema_state_dict": {"a": Attack(trace)}}, protocol=2))
+    torch.save({"ema_state_dict": {"a": attack(trace)}}, tmp_path / "zipped.ckpt")
+    (tmp_path / "bare.ckpt").write_bytes(pickle.dumps({"ema_state_dict": {"a": attack(trace)}}, protocol=2))
     for name in ("zipped.ckpt", "bare.ckpt"):
         with pytest.raises(InputError, match=rf"{name}: not readable as weights \([^\n]*\); fetch it again$"):
             read_state_dict(tmp_path / name)

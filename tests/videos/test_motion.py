@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile import Calls
 from PIL import Image
 
 from runtime.errors import InputError
@@ -168,11 +169,7 @@ def test_a_tapvid_file_of_other_things_is_refused(changes, words, tmp_path):
 
 
 def test_a_tapvid_file_that_runs_something_is_refused(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return Path.touch, (tmp_path / "hacked",)
-
-    make_tapvid(tmp_path, occluded=Evil())
+    make_tapvid(tmp_path, occluded=Calls(Path.touch, tmp_path / "hacked"))
     with pytest.raises(InputError, match="not a pickle of arrays, texts and numbers"):
         open_dataset("tapvid_davis", str(tmp_path), clip=CLIP)
     assert not (tmp_path / "hacked").exists()

@@ -10,20 +10,10 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from hostile import Calls
 
 from runtime.errors import InputError
 from videos.pickled_arrays import read_pickled_arrays
-
-
-class Calls:
-    """Pickles as a call."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
 
 VALUE = {
     "goat": {
