@@ -106,12 +106,14 @@ def find_results(name: str, runs_dir: str) -> dict[str, Path]:
     """The results that a flag names, by kind: one file, or the newest of each kind of a run.
 
     Args:
-        name: A JSON file, a run directory, or a shipped name.
+        name: A JSON file, a run directory, RUN@STEP, or a shipped name.
         runs_dir: Where results of shipped weights lie.
     """
     from eval.results.rows import read_results
+    from eval.tokenizer_clips import run_results
+    from tokenizer.zoo import run_and_step
 
-    path = Path(name)
+    path, step = run_and_step(name)
     if path.is_file():
         kind = kind_of(path, read_results(path)[0])
         if kind not in KINDS:
@@ -119,7 +121,9 @@ def find_results(name: str, runs_dir: str) -> dict[str, Path]:
                 f"{path}: results of kind {kind!r}; eval.fvd, eval.reconstruction and eval.probe can be compared"
             )
         return {kind: path}
-    folder = next((f for f in (path / "eval", Path(runs_dir) / f"shipped-{name}" / "eval") if f.is_dir()), None)
+    folder = next(
+        (f for f in (run_results(path, step), Path(runs_dir) / f"shipped-{name}" / "eval") if f.is_dir()), None
+    )
     newest: dict[str, tuple[str, Path]] = {}
     for file in sorted(folder.glob("*.json")) if folder else ():
         facts, _ = read_results(file)
@@ -141,8 +145,11 @@ def kind_of(path: Path, facts: dict) -> str:
 
 
 def name_of(path: Path) -> str:
-    """What results belong to, in a file name: the run's name where they lie in one."""
-    return path.parent.parent.name if path.parent.name == "eval" else path.stem
+    """What results belong to, in a file name: the run's name where they lie in one, with the checkpoint's."""
+    above = [folder.name for folder in path.parents]
+    if "eval" not in above[:2]:
+        return path.stem
+    return above[1] if above[0] == "eval" else f"{above[2]}-{above[0]}"
 
 
 def compared(row, other, folders: tuple[Path, Path]) -> list:

@@ -21,6 +21,8 @@ from runtime.records import check_fields
 _MANIFEST = {"parameters": int, "command": str, "git_commit": str, "versions": dict, "machine": dict}
 _FACTS = dict.fromkeys(("tokenizer", "encoder_hash", "data", "split", "clip", "data_fingerprint"), str)
 _FACTS |= {"rows": int, "shape": list[int]}
+# What makes one curve another one of the same run.
+_OF_CURVES = ("features", "guidance_scale", "guidance_interval", "labels", "tokenizer", "weights")
 # Kinds of results, in the order of the page.
 _ORDER = ("reconstruction", "prediction", "fvd", "protocols", "probe", "difference", "convergence")
 
@@ -42,9 +44,11 @@ class ReportConfig(CommonFlags):
 def report(config: ReportConfig) -> Path:
     """Write the page and print the metrics table; returns the page's path."""
     from eval.results.rows import table
+    from eval.tokenizer_clips import run_results
     from latents_cache.layout import check_attributes
     from runtime.files import replacing
     from runtime.run import is_main, newest_run, read_run, timed_part
+    from tokenizer.zoo import run_and_step
 
     out = Path(config.out)
     if not out.parent.is_dir():
@@ -54,7 +58,7 @@ def report(config: ReportConfig) -> Path:
     facts, source = run.manifest["latents"], f"{run.dir / 'manifest.json'}: latents"
     check_fields(facts, _FACTS, source)
     check_attributes(facts, source)
-    tokenizer = Path(facts["tokenizer"])
+    tokenizer, step = run_and_step(facts["tokenizer"])
     tokenizer_run = read_run(tokenizer, "tokenizer") if (tokenizer / "manifest.json").is_file() else None
     if tokenizer_run:
         check_run(tokenizer_run, {})
@@ -67,15 +71,15 @@ def report(config: ReportConfig) -> Path:
     from eval.page.found import found_in
 
     with timed_part(run.dir, "eval.report"):
-        folders = [tokenizer_run.dir] if tokenizer_run else folders_without_run(Path(config.runs_dir))
-        results = newest_results([*folders, run.dir], facts["data"], facts["encoder_hash"])
+        folders = [run_results(tokenizer, step)] if tokenizer_run else folders_without_run(Path(config.runs_dir))
+        results = newest_results([*folders, run_results(run.dir)], facts["data"], facts["encoder_hash"])
         parts = [
             sections.real_section(config, run, facts),
             *sections.generated_sections(config, run, facts, results),
             sections.numbers_section(results),
             sections.curves_section(run, tokenizer_run, results),
             *(sections.shipped_sections(config) if config.shipped and facts["data"] == "moving_shapes" else []),
-            sections.differences_section(run, tokenizer_run, results),
+            sections.differences_section(run, tokenizer_run, results, step),
             sections.run_section(run, tokenizer_run),
         ]
         name, data = html.escape(run.dir.name), html.escape(facts["data"])
@@ -103,13 +107,14 @@ def check_run(info, more: dict) -> None:
 
 def folders_without_run(runs_dir: Path) -> list[Path]:
     """Where results lie of tokenizers that were not trained here: shipped ones, baselines, folders."""
-    return sorted({path.parent for kind in ("shipped", "baseline") for path in runs_dir.glob(f"{kind}-*/eval")})
+    return sorted({path for kind in ("shipped", "baseline") for path in runs_dir.glob(f"{kind}-*/eval")})
 
 
-def newest_results(run_dirs: Sequence[Path], data: str, encoder: str | None = None) -> list[tuple]:
-    """(facts, rows) of the evaluations of runs on a data set, run by run, in a fixed order of kinds.
+def newest_results(folders: Sequence[Path], data: str, encoder: str | None = None) -> list[tuple]:
+    """(facts, rows) of the evaluations in folders on a data set, one after the other, in a fixed order of kinds.
 
-    Of each kind the newest; of protocols and differences, the newest of the same protocols, and with the same b.
+    Of each kind the newest; of protocols and differences, the newest of the same protocols, and with the same b; of
+    curves, those drawn in the same way and decoded by the same tokenizer.
 
     Args:
         encoder: Leave out results that name another encoder.
@@ -117,14 +122,15 @@ def newest_results(run_dirs: Sequence[Path], data: str, encoder: str | None = No
     from eval.results.rows import read_results
 
     found = {}
-    for run_dir in run_dirs:
-        for path in sorted((run_dir / "eval").glob("*.json")):
+    for folder in folders:
+        for path in sorted(folder.glob("*.json")):
             facts, rows = read_results(path)
             if encoder and facts.get("encoder_hash", encoder) != encoder:
                 continue
             if facts["kind"] in _ORDER and facts.get("data", data) == data:
-                of = (*sorted(facts.get("protocols", ())), str(facts.get("of", "")), str(facts.get("b", "")))
-                key = (run_dirs.index(run_dir), _ORDER.index(facts["kind"]), of)
+                of = [*sorted(facts.get("protocols", ())), facts.get("of", ""), facts.get("b", "")]
+                of += [facts.get(name, "") for name in _OF_CURVES] if facts["kind"] == "convergence" else []
+                key = (folders.index(folder), _ORDER.index(facts["kind"]), tuple(map(str, of)))
                 found[key] = max(found.get(key, ("", "", {}, [])), (facts["created"], str(path), facts, rows))
     return [(facts, rows) for _, (_, _, facts, rows) in sorted(found.items(), key=lambda item: item[0])]
 

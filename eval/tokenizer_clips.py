@@ -157,17 +157,22 @@ def open_clips(flags: ClipFlags, name: str | None, weights: str | None, device: 
     )
 
 
+def run_results(run: Path, step: int | None = None) -> Path:
+    """Where results of a run, or of its checkpoint of a step, lie."""
+    return run / "eval" if step is None else run / "eval" / f"step_{step:08d}"
+
+
 def results_folder(name: str, vae, runs_dir: str, weights: str | None = None) -> Path:
-    """Where results of a tokenizer go: into its run, or one below `--runs-dir` where it has none, or other weights than
-    the run's newest."""
+    """Where results of a tokenizer go: into its run, of one of its checkpoints into a folder of that; or below
+    `--runs-dir` where it has no run, or other weights than the run's."""
     from eval.decode import file_word
     from tokenizer.baselines.registry import is_baseline
     from tokenizer.zoo import run_and_step
 
     run, step = run_and_step(name)
-    if weights is None and step is None and (run / "manifest.json").is_file():
-        return run / "eval"
-    own = f"shipped-{run.name}" if step is None else f"{run.name}-step{step:08d}"
+    if weights is None and (run / "manifest.json").is_file():
+        return run_results(run, step)
+    own = f"shipped-{run.name}"
     if is_baseline(name):  # two files of weights, or two folders of one class, are two tokenizers
         own = f"baseline-{file_word(vae.spec.name)}-{vae.decoder_hash[:8]}"
     elif weights is not None:

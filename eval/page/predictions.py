@@ -18,6 +18,7 @@ from tokenizer.strips import strip
 from videos import to_uint8
 
 ERROR = "error / repeat"
+_OF_SAMPLING = ("steps", "samples", "guidance_interval", "labels")  # of results of eval.fvd
 STRIPS = 2  # clips of each tokenizer that are shown frame by frame
 
 
@@ -140,17 +141,8 @@ def _by_frame(found: Sequence[Predicted]) -> list[str]:
         series["a flat picture"] = [(ahead, row.value) for ahead, row in one.by_frame("blank")]
     if not any(series.values()):
         return []
-    chart = curve(
-        series,
-        bands=bands,
-        levels={"repeating the last frame": 1.0},
-        x_label="frames after the last one that was seen",
-        y_label="squared error / repeating",
-        log_y=True,
-        from_zero=False,
-        title="Squared error over that of repeating the last frame",
-    )
-    return [section("Error by frames ahead", f'<div class="charts">{chart}</div>')]
+    chart = _error_chart(series, bands, "frames after the last one that was seen")
+    return [section("Error by frames ahead", chart)]
 
 
 def _over_training(found: Sequence[Predicted]) -> list[str]:
@@ -166,17 +158,23 @@ def _over_training(found: Sequence[Predicted]) -> list[str]:
     series = {run: points for run, points in series.items() if len(points) > 1}
     if not series:
         return []
+    bands = {run: ends for run, ends in bands.items() if run in series}
+    return [section("Prediction over training", _error_chart(series, bands, "training of the tokenizer, steps"))]
+
+
+def _error_chart(series: dict[str, list], bands: dict[str, list], x_label: str) -> str:
+    """Squared error of prediction over that of repeating the last frame, against something."""
     chart = curve(
         series,
-        bands={run: ends for run, ends in bands.items() if run in series},
+        bands=bands,
         levels={"repeating the last frame": 1.0},
-        x_label="training of the tokenizer, steps",
+        x_label=x_label,
         y_label="squared error / repeating",
         log_y=True,
         from_zero=False,
         title="Squared error of prediction over that of repeating the last frame",
     )
-    return [section("Prediction over training", f'<div class="charts">{chart}</div>')]
+    return f'<div class="charts">{chart}</div>'
 
 
 # -- figure 5 ----------------------------------------------------------------------------------------------------------
@@ -186,16 +184,26 @@ def joined(found: Sequence[Predicted], generators: Sequence[Predicted]) -> tuple
     """Generators beside the prediction of the tokenizer whose latents they draw, which is known by its encoder.
 
     Returns:
-        The distance that most of them were measured by, and (prediction, row of that distance) for each generator.
+        The distance that most of them were measured by, and (prediction, row of that distance) for each generator
+        that was, and whose clips were as many and drawn as those of most.
     """
     by_encoder = {one.facts["encoder_hash"]: one for one in found}
-    pairs = []
+    places: dict[tuple, list[tuple[Predicted, Row]]] = {}
     for generator in generators:
         if (one := by_encoder.get(generator.facts["encoder_hash"])) and one.facts["data"] == generator.facts["data"]:
-            pairs += [(one, row) for name in FRECHET_NAMES.values() if (row := generator.row(name, "generated"))]
-    names = [row.metric for _, row in pairs]
-    metric = max(sorted(set(names)), key=names.count, default="")
-    return metric, [(one, row) for one, row in pairs if row.metric == metric]
+            for name in FRECHET_NAMES.values():
+                if row := generator.row(name, "generated"):
+                    places.setdefault((name, *_drawn(generator.facts)), []).append((one, row))
+    (metric, *_), pairs = max(
+        sorted(places.items(), key=lambda place: place[0]), key=lambda place: len(place[1]), default=(("",), [])
+    )
+    return metric, pairs
+
+
+def _drawn(facts: dict) -> tuple[str, ...]:
+    """How many clips were drawn, and how."""
+    scales = facts.get("guidance_scales") or [1.0]
+    return tuple(str(each) for each in (scales[0], *(facts.get(name) for name in _OF_SAMPLING)))
 
 
 def _figure_5(found: Sequence[Predicted], generators: Sequence[Predicted]) -> list[str]:
@@ -204,8 +212,8 @@ def _figure_5(found: Sequence[Predicted], generators: Sequence[Predicted]) -> li
     if not generators:
         return []
     lost = len(generators) - len(pairs)
-    remarks = [f"{lost} of {len(generators)} results of generators are left out: no prediction in their latents, or by "
-               "another distance."] if lost else []  # fmt: skip
+    remarks = [f"{lost} of {len(generators)} results of generators are left out: no prediction in their latents, "
+               "another distance, or clips that were drawn in another way or number."] if lost else []  # fmt: skip
     charts = []
     if pairs:
         charts = [accuracy_chart(metric, pairs), training_chart(metric, pairs)]

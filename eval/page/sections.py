@@ -218,14 +218,18 @@ def read_log(run_dir: Path) -> list[dict]:
     return read_lines(run_dir / "metrics.jsonl", {"step": int})
 
 
-def differences_section(run, tokenizer_run, results: Sequence[tuple]) -> str:
-    """In words, how models and measurements differ from the paper's, and what stands where the paper says nothing."""
+def differences_section(run, tokenizer_run, results: Sequence[tuple], step: int | None = None) -> str:
+    """In words, how models and measurements differ from the paper's, and what stands where the paper says nothing.
+
+    Args:
+        step: Of the tokenizer's checkpoint, where latents are not of its newest.
+    """
     words = []
     if tokenizer_run:
         config, manifest = tokenizer_run.config, tokenizer_run.manifest
         words.append(
             f"tokenizer preset {config['preset']}: {manifest['parameters'] / 1e6:.1f} M parameters (paper: 661 M), "
-            f"trained {manifest['identity']['steps']:,} steps in all (paper: 400,000), LPIPS weight "
+            f"trained {step or manifest['identity']['steps']:,} steps in all (paper: 400,000), LPIPS weight "
             f"{config['lpips_weight']:g}, {adversarial_words(config, read_log(tokenizer_run.dir))}"
         )
     words.append(

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.difference import DifferenceConfig, difference, find_results, verdict
+from eval.difference import DifferenceConfig, difference, find_results, name_of, verdict
 from eval.features.store import FeatureSet, FeatureStore, load_feature_set
 from eval.fvd import FVDConfig, fvd
 from eval.measurements import layout_of
@@ -74,6 +74,11 @@ def test_a_run_stands_for_its_newest_results(chain, judged, tmp_path):
     for name, created, kind in (("old", "2020", "fvd"), ("new", "2030", "fvd"), ("other", "2040", "convergence")):
         (run / "eval" / f"{name}.json").write_text(json.dumps(record | {"created": created, "kind": kind}))
     assert find_results(str(run), "runs") == {"fvd": run / "eval" / "new.json"}
+    (run / "eval" / "step_00000007").mkdir()
+    older = (run / "eval" / "old.json").rename(run / "eval" / "step_00000007" / "old.json")
+    assert find_results(f"{run}@7", "runs") == {"fvd": older}
+    assert name_of(older) == "run-step_00000007" and name_of(run / "eval" / "new.json") == "run"
+    assert name_of(tmp_path / "results" / "mine.json") == "mine"
     with pytest.raises(InputError, match="eval.fvd, eval.reconstruction and eval.probe can be compared"):
         find_results(str(run / "eval" / "other.json"), "runs")
     with pytest.raises(InputError, match="no results there; measure it with"):

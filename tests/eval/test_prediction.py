@@ -118,10 +118,8 @@ def test_checkpoints_of_one_run_give_prediction_over_its_training(chain, tmp_pat
     assert [(one.label, one.facts["trained_steps"], one.facts["run"]) for one in found] == [
         (f"twin@{number}", number, str(twin)) for number in (2, step)
     ]
-    files = [
-        tmp_path / f"twin-step{number:08d}/eval/prediction-moving_shapes-test-32px-n4.json" for number in (2, step)
-    ]
-    assert all(file.is_file() for file in files) and not (twin / "eval").exists()
+    files = [twin / f"eval/step_{number:08d}/prediction-moving_shapes-test-32px-n4.json" for number in (2, step)]
+    assert all(file.is_file() for file in files) and not list((twin / "eval").glob("*.json"))
     assert all(
         check.state == VERIFIED for check in checks_of(files[1]) if "tokenizer" in check.what or " of " in check.what
     )
@@ -165,6 +163,25 @@ def test_generators_stand_beside_the_prediction_in_whose_latents_they_draw():
     chart = accuracy_chart(metric, pairs)
     assert re.findall(r"<title>(.*?)</title>", chart) == ["b: 0.5, 200", "a: 0.2, 100", "a: 0.2, 110"]
     assert "3 of 6 results of generators are left out" in prediction_page(found, generators, {})
+
+
+def test_generators_whose_clips_were_drawn_in_another_way_are_not_in_one_figure():
+    found = [prediction("a", 0.2), prediction("b", 0.5)]
+    generators = []
+    for label, distance, more in [
+        ("a", 1.0, {"guidance_scales": [2.0, 1.0]}),
+        ("a", 2.0, {"guidance_scales": [1.0, 2.0]}),
+        ("b", 3.0, {"guidance_scales": [1.0]}),
+        ("b", 4.0, {"guidance_scales": [1.0], "labels": "drawn"}),
+        ("b", 5.0, {"steps": 50}),
+        ("a", 6.0, {"samples": 512}),
+        ("a", 7.0, {"guidance_interval": [0.1, 0.9]}),
+    ]:
+        made = generator(label, distance)
+        made.facts.update({"steps": 100, "samples": 2048} | more)
+        generators.append(made)
+    assert [row.value for _, row in joined(found, generators)[1]] == [2.0, 3.0]
+    assert "5 of 7 results of generators are left out" in prediction_page(found, generators, {})
 
 
 def test_training_is_drawn_with_and_without_prediction_as_the_mean_of_seeds():

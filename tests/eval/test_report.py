@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -15,8 +16,10 @@ from eval.page.sections import adversarial_words
 from eval.protocols.presets import guessed
 from eval.reconstruction import ReconstructionConfig, reconstruction
 from eval.report import ReportConfig, folders_without_run, newest_results, report
-from eval.results.rows import Row, write_results
+from eval.results.rows import Row, format_number, read_results, write_results
+from runtime.checkpoint import list_checkpoints
 from runtime.errors import InputError
+from runtime.records import read_json, write_json
 
 COMMON = {"device": "cpu", "dtype": "float32"}
 VOID = {"meta", "img", "line", "polyline", "circle", "br", "link", "input"}
@@ -191,12 +194,17 @@ def test_of_each_kind_the_newest_results_are_shown_run_by_run(tmp_path):
         write("gen", name, "protocols", created, data="ucf101", protocols={"latte": {"differences": [name]}})
     write("gen", "tats", "protocols", "2026-01-01", data="ucf101", protocols={"tats": {"differences": ["tats"]}})
     write("vae", "rec", "reconstruction", "2026-01-03", data="ucf101")
-    found = [facts for facts, _ in newest_results([tmp_path / "vae", tmp_path / "gen"], "ucf101")]
+    found = [facts for facts, _ in newest_results([tmp_path / "vae/eval", tmp_path / "gen/eval"], "ucf101")]
     assert [facts["kind"] for facts in found] == ["reconstruction", "fvd", "protocols", "protocols"]
     assert found[1]["created"] == "2026-01-02"
     said = [protocol["differences"] for facts in found for protocol in facts.get("protocols", {}).values()]
     assert said == [["latte-again"], ["tats"]]
     assert newest_results([tmp_path / "nowhere"], "ucf101") == []
+    more = {"old": {}, "new": {}, "guided": {"guidance_scale": 2.0}, "finer": {"tokenizer": "d"}}
+    for day, (name, facts) in enumerate(more.items(), 1):
+        write("gen", f"c-{name}", "convergence", f"2026-01-0{day}", data="ucf101", title=name, **facts)
+    curves = [facts for facts, _ in newest_results([tmp_path / "gen/eval"], "ucf101") if facts["kind"] == "convergence"]
+    assert sorted(facts["title"] for facts in curves) == ["finer", "guided", "new"]
 
 
 def test_results_of_a_tokenizer_without_a_run_are_found_by_its_encoder(tmp_path):
@@ -204,7 +212,7 @@ def test_results_of_a_tokenizer_without_a_run_are_found_by_its_encoder(tmp_path)
         path = tmp_path / folder / "eval" / "a.json"
         write_results(path, kind="reconstruction", rows=[], encoder_hash=encoder, data="ucf101", tokenizer=folder)
     folders = folders_without_run(tmp_path)
-    assert [folder.name for folder in folders] == ["baseline-other-0123", "shipped-mine"]
+    assert [folder.parent.name for folder in folders] == ["baseline-other-0123", "shipped-mine"]
     (only,) = newest_results(folders, "ucf101", "ours")
     assert only[0]["tokenizer"] == "shipped-mine"
 
@@ -234,8 +242,6 @@ def test_shipped_weights_have_a_section_that_names_their_hours_and_commands(meas
 
 
 def test_a_run_without_any_measurement_or_weights_to_predict_with_still_has_a_page(chain, judge, tmp_path, monkeypatch):
-    import shutil
-
     monkeypatch.setattr("tokenizer.zoo.video_folder", lambda _: None)
 
     runs = tmp_path / "runs"
@@ -246,6 +252,28 @@ def test_a_run_without_any_measurement_or_weights_to_predict_with_still_has_a_pa
     text = out.read_text()
     assert Page(text).headings[0] == "Real, reconstructed" and "of the video stage" not in text
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_latents_of_a_checkpoint_have_its_results_and_its_steps_on_the_page(chain, judge, tmp_path):
+    """RUN@STEP: here the weights before the decoder's fine-tuning, which have the same encoder."""
+    runs = tmp_path / "runs"
+    vae = shutil.copytree(chain.tokenizer, runs / "vae", ignore=shutil.ignore_patterns("eval"))
+    run = shutil.copytree(chain.generator, runs / "gen", ignore=shutil.ignore_patterns("samples", "eval"))
+    *_, (step, _), _ = list_checkpoints(vae)
+    manifest = read_json(run / "manifest.json")
+    manifest["latents"]["tokenizer"] = f"{vae}@{step}"
+    write_json(run / "manifest.json", manifest)
+    flags = {"runs_dir": str(runs), **COMMON}
+    reconstruction(ReconstructionConfig(tokenizer=str(vae), samples=4, **flags))
+    found = reconstruction(ReconstructionConfig(tokenizer=f"{vae}@{step}", samples=4, **flags))
+    assert found.parent == vae / "eval" / f"step_{step:08d}"
+    decibels = next(
+        row.value for row in read_results(found)[1] if (row.metric, row.subject) == ("PSNR", "reconstructed")
+    )
+    out = report(ReportConfig(clips=2, steps=1, shipped=False, out=str(tmp_path / "report.html"), **flags))
+    text = out.read_text()
+    assert f"trained {step:,} steps in all" in text and "tokenizer loss terms" in text
+    assert f">{format_number(decibels)}<" in text
 
 
 def test_a_missing_folder_is_refused_before_any_work(tmp_path):
