@@ -4,7 +4,8 @@ A study is a file: arms, seeds, and the flags of every command (`eval/study/file
 ordinary commands in ordinary run directories that share what they have in common, as the images stage of a seed.
 `--dry-run` prints them. The same line again goes on after any kind of end, and several processes, also on other
 machines, may share the work: start the same line once more. It ends with the paper's tables, ours below the published
-lines, paired differences over seeds and clips, curves over each other, and a page. What was not run is empty.
+lines, paired differences over seeds and clips, curves over each other, and a page. What was not run is empty;
+`--tables-only` shows at any time what is done.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.command import CommonFlags, flag, run_command
+from eval.arms.plan import PlanFlags
+from runtime.command import flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
 
@@ -23,13 +25,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblationConfig(CommonFlags):
+class AblationConfig(PlanFlags):
     """Flags of `python -m eval.ablation`."""
 
     plan: str = flag(help="file of the study (TOML)")
     arms: tuple[str, ...] = flag((), "only these arms, by commas, and those that they start from; default: all")
     seeds: tuple[int, ...] = flag((), "only these seeds; default: those of the file", low=0)
-    processes: int = flag(1, "for each command, as torchrun starts them: one a GPU", low=1, high=1024)
     out: str | None = flag(None, "page to write; default: study.html in the plan's folder", check=check_file)
 
 
@@ -53,7 +54,7 @@ def ablation(config: AblationConfig) -> Path:
     study = chosen(config, whole)
     plan = plan_of(config, study)
     say(f"{len(plan.arms)} arms, {len(plan.stages)} stages, in {plan.folder}", *cost_lines(plan))
-    failed = work_through(plan, "eval.ablation", config.processes)
+    failed = {} if config.tables_only else work_through(plan, "eval.ablation", config.processes)
     # Of the whole study, also what another call has done of it.
     whole_plan, lines = plan_of(config, whole), lines_of(config, whole)
     outcome = outcome_of(whole, whole_plan, lines)

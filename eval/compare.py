@@ -4,7 +4,8 @@ Each tokenizer is taken through the same: encode the data set, train a generator
 sample, judge. All of that are ordinary commands in ordinary run directories (`--dry-run` prints them), so the same line
 again goes on after any kind of end, and several processes, also on other machines, may share the work: start the same
 line once more. It ends with the paper's tables, ours beside the published rows, paired differences to the first
-tokenizer, curves, and a page of their clips side by side. `--card` alone measures what needs no generator.
+tokenizer, curves, and a page of their clips side by side; `--tables-only` shows at any time what is done.
+`--card` alone measures what needs no generator.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eval.arms.plan import PlanFlags
 from eval.entries import OWN, Entry, entries_of, with_commits
 from runtime.command import NOT_IDENTITY, flag, run_command
 from runtime.errors import InputError
@@ -29,11 +31,21 @@ OF_FILES = {"size": 256, "preset": "latte-xl", "train_steps": 250_000}
 # Flags that may differ between two calls for the same plan: what they change is run again, or goes on.
 _NOT_OF_THE_PLAN = NOT_IDENTITY | {"tokenizers", "weights", "train_steps", "samples", "curve_samples", "steps"}
 _NOT_OF_THE_PLAN |= {"guidance_scales", "controls", "reconstruction", "reconstruction_data", "reconstruction_root"}
-_NOT_OF_THE_PLAN |= {"reconstruction_sizes", "speed", "card", "processes", "clips", "out", "checkpoints", "download"}
+_NOT_OF_THE_PLAN |= {
+    "reconstruction_sizes",
+    "speed",
+    "card",
+    "processes",
+    "tables_only",
+    "clips",
+    "out",
+    "checkpoints",
+    "download",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig(DownloadFlags):
+class CompareConfig(PlanFlags, DownloadFlags):
     """Flags of `python -m eval.compare`."""
 
     tokenizers: tuple[str, ...] = flag(help="names, runs or folders, by commas; LABEL=NAME, or NAME=random or =FILE")
@@ -71,7 +83,6 @@ class CompareConfig(DownloadFlags):
         None, "results of eval.speed, to foretell hours and fill columns; or 'measure': do so first"
     )
     card: bool = flag(False, "only the card of each tokenizer, side by side: no generator")
-    processes: int = flag(1, "for each command, as torchrun starts them: one a GPU", low=1, high=1024)
     clips: int = flag(8, "of each kind on the page", low=1, high=1000)
     out: str | None = flag(None, "page to write; default: compare.html in the plan's folder", check=check_file)
 
@@ -107,26 +118,14 @@ def compare(config: CompareConfig) -> Path:
         InputError: If a tokenizer is not known, or cannot encode clips of this shape; before any work.
         SystemExit: With code 1 when arms have failed; what could be done is done and shown.
     """
-    from eval.arms.costs import cost_lines, summary
-    from eval.arms.engine import work_through
-    from eval.arms.plan import Arm, Plan
+    from eval.arms.costs import summary
     from eval.comparison.outcome import cards_table, outcome_of, write_tables
     from eval.comparison.page import write_cards_page, write_page
     from eval.results.tables import markdown
-    from runtime.resources import require_disk
 
     config = with_commits(config)
     plan = plan_of(config)
-    if "speed" in plan.stages and not plan.done(plan.stages["speed"]):  # by it, the rest can be foretold
-        first = Plan(plan.folder, (Arm("speed", config.seed, (plan.stages["speed"],)),))
-        work_through(first, "eval.compare", config.processes)
-        plan = plan_of(config)
-    needed = sum(stage.bytes for stage in plan.stages.values() if not plan.done(stage))
-    require_disk(plan.folder, needed, "what is left of this comparison")
-    say(f"{len(plan.arms)} arms, {len(plan.stages)} stages, in {plan.folder}", *cost_lines(plan))
-    if config.card:
-        (plan.folder / "cards").mkdir(parents=True, exist_ok=True)
-    failed = work_through(plan, "eval.compare", config.processes)
+    failed = {} if config.tables_only else worked_through(config, plan)
     out = Path(config.out) if config.out else plan.folder / "compare.html"
     if config.card:
         table = cards_table(config, plan)
@@ -144,6 +143,25 @@ def compare(config: CompareConfig) -> Path:
     if lines:
         raise SystemExit(1)
     return out
+
+
+def worked_through(config: CompareConfig, plan: Plan) -> dict[str, str]:
+    """Do what is left; by the name of a stage that failed here, why."""
+    from eval.arms.costs import cost_lines
+    from eval.arms.engine import work_through
+    from eval.arms.plan import Arm, Plan
+    from runtime.resources import require_disk
+
+    if "speed" in plan.stages and not plan.done(plan.stages["speed"]):  # by it, the rest can be foretold
+        first = Plan(plan.folder, (Arm("speed", config.seed, (plan.stages["speed"],)),))
+        work_through(first, "eval.compare", config.processes)
+        plan = plan_of(config)
+    needed = sum(stage.bytes for stage in plan.stages.values() if not plan.done(stage))
+    require_disk(plan.folder, needed, "what is left of this comparison")
+    say(f"{len(plan.arms)} arms, {len(plan.stages)} stages, in {plan.folder}", *cost_lines(plan))
+    if config.card:
+        (plan.folder / "cards").mkdir(parents=True, exist_ok=True)
+    return work_through(plan, "eval.compare", config.processes)
 
 
 def show(config: CompareConfig) -> None:

@@ -18,11 +18,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from runtime.command import CommonFlags, flag
 from runtime.errors import InputError
 from runtime.records import check_fields, read_json, write_json
 from runtime.run import now
 
 _RECORD = {"digest": str, "kind": str, "seconds": float, "work": float, "in_one_go": bool}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanFlags(CommonFlags):
+    """How a plan is worked through: flags of every command that has one."""
+
+    processes: int = flag(1, "for each command, as torchrun starts them: one a GPU", low=1, high=1024)
+    tables_only: bool = flag(False, "run nothing: tables and page of what is done so far")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,7 @@ def outcome_of(config, plan: Plan) -> Outcome:
 
 def write_tables(folder: Path, tables: Sequence[Table]) -> None:
     """tables.md and tables.json in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in (("tables.md", markdown(tables)), ("tables.json", as_json(tables))):
         with replacing(folder / name, "results") as partial:
             partial.write_text(text, "utf-8")

@@ -81,6 +81,25 @@ def test_the_page_of_a_study_can_be_read(undisturbed, browser):
     assert_readable(browser, undisturbed / "runs/smoke/study.html")
 
 
+def test_tables_and_page_are_there_at_any_time(undisturbed, launcher, tmp_path):
+    """Of nothing, of a part, and of all of it; nothing is run for them."""
+    assert launcher.run(f"{LINE} --tables-only", tmp_path) == 0, said(tmp_path)
+    assert "; 0 of " in (tmp_path / "runs/smoke/study.html").read_text()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["smoke"]
+    shutil.copytree(undisturbed, tmp_path / "part")
+    (tmp_path / "part/runs/smoke/results/fvd-C-s0.json").unlink()
+    for folder in (tmp_path / "part", shutil.copytree(undisturbed, tmp_path / "whole")):
+        (folder / "log.txt").write_text("")
+        (folder / "runs/smoke/tables.md").unlink()
+        assert launcher.run(f"{LINE} --tables-only", folder) == 0, said(folder)
+        assert " done in " not in (folder / "log.txt").read_text()
+    whole, before = ((folder / "runs/smoke/tables.md").read_text() for folder in (tmp_path / "whole", undisturbed))
+    assert whole == before
+    lines = json.loads((tmp_path / "part/runs/smoke/tables.json").read_text())["tables"]
+    cells = {line["name"]: line["cells"] for table in lines if table["name"] == "measured" for line in table["lines"]}
+    assert "FD-shapes" in cells["A"] and "FD-shapes" not in cells["C"]
+
+
 def test_a_changed_arm_is_refused_by_its_own_run_and_the_others_stay(undisturbed, launcher, tmp_path):
     folder = shutil.copytree(undisturbed, tmp_path / "work")
     (folder / "log.txt").write_text("")
