@@ -31,6 +31,7 @@ class AblationConfig(PlanFlags):
     plan: str = flag(help="file of the study (TOML)")
     arms: tuple[str, ...] = flag((), "only these arms, by commas, and those that they start from; default: all")
     seeds: tuple[int, ...] = flag((), "only these seeds; default: those of the file", low=0)
+    clips: int = flag(6, "of each kind on the page, for each arm with its first seed; 0: none", low=0, high=1000)
     out: str | None = flag(None, "page to write; default: study.html in the plan's folder", check=check_file)
 
 
@@ -59,9 +60,9 @@ def ablation(config: AblationConfig) -> Path:
     whole_plan, lines = plan_of(config, whole), lines_of(config, whole)
     outcome = outcome_of(whole, whole_plan, lines)
     write_tables(plan.folder, outcome.tables)
-    print(markdown(outcome.tables))
     out = Path(config.out) if config.out else plan.folder / "study.html"
-    write_page(whole, whole_plan, outcome, out)
+    write_page(whole, whole_plan, lines, outcome, out, config.clips)
+    print(markdown(outcome.tables))
     print(f"eval.ablation: open {out}; tables: {plan.folder / 'tables.md'}")
     words = summary(plan, failed)
     say(*outcome.verdicts, *words)

@@ -6,32 +6,22 @@ from __future__ import annotations
 import html
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from eval.arms.plan import Plan
-from eval.clip_sets import real_clips, stratified_halves
 from eval.comparison.facts import Facts, generator_run
 from eval.comparison.outcome import Outcome
 from eval.comparison.plan import judging
-from eval.decode import decoded_clips, fitting_tokenizer, sampled
-from eval.page.clips import Clip, clip_table
 from eval.page.document import Cell, Finding, bullet_list, data_table, facts_table, folded, page, quiet, section
 from eval.page.figures import curve
 from eval.page.found import interval
-from eval.page.sections import captions_of, frames, shown_clips
+from eval.page.side_by_side import Side, clip_sections
 from eval.quantities import AT_INFINITY
 from eval.results.rows import format_number
 from eval.results.tables import PUBLISHED, Measured, Table
-from latents_cache import open_latents
+from generator.sample import SampleConfig
 from runtime.files import replacing
-from runtime.processes import autocast, resolve_device, resolve_dtype
-from runtime.run import machine, read_run, versions
-from tokenizer.zoo import load
-from videos import psnr, to_float, to_uint8
+from runtime.run import machine, versions
 
 WIDE = 12  # columns from which on a table is shown on its side
 
@@ -39,7 +29,7 @@ WIDE = 12  # columns from which on a table is shown on its side
 def write_page(config, plan: Plan, outcome: Outcome, out: Path) -> None:
     """Write one HTML file."""
     finished = [facts for facts in outcome.everyone if plan.done(judging(config, facts))]
-    parts = clip_sections(config, finished) if finished else []
+    parts = clip_sections([side_of(config, facts) for facts in finished]) if finished else []
     parts += [curves_section(config, outcome.curves)] if outcome.curves else []
     parts += [table_section(table) for table in outcome.tables]
     parts += [differences_section(outcome.measured), run_section(plan)]
@@ -144,44 +134,17 @@ def curves_section(config, curves: dict[str, dict]) -> str:
     return section("Curves", f'<div class="charts">{"".join(charts)}</div>')
 
 
-def clip_sections(config, finished: Sequence[Facts]) -> list[str]:
-    """Real and reconstructed clips, then generated ones: a column a clip, a row for each tokenizer, played in step."""
-    facts = read_run(generator_run(config, finished[0]), "generator").manifest["latents"]
-    dataset, seen = shown_clips(facts)
-    halves = stratified_halves(dataset.labels(), config.clips, config.seed)
-    clips, labels = real_clips(dataset, [*halves[1], *halves[0]][: config.clips], config.seed)
-    device = resolve_device(config.device)
-    rows = [("the clip itself", [Clip(each) for each in frames(clips)])]
-    for each in finished:
-        vae = load(each.entry.tokenizer, each.entry.weights, device=device)
-        with torch.no_grad(), autocast(device, resolve_dtype(config.dtype, device)):
-            parts = [to_uint8(vae.decode(vae.encode(to_float(clip[None].to(device))).mode())).cpu() for clip in clips]
-        decoded = torch.cat(parts)
-        decibels = psnr(decoded.double() / 255, clips.double() / 255).tolist()
-        pairs = zip(frames(decoded), decibels, strict=True)
-        rows.append((each.entry.label, [Clip(clip, f"{value:.1f} dB") for clip, value in pairs]))
-    columns = captions_of(labels, facts, "clip")
-    words = quiet(f"{seen}. Below it what each tokenizer makes of it: encoder, mean, decoder.")
-    found = [section("Real, reconstructed", words, clip_table(columns, rows, name="Real, reconstructed"))]
-    drawn = [generated(config, each) for each in finished]
-    columns = captions_of(drawn[0][1], facts, "sample")
-    rows = [
-        (each.entry.label, [Clip(clip) for clip in clips]) for each, (clips, _) in zip(finished, drawn, strict=True)
-    ]
-    words = quiet(f"From noise in {config.steps} Euler steps, by the generator on the latents of each tokenizer.")
-    return [*found, section("Generated", words, clip_table(columns, rows, name="Generated"))]
-
-
-def generated(config, facts: Facts) -> tuple[np.ndarray, list[int]]:
-    """(clips uint8 `[n, N, H, W, 3]`, labels): the first samples of a generator."""
-    run = str(generator_run(config, facts))
-    scale = config.guidance_scales[0]
-    path = sampled(config, run, config.clips, step=config.train_steps, steps=config.steps, guidance_scale=scale)
-    with open_latents(path) as reader:
-        vae = fitting_tokenizer(reader.attributes, path, device=config.device)
-        batches = decoded_clips(reader, vae, config.clips, device=config.device, dtype=config.dtype)
-        clips, labels = zip(*batches, strict=True)
-    return frames(torch.cat(clips)), np.concatenate(labels).tolist()
+def side_of(config, facts: Facts) -> Side:
+    """The row of a tokenizer whose generator was judged."""
+    common = {name: getattr(config, name) for name in ("runs_dir", "seed", "device", "dtype", "steps")}
+    sampling = SampleConfig(
+        **common,
+        run=str(generator_run(config, facts)),
+        step=config.train_steps,
+        samples=config.clips,
+        guidance_scale=config.guidance_scales[0],
+    )
+    return Side(facts.entry.label, facts.entry.tokenizer, facts.entry.weights, sampling)
 
 
 def differences_section(measured: dict[str, list[Measured]]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 14, 48
+NAMES, ROW = 150, 26  # of `dots`: where its axis begins, and the height of a row
 COLOURS, DASHES = 8, 4
 # So many points are marked one by one.
 MARKED = 24
@@ -99,6 +100,62 @@ def curve(
         f'<figure class="chart"><figcaption>{title}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{html.escape(label)}">{"".join(parts)}</svg>{_legend(series) if joined else ""}</figure>'
     )
+
+
+def dots(
+    rows: Mapping[str, Sequence[float]],
+    means: Mapping[str, tuple[float, float | None, float | None]],
+    *,
+    x_label: str,
+    title: str,
+    level: tuple[str, float] | None = None,
+) -> str:
+    """A chart with a row for each name: its numbers as points, their mean as a diamond on its interval.
+
+    Args:
+        rows: Numbers by name, from top to bottom; a name without any keeps an empty row.
+        means: (mean, low, high) by name.
+        x_label: With its unit.
+        title: Above it.
+        level: Name and place of a vertical line.
+    """
+    ends = [end for name in rows for end in means.get(name, ()) if end is not None]
+    values = [*(value for numbers in rows.values() for value in numbers), *ends, *([level[1]] if level else [])]
+    if not ends:
+        return f"<p class=quiet>{html.escape(title)}: nothing was measured.</p>"
+    across = Axis(values, NAMES, WIDTH - RIGHT, pad=0.05)
+    base, parts = TOP + 12 + ROW * len(rows), []
+    for x in across.ticks():
+        parts.append(f'<line class="grid" x1="{across.at(x)}" x2="{across.at(x)}" y1="{TOP + 12}" y2="{base}"/>')
+        parts.append(_text(across.at(x), base + 18, short(x), "middle"))
+    if level:
+        x = across.at(level[1])
+        parts.append(f'<line class="level" x1="{x}" x2="{x}" y1="{TOP + 12}" y2="{base}"/>')
+        parts.append(_text(x, TOP + 5, level[0], "middle"))
+    for number, (name, numbers) in enumerate(rows.items()):
+        y = TOP + 12 + ROW * (number + 0.5)
+        parts.append(_text(NAMES - 9, y + 4, name, "end", "name"))
+        points = [f'<circle class="seed" cx="{across.at(x)}" cy="{y}" r="2.6"/>' for x in numbers]
+        if name in means:
+            mean, low, high = means[name]
+            if None not in (low, high):
+                points.append(f'<line class="band" x1="{across.at(low)}" x2="{across.at(high)}" y1="{y}" y2="{y}"/>')
+            words = html.escape(f"{name}: {in_words(means[name])}")
+            points.append(f'<path class="mark" d="{_mark(2, across.at(mean), y)}"><title>{words}</title></path>')
+        parts.append(f'<g class="s0">{"".join(points)}</g>')
+    parts.append(f'<line class="axis" x1="{NAMES}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
+    parts.append(_text((NAMES + WIDTH - RIGHT) / 2, base + 38, x_label, "middle", "name"))
+    label = f"{title}, {x_label}. " + "; ".join(f"{name}: {in_words(means[name])}" for name in rows if name in means)
+    return (
+        f'<figure class="chart"><figcaption>{html.escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {base + 46:g}" '
+        f'role="img" aria-label="{html.escape(label)}">{"".join(parts)}</svg></figure>'
+    )
+
+
+def in_words(mean: tuple[float, float | None, float | None]) -> str:
+    """A mean and its interval."""
+    value, low, high = mean
+    return short(value) if None in (low, high) else f"{short(value)} ({short(low)} to {short(high)})"
 
 
 def _grid(across: Axis, down: Axis, x_label: str, y_label: str) -> str:

@@ -21,6 +21,7 @@ from eval.study.seed_means import latents_table, over_seeds, probe_tables
 from runtime.records import read_json
 
 Judgements = dict[str, tuple[Hypothesis, Verdict]]
+Numbers = dict[str, dict[int, dict[tuple[str, str], Row]]]
 SUBJECTS = ("generated", "reconstructed", "predicted")
 
 
@@ -31,12 +32,24 @@ class Outcome:
     Attributes:
         tables: As printed.
         curves: What eval.convergence found, by arm and seed.
-        verdicts: Of the hypotheses, and which arms do not count.
+        rows: Numbers by arm, seed, and metric and subject.
+        apart: Differences to the arm that each is compared with, likewise.
+        failed: Arms that do not count, and why.
+        judgements: Hypotheses and their verdicts, by name.
     """
 
     tables: list[Table]
     curves: dict[str, dict[int, dict]]
-    verdicts: list[str]
+    rows: Numbers
+    apart: Numbers
+    failed: dict[str, str]
+    judgements: Judgements
+
+    @property
+    def verdicts(self) -> list[str]:
+        """In a sentence each: arms that do not count, and what is said of the hypotheses."""
+        lost = [f"arm {name} does not count: {words}" for name, words in self.failed.items()]
+        return lost + [f"{one.name} ({one.claim}): {verdict.word}" for one, verdict in self.judgements.values()]
 
 
 def outcome_of(study: Study, plan: Plan, lines: Sequence[Line]) -> Outcome:
@@ -56,11 +69,9 @@ def outcome_of(study: Study, plan: Plan, lines: Sequence[Line]) -> Outcome:
         tables += published_tables(study, name, measured, rows, failed)
     tables += [latents_table(study, rows, failed), *probe_tables(study, rows, apart, failed)]
     tables = [table for table in tables if table.lines]
-    verdicts = [f"arm {name} does not count: {words}" for name, words in failed.items()]
     judgements = verdicts_of(study, rows, curves, failed)
     tables = [*([hypotheses_table(judgements)] if judgements else []), *tables]
-    verdicts += [f"{found.name} ({found.claim}): {verdict.word}" for found, verdict in judgements.values()]
-    return Outcome(tables, {name: found for name, found in curves.items() if found}, verdicts)
+    return Outcome(tables, {name: found for name, found in curves.items() if found}, rows, apart, failed, judgements)
 
 
 def measured_of(plan: Plan, line: Line) -> list[Measured]:
@@ -91,12 +102,18 @@ def curve_of(plan: Plan, line: Line) -> dict | None:
     return read_json(stage.results[0]) if stage and plan.done(stage) else None
 
 
-def verdicts_of(study: Study, rows: dict[str, dict], curves: dict[str, dict], failed: dict[str, str]) -> Judgements:
-    """What the study's hypotheses come to, by the distance extrapolated to infinitely many clips where there is one."""
+def headline(rows: Numbers) -> tuple[str, str] | None:
+    """Metric and subject of the distance that arms are judged by: extrapolated to infinitely many clips; None where
+    nothing was."""
+    keys = dict.fromkeys(key for arms in rows.values() for seen in arms.values() for key in seen)
+    return next((key for key in keys if key[0].endswith(AT_INFINITY) and key[1] == "generated"), None)
+
+
+def verdicts_of(study: Study, rows: Numbers, curves: dict[str, dict], failed: dict[str, str]) -> Judgements:
+    """What the study's hypotheses come to."""
     from eval.convergence import faster_than
 
-    keys = dict.fromkeys(key for arms in rows.values() for seen in arms.values() for key in seen)
-    distance = next((key for key in keys if key[0].endswith(AT_INFINITY) and key[1] == "generated"), None)
+    distance = headline(rows)
     values = {
         name: {seed: seen[distance].value for seed, seen in arms.items() if distance in seen}
         for name, arms in rows.items()
@@ -117,11 +134,11 @@ def verdicts_of(study: Study, rows: dict[str, dict], curves: dict[str, dict], fa
 
 
 def gate_words(study: Study, rows: dict[int, dict]) -> str:
-    """Why an arm does not count, by the mean over its seeds; "" where it does, or nothing at all was measured."""
-    words = []
+    """Why an arm does not count, by the mean over its seeds; "" where it does, or has no distance yet."""
+    words, judged = [], any(subject == "generated" for seen in rows.values() for _, subject in seen)
     for metric, least in study.gate.items():
         found = [seen[metric, "reconstructed"].value for seen in rows.values() if (metric, "reconstructed") in seen]
-        if not found and any(rows.values()):
+        if not found and judged:
             words.append(f"{metric} of reconstructions was not measured")
         elif found and not (mean := math.fsum(found) / len(found)) >= least:
             words.append(f"{metric} of reconstructions is {mean:.3g}, below {least:g}: its distance measures blur")

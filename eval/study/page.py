@@ -1,34 +1,116 @@
-"""The page of `eval.ablation`: tables, curves of all arms over each other, and what was run."""
+"""The page of `eval.ablation`: what is said of its hypotheses, distances of all arms beside each other, their clips,
+tables, curves over each other, and what was run."""
 
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 
 from eval.arms.plan import Plan
 from eval.comparison.page import run_section, table_section
-from eval.page.document import bullet_list, page, section
-from eval.page.figures import curve
+from eval.fvd import FVDConfig
+from eval.page.document import bullet_list, page, quiet, section
+from eval.page.figures import curve, dots
+from eval.page.side_by_side import Side, clip_sections
 from eval.study.file import Study
-from eval.study.outcome import Outcome, gathered
+from eval.study.hypotheses import AGAINST, FOR, OPEN
+from eval.study.outcome import Numbers, Outcome, gathered, headline
+from eval.study.plan import Line
+from eval.study.seed_means import over_seeds
+from generator.sample import SampleConfig
+from runtime.command import parse
 from runtime.files import replacing
 
 
-def write_page(study: Study, plan: Plan, outcome: Outcome, out: Path) -> None:
-    """Write one HTML file."""
-    done = sum(plan.done(stage) is not None for stage in plan.stages.values())
+def write_page(study: Study, plan: Plan, lines: Sequence[Line], outcome: Outcome, out: Path, clips: int = 0) -> None:
+    """Write one HTML file.
+
+    Args:
+        clips: Of each kind that are shown of each arm's first seed.
+    """
     arms = [f"{arm.name}: {arm.title}" for arm in study.arms if arm.title]
-    parts = [section("Arms", bullet_list([*arms, *outcome.verdicts]))] if arms or outcome.verdicts else []
-    parts += [table_section(table) for table in outcome.tables]
+    lost = [f"{name} does not count: {words}" for name, words in outcome.failed.items()]
+    tables = {table.name: table_section(table) for table in outcome.tables}
+    parts = [tables.pop("hypotheses")] if "hypotheses" in tables else []
+    parts += distances_sections(outcome)
+    parts += [section("Arms", bullet_list([*arms, *lost]))] if arms or lost else []
+    parts += arms_clips(study, plan, lines, clips) if clips else []
+    parts += tables.values()
     parts += [curves_section(outcome)] if outcome.curves else []
     parts.append(run_section(plan))
-    intro = (
-        f"{len(study.arms)} arms with seeds {', '.join(map(str, study.seeds))} on {html.escape(study.data)}; {done} of "
-        f"{len(plan.stages)} stages are done. What was not run is empty."
-    )
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out, "report") as partial:
-        partial.write_text(page(f"Study {study.name}", intro, parts), "utf-8", "xmlcharrefreplace")
+        text = page(f"Study {study.name}", html.escape(lead_of(study, plan, outcome)), parts)
+        partial.write_text(text, "utf-8", "xmlcharrefreplace")
+
+
+def lead_of(study: Study, plan: Plan, outcome: Outcome) -> str:
+    """What was found, and how much was run."""
+    by_word = {
+        word: [name for name, (_, verdict) in outcome.judgements.items() if verdict.word == word]
+        for word in (FOR, AGAINST, OPEN)
+    }
+    words = [f"{'; '.join(names)}: {word.lower()}." for word, names in by_word.items() if names]
+    done = sum(plan.done(stage) is not None for stage in plan.stages.values())
+    words.append(f"{len(study.arms)} arms with seeds {', '.join(map(str, study.seeds))} on {study.data}; {done} of")
+    return " ".join([*words, f"{len(plan.stages)} stages are done. What was not run is empty."])
+
+
+def distances_sections(outcome: Outcome) -> list[str]:
+    """The distance that arms are judged by: of each, and paired differences."""
+    key = headline(outcome.rows)
+    if key is None:
+        return []
+    charts = [
+        arms_chart(outcome.rows, outcome.failed, key, "Distance of generated clips to real ones"),
+        arms_chart(
+            outcome.apart, outcome.failed, key, "Less that of the arm it is compared with", ("no difference", 0.0)
+        ),
+    ]
+    words = (
+        "Circles are seeds, diamonds their means with 95 % intervals by Student's t; of one seed, over its clips alone."
+    )
+    words += " Arms in brackets do not count: they fail the gate." if outcome.failed else ""
+    return [section("Distances", quiet(words), f'<div class="charts">{"".join(charts)}</div>')]
+
+
+def arms_chart(
+    numbers: Numbers, failed: dict[str, str], key: tuple[str, str], title: str, level: tuple[str, float] | None = None
+) -> str:
+    """One number of every arm that has it, for each seed and as their mean."""
+    rows, means = {}, {}
+    for arm, by_seed in numbers.items():
+        found = [seen[key] for seen in by_seed.values() if key in seen]
+        if found:
+            name, mean = f"({arm})" if arm in failed else arm, over_seeds(found)
+            rows[name], means[name] = [row.value for row in found], (mean.value, mean.low, mean.high)
+    return dots(rows, means, x_label=key[0], title=title, level=level)
+
+
+def arms_clips(study: Study, plan: Plan, lines: Sequence[Line], clips: int) -> list[str]:
+    """Clips of every arm whose generator was judged with its first seed, apart for each data set."""
+    shown: dict[str, list[Side]] = {}
+    for line in lines:
+        judged = line.stages[f"fvd-{line.name}"]
+        if line.seed == study.seeds[0] and plan.done(judged):
+            shown.setdefault(study.data_of(line.arm), []).append(
+                side_of(line, parse(judged.argv[1:], FVDConfig), clips)
+            )
+    return [
+        part for data, sides in shown.items() for part in clip_sections(sides, f", {data}" if len(shown) > 1 else "")
+    ]
+
+
+def side_of(line: Line, judged: FVDConfig, clips: int) -> Side:
+    """The row of an arm: the first of the clips that were judged."""
+    alike = ("runs_dir", "seed", "device", "dtype", "run", "step", "steps", "guidance_interval", "labels", "batch_size")
+    sampling = SampleConfig(
+        **{name: getattr(judged, name) for name in alike},
+        samples=min(clips, judged.samples),
+        guidance_scale=judged.guidance_scales[0],
+    )
+    return Side(line.arm.name, str(line.tokenizer), None, sampling)
 
 
 def curves_section(outcome: Outcome) -> str:

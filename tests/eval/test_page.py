@@ -14,7 +14,7 @@ import pytest
 
 from eval.page.clips import Clip, clip_grid, clip_table, picture, sheet
 from eval.page.document import Cell, Finding, data_table, facts_table, folded, page, results_table, section
-from eval.page.figures import curve, log_ticks, short, smoothed, ticks
+from eval.page.figures import curve, dots, log_ticks, short, smoothed, ticks
 from eval.page.found import found_in, verdict
 from eval.page.sections import curves_section
 from eval.results.rows import Row
@@ -145,6 +145,21 @@ def test_a_curve_says_in_words_where_it_begins_and_ends():
     drawn = curve({"a": [(1, 2.0), (4, 8.0)], "b": [(2, 3.0)]}, x_label="step", y_label="loss, nats")
     assert 'aria-label="loss, nats against step. a: from 2 at 1 to 8 at 4; b: 3 at 2"' in drawn
     assert drawn.count("<li>") == 2 and "<title>a: 4, 8</title>" in drawn
+
+
+def test_every_row_of_dots_has_its_numbers_and_their_mean_on_its_interval():
+    rows, means = {"A": [1.0, 3.0], "C <b>": [-2.0], "D": []}, {"A": (2.0, 0.5, 3.5), "C <b>": (-2.0, None, None)}
+    drawn = dots(rows, means, x_label="FD", title="Distances", level=("no difference", 0.0))
+    assert 'aria-label="Distances, FD. A: 2 (0.5 to 3.5); C &lt;b&gt;: -2"' in drawn and "<b>" not in drawn
+    circles = [
+        [float(place) for place in found] for found in re.findall(r'<circle class="seed" cx="(.*?)" cy="(.*?)"', drawn)
+    ]
+    (left, low), (right, same), (least, below) = circles
+    ((start, end),) = re.findall(r'<line class="band" x1="(.*?)" x2="(.*?)"', drawn)
+    (zero,) = re.findall(r'<line class="level" x1="(.*?)"', drawn)
+    assert least < float(zero) < float(start) < left < right < float(end) and low == same < below
+    assert drawn.count('class="mark"') == 2 and ">D</text>" in drawn
+    assert "nothing was measured" in dots({"A": []}, {}, x_label="FD", title="Distances")
 
 
 def test_points_stand_at_their_place_on_a_logarithmic_axis():

@@ -187,6 +187,8 @@ def test_an_arm_whose_gate_was_not_measured_does_not_count(tmp_path):
     shape = ("accuracy-shape", "reconstructed")
     assert gate_words(study, {0: {("FD-shapes", "generated"): row(3.0)}, 1: {}}).endswith("was not measured")
     assert "nan, below" in gate_words(study, {0: {shape: row(math.nan, *shape)}})
+    decibels = ("PSNR", "reconstructed")
+    assert gate_words(study, {0: {decibels: row(30.0, *decibels)}}) == ""  # a distance is still to come
     assert gate_words(study, {0: {}, 1: {}}) == "" == gate_words(study, {0: {shape: row(0.9, *shape)}})
 
 

@@ -142,5 +142,5 @@ def test_what_a_study_measures_of_latents_and_generators_is_summed_up(chain, jud
     assert [*found.curves] == ["D"] and [*found.curves["D"]] == [0]
     assert found.curves["D"][0]["tokenizer"] == "runs/plan-D-s0-decoder"
     page = tmp_path / "study.html"
-    write_page(study, plan, found, page)
+    write_page(study, plan, lines, found, page)
     assert "Probes of the features" in page.read_text() and "Latents of each arm" in page.read_text()

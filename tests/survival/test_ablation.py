@@ -1,6 +1,7 @@
 """`eval.ablation` with the smallest study: killed, shared by two processes, and the same files in the end."""
 
 import json
+import re
 import shutil
 
 import chain
@@ -75,6 +76,11 @@ def test_tables_have_the_papers_lines_and_ours_and_say_what_does_not_count(undis
     assert "does not count: change explained of reconstructions is" in notes
     page = (undisturbed / "runs/smoke/study.html").read_text()
     assert "<svg" in page and "gaussian: C with a Gaussian padding" in page
+    rows = re.findall(r"<tr><th scope=row>(.*?)</th>(.*?)</tr>", page)
+    shown = [(name, clips) for name, clips in rows if "<img" in clips]
+    assert [name for name, _ in shown] == ["the clip itself", *"ACD", "gaussian", *"ACD", "gaussian"]
+    assert all(clips.count("<img") == 4 for _, clips in shown)
+    assert len({clips for _, clips in shown}) == 9  # also where two arms have one generator, and another decoder
 
 
 def test_the_page_of_a_study_can_be_read(undisturbed, browser):
