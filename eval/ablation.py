@@ -55,9 +55,9 @@ def ablation(config: AblationConfig) -> Path:
     study = chosen(config, whole)
     plan = plan_of(config, study)
     say(f"{len(plan.arms)} arms, {len(plan.stages)} stages, in {plan.folder}", *cost_lines(plan))
-    failed = {} if config.tables_only else work_through(plan, "eval.ablation", config.processes)
-    # Of the whole study, also what another call has done of it.
+    # Of the whole study, also what another call has done of it; a flag that is wrong there is found before any work.
     whole_plan, lines = plan_of(config, whole), lines_of(config, whole)
+    failed = {} if config.tables_only else work_through(plan, "eval.ablation", config.processes)
     outcome = outcome_of(whole, whole_plan, lines)
     write_tables(plan.folder, outcome.tables)
     out = Path(config.out) if config.out else plan.folder / "study.html"

@@ -29,6 +29,7 @@ from runtime.seeds import numpy_generator
 from videos import ClipSpec, open_dataset, to_float, to_uint8
 from videos.batches import window_seed
 from videos.splits import stratified_order
+from videos.unreadable import UnreadableClip
 
 # C3D names the classes of UCF101; on other clips its Inception Score says nothing.
 IS_DATA_SETS = ("ucf101",)
@@ -58,10 +59,23 @@ def stratified_halves(labels: Sequence[int], count: int, seed: int) -> tuple[lis
     return first[:count], second[:count]
 
 
-def real_clips(dataset, indices: Sequence[int], seed: int) -> tuple[Tensor, list[int]]:
-    """(uint8 `[n, 3, 1+T, H, W]`, labels) of the given items, each with its own seeded window."""
-    items = [dataset.item(i, window_seed(seed, 0, i)) for i in indices]
-    return torch.from_numpy(np.stack([item["video"] for item in items])), [int(item["label"]) for item in items]
+def real_clips(dataset, items: Sequence[int], seed: int, count: int | None = None) -> tuple[Tensor, list[int]]:
+    """(uint8 `[n, 3, 1+T, H, W]`, labels) of the first `count` items that can be decoded, each with its own window.
+
+    Raises:
+        InputError: If none can.
+    """
+    found = []
+    for item in items:
+        if len(found) == count:
+            break
+        try:
+            found.append(dataset.item(item, window_seed(seed, 0, item)))
+        except UnreadableClip:
+            continue  # encoding has told of it
+    if not found:
+        raise InputError("none of these clips can be decoded")
+    return torch.from_numpy(np.stack([one["video"] for one in found])), [int(one["label"]) for one in found]
 
 
 def names_of(dataset, items: Sequence[int]) -> list[str]:

@@ -154,7 +154,8 @@ def worked_through(config: CompareConfig, plan: Plan) -> dict[str, str]:
 
     if "speed" in plan.stages and not plan.done(plan.stages["speed"]):  # by it, the rest can be foretold
         first = Plan(plan.folder, (Arm("speed", config.seed, (plan.stages["speed"],)),))
-        work_through(first, "eval.compare", config.processes)
+        if failed := work_through(first, "eval.compare", config.processes):
+            return failed
         plan = plan_of(config)
     needed = sum(stage.bytes for stage in plan.stages.values() if not plan.done(stage))
     require_disk(plan.folder, needed, "what is left of this comparison")

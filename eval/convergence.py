@@ -109,6 +109,14 @@ def faster_than(curve: Sequence[dict], rival: Sequence[dict]) -> Faster:
     return Faster(found, percent("high", "low"), percent("low", "high"), at_least)
 
 
+def lead(curve: Sequence[dict], rival: Sequence[dict]) -> float | None:
+    """By how many percent of training one curve is ahead of another: how much faster it is at the other's final value;
+    where it never gets there, less how much faster the other is at its own. None where neither can be said."""
+    ahead = faster_than(curve, rival).percent
+    behind = faster_than(rival, curve).percent if ahead is None else None
+    return ahead if behind is None else -behind
+
+
 def _end(point: dict, end: str) -> float:
     """An end of a point's interval, kept above zero, where ends of small distances may lie and logarithms may not."""
     if end == "value" or point[end] is None:

@@ -198,7 +198,7 @@ def measured(config: PredictionConfig, opened: Opened, label: str, predictor, ob
     store = FeatureStore(opened.kept_below, f"{opened.data}-prediction-{opened.clip.height}px", key)
     encode = encoder_of(opened.vae, world.device, dtype, config.batch_size)
     out = opened.out("prediction")
-    with timed_part(opened.folder.parent, "eval.prediction"):
+    with timed_part(opened.run_folder, "eval.prediction"):
         view = View(store=store, see=measurer.see, change=encode)
         kept = opened.seen({"": view}, world, f"predict {opened.data} with {label}")[""]
     if not world.is_main:
@@ -226,26 +226,18 @@ def measured(config: PredictionConfig, opened: Opened, label: str, predictor, ob
 
 def shown_clips(config: PredictionConfig, opened: Opened, predictor, observed: int, dtype) -> list[tuple[Tensor, ...]]:
     """Of clips from the whole draw: real, reconstructed and predicted, each `[3, N, H, W]` in [-1, 1] on the CPU."""
-    import numpy as np
     import torch
 
+    from eval.clip_sets import real_clips
     from runtime.processes import autocast
     from videos import to_float
-    from videos.batches import window_seed
-    from videos.unreadable import UnreadableClip
 
-    clips, apart = [], max(1, len(opened.items) // config.clips)  # items of files are sorted by class
-    for item in opened.items[::apart]:
-        try:
-            clips.append(opened.dataset.item(item, window_seed(config.seed, 0, item))["video"])
-        except UnreadableClip:
-            continue
-        if len(clips) == config.clips:
-            break
+    apart = max(1, len(opened.items) // config.clips)  # items of files are sorted by class
+    clips, _ = real_clips(opened.dataset, opened.items[::apart], config.seed, config.clips)
     vae, found = opened.vae, []
     groups = predictor.spec.groups(opened.clip.num_frames) - predictor.spec.groups(observed)
     for clip in clips:
-        video = to_float(torch.from_numpy(np.asarray(clip))[None].to(opened.device))
+        video = to_float(clip[None].to(opened.device))
         with torch.no_grad(), autocast(opened.device, dtype):
             decoded = vae.decode(vae.encode(video).mode())
             ahead = predictor.predict(video[:, :, :observed], groups)

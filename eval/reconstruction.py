@@ -79,7 +79,7 @@ def reconstruction(config: ReconstructionConfig) -> Path:
     judged = judge(config, opened)
     out = opened.out("reconstruction")
     out = Path(config.out) if config.out else out
-    with timed_part(opened.folder.parent, "eval.reconstruction"):
+    with timed_part(opened.run_folder, "eval.reconstruction"):
         kept = opened.seen({"": judged.view}, world, f"reconstruct {opened.data}")[""]
         if not world.is_main:
             return out

@@ -21,8 +21,6 @@ from runtime.records import check_fields
 _MANIFEST = {"parameters": int, "command": str, "git_commit": str, "versions": dict, "machine": dict}
 _FACTS = dict.fromkeys(("tokenizer", "encoder_hash", "data", "split", "clip", "data_fingerprint"), str)
 _FACTS |= {"rows": int, "shape": list[int]}
-# What makes one curve another one of the same run.
-_OF_CURVES = ("features", "guidance_scale", "guidance_interval", "labels", "tokenizer", "weights")
 # Kinds of results, in the order of the page.
 _ORDER = ("reconstruction", "prediction", "fvd", "protocols", "probe", "difference", "convergence")
 
@@ -119,6 +117,7 @@ def newest_results(folders: Sequence[Path], data: str, encoder: str | None = Non
     Args:
         encoder: Leave out results that name another encoder.
     """
+    from eval.page.sections import CURVES
     from eval.results.rows import read_results
 
     found = {}
@@ -129,7 +128,7 @@ def newest_results(folders: Sequence[Path], data: str, encoder: str | None = Non
                 continue
             if facts["kind"] in _ORDER and facts.get("data", data) == data:
                 of = [*sorted(facts.get("protocols", ())), facts.get("of", ""), facts.get("b", "")]
-                of += [facts.get(name, "") for name in _OF_CURVES] if facts["kind"] == "convergence" else []
+                of += [facts.get(name, "") for name in (*CURVES, "features")] if facts["kind"] == "convergence" else []
                 key = (folders.index(folder), _ORDER.index(facts["kind"]), tuple(map(str, of)))
                 found[key] = max(found.get(key, ("", "", {}, [])), (facts["created"], str(path), facts, rows))
     return [(facts, rows) for _, (_, _, facts, rows) in sorted(found.items(), key=lambda item: item[0])]

@@ -66,6 +66,11 @@ class Opened:
     flags: ClipFlags
 
     @property
+    def run_folder(self) -> Path:
+        """The run that its results lie in, or what stands for one."""
+        return self.folder.parents[self.folder.name != "eval"]
+
+    @property
     def clip_key(self) -> dict:
         """What kept rows depend on, of the clips."""
         return {

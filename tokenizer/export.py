@@ -37,7 +37,7 @@ def export(config: ExportConfig) -> Path:
     from runtime.run import newest_run, read_run
     from tokenizer.hub import VIDEO_FOLDER, check_repo_id, hub_client, push_folder
     from tokenizer.model_card import check_license, measured_of, model_card, validated_at, write_card
-    from tokenizer.zoo import find_folder, load, video_folder
+    from tokenizer.zoo import find_folder, load, take_statistics, video_folder
 
     check_license("--license", config.license)
     if config.push_to is not None:
@@ -93,27 +93,6 @@ def refuse_other(out: Path, vae) -> None:
         there = PVVAE.from_pretrained(out)
         if (there.encoder_hash, there.decoder_hash) != (vae.encoder_hash, vae.decoder_hash):
             raise InputError(f"--out {out}: holds another tokenizer; move it away or give another folder")
-
-
-def take_statistics(run_dir: Path, *models) -> str | None:
-    """Give models the latent statistics that tokenizer.encode has noted in their run, if they are of their encoder.
-
-    Returns:
-        The latents file that they were computed on; None where there are none.
-    """
-    from runtime.records import read_json
-
-    path = run_dir / "latent_statistics.json"
-    values = read_json(path) if path.is_file() else {}
-    taken = None
-    for vae in models:
-        if vae is not None and values.get("encoder_hash") == vae.encoder_hash:
-            try:
-                vae.set_latent_statistics(values.get("mean"), values.get("std"))
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise InputError(f"{path}: {error}; run tokenizer.encode again") from error
-            taken = f"{values.get('latents')} ({values.get('rows')} rows)"
-    return taken
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ class TrainConfig(CommonFlags):
     images: str | None = flag(None, "data set of the images stage; default: single frames of --data")
     images_root: str | None = flag(None, "folder of --images")
     preset: str = flag(
-        "paper", "size and recipe: paper (default with --data), paper-transformer, or demo (default without)"
+        "paper",
+        "size and recipe: paper (default with --data), paper-transformer, small (real clips at 64 pixels), or demo "
+        "(default without --data)",
     )
     stage: str = flag("all", "which stage to train", choices=("all", "images", "video", "decoder"))
     steps: int | None = flag(None, "optimizer updates in total; default: the preset's", low=1, high=1_000_000_000)

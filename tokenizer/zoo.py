@@ -59,7 +59,10 @@ def load(
             raise InputError(f"tokenizer {str(name_or_path)!r} is no PV-VAE: it {what}")
         vae = registry.load(str(name_or_path), weights, download=download).to(device)
     else:
-        vae = _load_pvvae(find_folder(name_or_path, stage), weights).to(device, memory_format=torch.channels_last_3d)
+        vae = _load_pvvae(find_folder(name_or_path, stage), weights)
+        if weights is None:
+            take_statistics(run_and_step(name_or_path)[0], vae)
+        vae = vae.to(device, memory_format=torch.channels_last_3d)
     vae = vae.eval().requires_grad_(False)
     if dtype not in (None, torch.float32):
         vae.cast(dtype) if hasattr(vae, "cast") else vae.to(dtype)
@@ -82,6 +85,27 @@ def _load_pvvae(directory: Path, weights: str | Path | None) -> nn.Module:
             return PVVAE(config)
         source = Path(weights) if weights is not None else directory / "ema.safetensors"
         return load_model(lambda: PVVAE(config), source, optional=STATISTICS)[0]
+
+
+def take_statistics(run_dir: Path, *models) -> str | None:
+    """Give models the latent statistics that tokenizer.encode has noted in their run, if they are of their encoder.
+
+    Returns:
+        The latents file that they were computed on; None where there are none.
+    """
+    from runtime.records import read_json
+
+    path = run_dir / "latent_statistics.json"
+    values = read_json(path) if path.is_file() else {}
+    taken = None
+    for vae in models:
+        if vae is not None and values.get("encoder_hash") == vae.encoder_hash:
+            try:
+                vae.set_latent_statistics(values.get("mean"), values.get("std"))
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise InputError(f"{path}: {error}; remove it and run tokenizer.encode again") from error
+            taken = f"{values.get('latents')} ({values.get('rows')} rows)"
+    return taken
 
 
 def load_predictor(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> nn.Module | None:

@@ -28,6 +28,9 @@ from tokenizer.zoo import load_predictor
 from videos import psnr, to_float, to_uint8
 
 _CURVE = {"curve": list[dict], "curve_to_reconstructions": list[dict], "metric": str, "samples": int}
+# What makes one curve another one of the same run, and how its title says so.
+CURVES = {"guidance_scale": "guidance", "guidance_interval": "within", "labels": "labels", "tokenizer": "decoded by"}
+CURVES |= {"weights": "with weights"}
 _CURVE |= {"floor": float, "untrained": float}
 
 
@@ -52,7 +55,7 @@ def real_section(config, run, facts: dict) -> str:
     """
     dataset, seen = shown_clips(facts)
     halves = stratified_halves(dataset.labels(), config.clips, config.seed)
-    clip, labels = real_clips(dataset, [*halves[1], *halves[0]][: config.clips], config.seed)
+    clip, labels = real_clips(dataset, [*halves[1], *halves[0]], config.seed, config.clips)
     device = resolve_device(config.device)
     vae = fitting_tokenizer(facts, run.dir, device=config.device)
     predictor = load_predictor(facts["tokenizer"], device=device)
@@ -190,8 +193,7 @@ def curves_section(run, tokenizer_run, results: Sequence[tuple]) -> str:
         if record["kind"] == "convergence":
             check_fields(record, _CURVE, f"convergence of {run.dir}")
             metric, to_real = record["metric"], record["curve"]
-            how = f", guidance {record['guidance_scale']}" if "guidance_scale" in record else ""
-            how += f", decoded by {record['tokenizer']}" if "tokenizer" in record else ""
+            how = "".join(f", {words} {record[name]}" for name, words in CURVES.items() if name in record)
             found = {metric: to_real, f"{metric} to reconstructions": record["curve_to_reconstructions"]}
             chart = curve(
                 {name: [(p["step"], p["value"]) for p in points] for name, points in found.items()},
@@ -227,9 +229,10 @@ def differences_section(run, tokenizer_run, results: Sequence[tuple], step: int 
     words = []
     if tokenizer_run:
         config, manifest = tokenizer_run.config, tokenizer_run.manifest
+        after = f"after those of {config['init_from']}" if config.get("init_from") else "in all"
         words.append(
             f"tokenizer preset {config['preset']}: {manifest['parameters'] / 1e6:.1f} M parameters (paper: 661 M), "
-            f"trained {step or manifest['identity']['steps']:,} steps in all (paper: 400,000), LPIPS weight "
+            f"trained {step or manifest['identity']['steps']:,} steps {after} (paper: 400,000), LPIPS weight "
             f"{config['lpips_weight']:g}, {adversarial_words(config, read_log(tokenizer_run.dir))}"
         )
     words.append(

@@ -3,6 +3,7 @@ latents (the paper's figure 3)."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from eval.page.document import quiet, section
 from eval.page.sections import captions_of, frames, shown_clips
 from generator.sample import SampleConfig, sample
 from latents_cache import open_latents
+from runtime.errors import InputError
 from runtime.processes import autocast, resolve_device, resolve_dtype
 from runtime.run import read_run
 from videos import psnr, to_float, to_uint8
@@ -38,17 +40,25 @@ class Side:
 
 
 def clip_sections(sides: Sequence[Side], of: str = "") -> list[str]:
-    """Real and reconstructed clips, then generated ones: a column a clip, a row for each side, played in step.
+    """Real and reconstructed clips, then generated ones: a column a clip, a row for each side, played in step; where
+    they cannot be shown, as on another machine than they were drawn on, a section that says why.
 
     Args:
         sides: On one data set, of one shape; as many clips as the first one's sampling says.
         of: Ends the headings, where there are such sections of several data sets.
     """
+    try:
+        return _sections(sides, of)
+    except InputError as error:
+        return [section(f"Clips{of}", quiet(html.escape(f"Not shown: {error}")))]
+
+
+def _sections(sides: Sequence[Side], of: str) -> list[str]:
     first = sides[0].sampling
     facts = read_run(first.run, "generator").manifest["latents"]
     dataset, seen = shown_clips(facts)
     halves = stratified_halves(dataset.labels(), first.samples, first.seed)
-    clips, labels = real_clips(dataset, [*halves[1], *halves[0]][: first.samples], first.seed)
+    clips, labels = real_clips(dataset, [*halves[1], *halves[0]], first.seed, first.samples)
     device = resolve_device(first.device)
     dtype = resolve_dtype(first.dtype, device)
     decoded, drawn = [("the clip itself", [Clip(each) for each in frames(clips)])], []

@@ -243,11 +243,18 @@ def _check_arms(study: Study, path) -> None:
     for hypothesis in study.hypotheses:
         if unknown := [name for name in arms_of(hypothesis) if name not in seen]:
             raise InputError(f"{path}, hypothesis {hypothesis.name}: there is no arm {unknown[0]!r}")
+        for names in (hypothesis.nearer, hypothesis.order, hypothesis.faster, hypothesis.control):
+            if len({study.data_of(seen[name]) for name in names}) > 1:
+                raise InputError(f"{path}, hypothesis {hypothesis.name}: {', '.join(names)} have different data")
+        if lost := [name for name in hypothesis.faster if not study.asks("eval.convergence", seen[name])]:
+            raise InputError(f"{path}, hypothesis {hypothesis.name}: eval.convergence is not asked for of {lost[0]!r}")
     names = [hypothesis.name for hypothesis in study.hypotheses]
     if len(set(names)) < len(names):
         raise InputError(f"{path}: two hypotheses have the same name")
     for number, arm in enumerate(study.arms):
         other = study.against(arm)
+        if arm.against and study.data_of(study.arm(arm.against)) != study.data_of(arm):
+            raise InputError(f"{path}, arm {arm.name}: it is compared with {arm.against!r}, which has other data")
         if other is not None and other not in study.arms[:number]:
             raise InputError(f"{path}, arm {arm.name}: it is compared with {other.name!r}, which has to come before it")
 

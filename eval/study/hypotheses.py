@@ -13,13 +13,14 @@ control = ["blind-C", "blind-A"]  # where the claim says that less is gained, or
 [[hypothesis]]
 name = "H5"
 claim = "more is better"
-order = ["half", "most", "C"]   # distances fall from one to the next
+order = ["half", "most", "C"]   # distances fall from one to the next in every seed; against it: they rise in every one
 [[hypothesis]]
 name = "H7"
 claim = "generators learn faster"
-faster = ["C", "A"]             # C's generator reaches A's final value earlier
+faster = ["C", "A"]             # C's generator reaches A's final value earlier than A; `eval.convergence.lead`
 
-Arms are compared within a seed; a verdict is on the mean over seeds and its 95 % interval by Student's t.
+Arms are compared within a seed; a verdict is on the mean over seeds and its 95 % interval by Student's t, and falls
+when all seeds of the study are there, not before.
 """
 
 from __future__ import annotations
@@ -91,20 +92,24 @@ class Verdict:
     seeds: int = 0
 
 
-def judged(hypothesis: Hypothesis, values: dict[str, dict[int, float]], faster: dict[int, float | None]) -> Verdict:
+def judged(
+    hypothesis: Hypothesis, values: dict[str, dict[int, float]], faster: dict[int, float | None], wanted: int = 2
+) -> Verdict:
     """The verdict on what was measured.
 
     Args:
         values: By arm and seed, the distance of generated clips; arms that do not count are not in it.
-        faster: By seed, by how many percent of its steps the first arm is faster; None where it never gets there.
+        faster: By seed, by how many percent of training the first arm is ahead; None where that cannot be said.
+        wanted: How many seeds the study has; two at least.
     """
+    wanted = max(2, wanted)
     if hypothesis.faster:
-        return judged_faster(faster)
+        return judged_faster(faster, wanted)
     if absent := [name for name in arms_of(hypothesis) if not values.get(name)]:
         return Verdict(OPEN, f"no number of {', '.join(absent)}")
     seeds = sorted(set.intersection(*(set(values[name]) for name in arms_of(hypothesis))))
-    if len(seeds) < 2:
-        return Verdict(OPEN, "needs two seeds", len(seeds))
+    if len(seeds) < wanted:
+        return Verdict(OPEN, f"{len(seeds)} of {wanted} seeds", len(seeds))
     if hypothesis.order:
         return judged_order([[values[name][seed] for name in hypothesis.order] for seed in seeds])
     return judged_nearer(hypothesis, values, seeds)
@@ -139,19 +144,20 @@ def judged_nearer(hypothesis: Hypothesis, values: dict[str, dict[int, float]], s
 
 
 def judged_order(rows: Sequence[Sequence[float]]) -> Verdict:
-    """Of the distances of several arms, for each seed: whether they fall all the way."""
+    """Of the distances of several arms, for each seed: whether they fall, or rise, all the way."""
     falling = sum(all(first > second for first, second in pairwise(row)) for row in rows)
-    words = f"falls in {falling} of {len(rows)} seeds"
-    return Verdict(AGAINST if not falling else FOR if falling == len(rows) else OPEN, words, len(rows))
+    rising = sum(all(first < second for first, second in pairwise(row)) for row in rows)
+    words = f"falls in {falling} and rises in {rising} of {len(rows)} seeds"
+    return Verdict(FOR if falling == len(rows) else AGAINST if rising == len(rows) else OPEN, words, len(rows))
 
 
-def judged_faster(faster: dict[int, float | None]) -> Verdict:
+def judged_faster(faster: dict[int, float | None], wanted: int) -> Verdict:
     """Of how much faster an arm gets there."""
-    if len(faster) < 2:
-        return Verdict(OPEN, "needs curves of two seeds", len(faster))
+    if len(faster) < wanted:
+        return Verdict(OPEN, f"curves of {len(faster)} of {wanted} seeds", len(faster))
     reached = [value for value in faster.values() if value is not None]
     if lost := len(faster) - len(reached):
-        return Verdict(OPEN, f"in {lost} of {len(faster)} seeds it never gets there", len(faster))
+        return Verdict(OPEN, f"in {lost} of {len(faster)} seeds it cannot be said", len(faster))
     percent = Cell(*mean_interval(reached))
     word = FOR if percent.low > 0 else AGAINST if percent.high < 0 else OPEN
     return Verdict(word, f"{percent} % faster", len(faster))

@@ -6,8 +6,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from eval.arms.plan import Plan
+from eval.latents import LatentsConfig
 from eval.metrics.intervals import mean_interval
 from eval.quantities import AT_INFINITY, PROBES
 from eval.results.published import TABLES
@@ -18,7 +20,8 @@ from eval.study.file import ArmSpec, Study
 from eval.study.hypotheses import Hypothesis, Verdict, hypotheses_table, judged
 from eval.study.plan import Line
 from eval.study.seed_means import latents_table, over_seeds, probe_tables
-from runtime.records import read_json
+from runtime.command import parse
+from runtime.records import check_fields, read_json
 
 Judgements = dict[str, tuple[Hypothesis, Verdict]]
 Numbers = dict[str, dict[int, dict[tuple[str, str], Row]]]
@@ -54,7 +57,7 @@ class Outcome:
 
 def outcome_of(study: Study, plan: Plan, lines: Sequence[Line]) -> Outcome:
     """Read the results of all finished stages."""
-    measured = {arm.name: {line.seed: measured_of(plan, line) for line in lines if line.arm is arm}
+    measured = {arm.name: {line.seed: measured_of(study, plan, line) for line in lines if line.arm is arm}
                 for arm in study.arms}  # fmt: skip
     rows = {name: {seed: rows_of(found) for seed, found in by_seed.items()} for name, by_seed in measured.items()}
     curves = {arm.name: {line.seed: found for line in lines if line.arm is arm and (found := curve_of(plan, line))}
@@ -74,7 +77,7 @@ def outcome_of(study: Study, plan: Plan, lines: Sequence[Line]) -> Outcome:
     return Outcome(tables, {name: found for name, found in curves.items() if found}, rows, apart, failed, judgements)
 
 
-def measured_of(plan: Plan, line: Line) -> list[Measured]:
+def measured_of(study: Study, plan: Plan, line: Line) -> list[Measured]:
     """The results of one arm with one seed."""
     found = []
     for kind in ("fvd", "reconstruction", "latents", "probe"):
@@ -82,13 +85,22 @@ def measured_of(plan: Plan, line: Line) -> list[Measured]:
         if stage is None or not plan.done(stage):
             continue
         if kind == "latents":  # the stage's own result is a page; the numbers are in the tokenizer's run
-            folder = line.tokenizer / "eval"
-            written = [(path, *read_results(path)) for path in folder.glob("latents-*.json")]
-            read = [max(written, key=lambda one: one[1]["created"])] if written else []
+            written = [(path, *read_results(path)) for path in (line.tokenizer / "eval").glob("latents-*.json")]
+            read = asked_for(written, parse(stage.argv[1:], LatentsConfig))
         else:
             read = [(path, *read_results(path)) for path in stage.results]
         found += [Measured("", str(path), facts, rows) for path, facts, rows in read]
     return found
+
+
+def asked_for(written: Sequence[tuple[Path, dict, list]], asked: LatentsConfig) -> list[tuple[Path, dict, list]]:
+    """Of what eval.latents wrote of one tokenizer, also by hand, the newest that these flags gave."""
+    check = {"samples": int, **dict.fromkeys(("data", "split"), str), "seed": int}
+    for path, facts, _ in written:
+        check_fields(facts, check, path)
+    same = [one for one in written if all(one[1][name] == getattr(asked, name) for name in ("data", "split", "seed"))]
+    same = [one for one in same if one[1]["samples"] <= asked.samples]  # fewer where the data set has no more
+    return [max(same, key=lambda one: (one[1]["samples"], one[1]["created"]))] if same else []
 
 
 def rows_of(measured: Sequence[Measured]) -> dict[tuple[str, str], Row]:
@@ -111,7 +123,7 @@ def headline(rows: Numbers) -> tuple[str, str] | None:
 
 def verdicts_of(study: Study, rows: Numbers, curves: dict[str, dict], failed: dict[str, str]) -> Judgements:
     """What the study's hypotheses come to."""
-    from eval.convergence import faster_than
+    from eval.convergence import lead
 
     distance = headline(rows)
     values = {
@@ -125,11 +137,11 @@ def verdicts_of(study: Study, rows: Numbers, curves: dict[str, dict], failed: di
         if hypothesis.faster and not failed.keys() & {*hypothesis.faster}:
             ours, theirs = (curves[name] for name in hypothesis.faster)
             faster = {
-                seed: faster_than(ours[seed]["curve"], theirs[seed]["curve"]).percent
+                seed: lead(ours[seed]["curve"], theirs[seed]["curve"])
                 for seed in study.seeds
                 if seed in ours and seed in theirs
             }
-        found[hypothesis.name] = hypothesis, judged(hypothesis, values, faster)
+        found[hypothesis.name] = hypothesis, judged(hypothesis, values, faster, len(study.seeds))
     return found
 
 
@@ -139,7 +151,7 @@ def gate_words(study: Study, rows: dict[int, dict]) -> str:
     for metric, least in study.gate.items():
         found = [seen[metric, "reconstructed"].value for seen in rows.values() if (metric, "reconstructed") in seen]
         if not found and judged:
-            words.append(f"{metric} of reconstructions was not measured")
+            words.append(f"{metric} of reconstructions was not measured yet")
         elif found and not (mean := math.fsum(found) / len(found)) >= least:
             words.append(f"{metric} of reconstructions is {mean:.3g}, below {least:g}: its distance measures blur")
     return "; ".join(words)

@@ -4,7 +4,7 @@ tables, curves over each other, and what was run."""
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from eval.arms.plan import Plan
@@ -33,7 +33,7 @@ def write_page(study: Study, plan: Plan, lines: Sequence[Line], outcome: Outcome
     lost = [f"{name} does not count: {words}" for name, words in outcome.failed.items()]
     tables = {table.name: table_section(table) for table in outcome.tables}
     parts = [tables.pop("hypotheses")] if "hypotheses" in tables else []
-    parts += distances_sections(outcome)
+    parts += distances_sections(study, outcome)
     parts += [section("Arms", bullet_list([*arms, *lost]))] if arms or lost else []
     parts += arms_clips(study, plan, lines, clips) if clips else []
     parts += tables.values()
@@ -57,26 +57,29 @@ def lead_of(study: Study, plan: Plan, outcome: Outcome) -> str:
     return " ".join([*words, f"{len(plan.stages)} stages are done. What was not run is empty."])
 
 
-def distances_sections(outcome: Outcome) -> list[str]:
+def distances_sections(study: Study, outcome: Outcome) -> list[str]:
     """The distance that arms are judged by: of each, and paired differences."""
     key = headline(outcome.rows)
     if key is None:
         return []
+    failed = outcome.failed.keys()
+    lost = {name for name in outcome.apart if failed & {name, study.against(study.arm(name)).name}}
+    level = ("no difference", 0.0)
     charts = [
-        arms_chart(outcome.rows, outcome.failed, key, "Distance of generated clips to real ones"),
-        arms_chart(
-            outcome.apart, outcome.failed, key, "Less that of the arm it is compared with", ("no difference", 0.0)
-        ),
+        arms_chart(outcome.rows, failed, key, "Distance of generated clips to real ones"),
+        arms_chart(outcome.apart, lost, key, "Less that of the arm it is compared with", level),
     ]
     words = (
         "Circles are seeds, diamonds their means with 95 % intervals by Student's t; of one seed, over its clips alone."
     )
-    words += " Arms in brackets do not count: they fail the gate." if outcome.failed else ""
+    words += (
+        " What is in brackets does not count: an arm of it fails the gate, or did not meet it yet." if failed else ""
+    )
     return [section("Distances", quiet(words), f'<div class="charts">{"".join(charts)}</div>')]
 
 
 def arms_chart(
-    numbers: Numbers, failed: dict[str, str], key: tuple[str, str], title: str, level: tuple[str, float] | None = None
+    numbers: Numbers, failed: Container[str], key: tuple[str, str], title: str, level: tuple[str, float] | None = None
 ) -> str:
     """One number of every arm that has it, for each seed and as their mean."""
     rows, means = {}, {}

@@ -14,9 +14,6 @@ from eval.study.file import IMAGES, ArmSpec, Study, words_of
 from runtime.command import parse
 from runtime.errors import InputError
 
-# Flags of eval.convergence that its file is named by.
-NAMING = {"guidance-scale", "guidance-interval", "labels"}
-
 
 @dataclass(frozen=True)
 class Line:
@@ -170,23 +167,17 @@ class Maker:
 
     def measured(self, arm: ArmSpec, name: str, tokenizer: Path, run: Path, last: str, own: bool) -> list[Stage]:
         """What the file asks for beside the distance."""
-        study, flags, found = self.study, self.study.flags, []
+        study, found = self.study, []
         results = plan_folder(self.config, study) / "results"
         if study.asks("eval.convergence", arm):
-            count, data = int(self.flag("eval.convergence", "samples", 800)), self.study.data_of(arm)
-            network = "shapes" if data.startswith("moving_shapes") else "i3d"
-            network = str(flags["eval.convergence"].get("features", network)).replace("auto", network)
-            out = run / "eval" / f"convergence-{network}-n{count}.json"
+            out = results / f"convergence-{name}.json"
+            words = ["--runs", run, *([] if own else ["--tokenizer", tokenizer]), "--out", out]
             needs = (f"fvd-{name}",)
-            words = ["--runs", run]
-            if not own or NAMING.intersection(flag.replace("_", "-") for flag in flags["eval.convergence"]):
-                out = results / f"convergence-{name}.json"
-                words += [*([] if own else ["--tokenizer", tokenizer]), "--out", out]
             found.append(self.made("convergence", name, "eval.convergence", words, needs=needs, results=(out,)))
-        if "eval.reconstruction" in flags:
+        if "eval.reconstruction" in study.flags:
             out = results / f"reconstruction-{name}.json"
             words = ["--tokenizer", tokenizer, "--out", out]
-            words += [] if "data" in flags["eval.reconstruction"] else self.data(arm)
+            words += [] if "data" in study.flags["eval.reconstruction"] else self.data(arm)
             needs = (last,)
             found.append(self.made("reconstruction", name, "eval.reconstruction", words, needs=needs, results=(out,)))
         if study.asks("eval.latents", arm) and own:

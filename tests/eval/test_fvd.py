@@ -17,6 +17,7 @@ from eval.clip_sets import (
     choose_features,
     frozen,
     load_classifier,
+    real_clips,
     sample_names,
     shuffled,
     stratified_halves,
@@ -33,6 +34,7 @@ from runtime.errors import InputError
 from runtime.processes import World
 from tokenizer.pvvae import PVVAE
 from videos.moving_shapes import MovingShapes
+from videos.unreadable import UnreadableClip
 
 COMMON = {"device": "cpu", "dtype": "float32", "steps": 2, "samples": 12}
 
@@ -297,3 +299,16 @@ def test_samples_are_told_apart_by_their_latents(chain):
         names = sample_names(reader, 7)
         assert len(set(names)) == 7 and names == sample_names(reader, 40)[:7]
         assert names[3].startswith(f"3-{reader.labels[3]}-")
+
+
+def test_clips_that_cannot_be_decoded_are_left_out_of_those_that_are_shown():
+    class Torn:
+        def item(self, place: int, seed: int) -> dict:
+            if place % 2:
+                raise UnreadableClip(Path("torn.avi"), "no frame")
+            return {"video": np.full((3, 5, 8, 8), place, np.uint8), "label": place}
+
+    clips, labels = real_clips(Torn(), range(9), 0, 3)
+    assert labels == [0, 2, 4] == clips[:, 0, 0, 0, 0].tolist()
+    with pytest.raises(InputError, match="none of these clips can be decoded"):
+        real_clips(Torn(), [1, 3], 0)

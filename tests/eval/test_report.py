@@ -12,7 +12,7 @@ import pytest
 
 from eval.convergence import ConvergenceConfig, convergence
 from eval.fvd import FVDConfig, fvd
-from eval.page.sections import adversarial_words
+from eval.page.sections import adversarial_words, curves_section, differences_section
 from eval.protocols.presets import guessed
 from eval.reconstruction import ReconstructionConfig, reconstruction
 from eval.report import ReportConfig, folders_without_run, newest_results, report
@@ -20,6 +20,7 @@ from eval.results.rows import Row, format_number, read_results, write_results
 from runtime.checkpoint import list_checkpoints
 from runtime.errors import InputError
 from runtime.records import read_json, write_json
+from runtime.run import read_run
 
 COMMON = {"device": "cpu", "dtype": "float32"}
 VOID = {"meta", "img", "line", "polyline", "circle", "br", "link", "input"}
@@ -254,6 +255,24 @@ def test_a_run_without_any_measurement_or_weights_to_predict_with_still_has_a_pa
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_curves_that_were_drawn_in_different_ways_have_different_titles(chain):
+    record = {"kind": "convergence", "metric": "FD-shapes", "samples": 8, "floor": 1.0, "untrained": 9.0}
+    record |= dict.fromkeys(("curve", "curve_to_reconstructions"), [{"step": 1, "value": 2.0, "low": 1.5, "high": 2.5}])
+    ways = [{}, {"guidance_scale": 2.0}, {"guidance_scale": 2.0, "guidance_interval": [0.1, 0.9]}, {"labels": "drawn"},
+            {"tokenizer": "finer"}, {"weights": "w"}]  # fmt: skip
+    text = curves_section(read_run(chain.generator, "generator"), None, [(record | way, []) for way in ways])
+    titles = re.findall(r"<figcaption>(FD-shapes, .*?)</figcaption>", text)
+    assert len(titles) == len(set(titles)) == len(ways)
+
+
+def test_a_run_that_began_from_another_does_not_call_its_steps_all(chain):
+    run, vae = read_run(chain.generator, "generator"), read_run(chain.tokenizer, "tokenizer")
+    vae.config["init_from"] = None
+    assert "steps in all" in differences_section(run, vae, [])
+    vae.config["init_from"] = "runs/pictures"
+    assert "steps after those of runs/pictures (paper" in differences_section(run, vae, [])
+
+
 def test_latents_of_a_checkpoint_have_its_results_and_its_steps_on_the_page(chain, judge, tmp_path):
     """RUN@STEP: here the weights before the decoder's fine-tuning, which have the same encoder."""
     runs = tmp_path / "runs"
@@ -273,6 +292,7 @@ def test_latents_of_a_checkpoint_have_its_results_and_its_steps_on_the_page(chai
     out = report(ReportConfig(clips=2, steps=1, shipped=False, out=str(tmp_path / "report.html"), **flags))
     text = out.read_text()
     assert f"trained {step:,} steps in all" in text and "tokenizer loss terms" in text
+    assert "eval.reconstruction</th>" in text and not (vae / "eval" / "parts.jsonl").exists()
     assert f">{format_number(decibels)}<" in text
 
 

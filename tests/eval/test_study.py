@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from eval.ablation import AblationConfig, chosen
+from eval.ablation import AblationConfig, ablation, chosen
+from eval.convergence import ConvergenceConfig, lead
+from eval.latents import LatentsConfig
 from eval.probe import ProbeConfig, out_of
 from eval.results.rows import Row
 from eval.results.tables import Measured
 from eval.study.file import read_study, words_of
-from eval.study.hypotheses import FOR, OPEN
+from eval.study.hypotheses import AGAINST, FOR, OPEN
 from eval.study.outcome import (
+    Outcome,
+    asked_for,
     cells_of,
     gate_words,
     learning_table,
@@ -23,6 +27,7 @@ from eval.study.outcome import (
     rows_of,
     verdicts_of,
 )
+from eval.study.page import distances_sections
 from eval.study.plan import lines_of, plan_of
 from runtime.command import parse
 from runtime.errors import InputError
@@ -51,6 +56,14 @@ decoder = {}
 
 
 CLAIM = '{name = "H", claim = "c", nearer = ["D", "A"]}'
+
+
+OTHER_DATA = """
+[[arm]]
+name = "U"
+data = "moving_shapes_unpredictable"
+video = {}
+"""
 
 
 def study_of(tmp_path, text: str = GOOD):
@@ -98,6 +111,18 @@ def test_every_study_of_the_repository_has_valid_commands(name):
         (
             ("seeds", 'hypothesis = [{name = "H", claim = "c", nearer = ["D", "Z"]}]\nseeds'),
             "hypothesis H: there is no arm 'Z'",
+        ),
+        (
+            ("seeds", 'hypothesis = [{name = "H", claim = "c", faster = ["D", "A"]}]\nseeds'),
+            "hypothesis H: eval.convergence is not asked for of 'D'",
+        ),
+        (
+            (GOOD, f"hypothesis = [{CLAIM}]\n{GOOD}{OTHER_DATA}".replace('["D"', '["U"')),
+            "hypothesis H: U, A have different data",
+        ),
+        (
+            (GOOD, f'{GOOD}{OTHER_DATA}against = "A"'),
+            "arm U: it is compared with 'A', which has other data",
         ),
         (
             ("seeds", f"hypothesis = [{', '.join([CLAIM] * 2)}]\nseeds"),
@@ -185,7 +210,7 @@ def test_arms_that_show_blur_do_not_count_and_what_was_not_run_is_empty(tmp_path
 def test_an_arm_whose_gate_was_not_measured_does_not_count(tmp_path):
     study = study_of(tmp_path, GOOD.replace("[[arm]]", "[gate]\naccuracy-shape = 0.8\n[[arm]]", 1))
     shape = ("accuracy-shape", "reconstructed")
-    assert gate_words(study, {0: {("FD-shapes", "generated"): row(3.0)}, 1: {}}).endswith("was not measured")
+    assert gate_words(study, {0: {("FD-shapes", "generated"): row(3.0)}, 1: {}}).endswith("was not measured yet")
     assert "nan, below" in gate_words(study, {0: {shape: row(math.nan, *shape)}})
     decibels = ("PSNR", "reconstructed")
     assert gate_words(study, {0: {decibels: row(30.0, *decibels)}}) == ""  # a distance is still to come
@@ -257,12 +282,63 @@ def test_results_of_probes_are_where_the_command_writes_them_however_tasks_are_w
     assert [*stage.results] == [out_of(config.out, name, config.task) for name in config.task]
 
 
+def curve(*values: float) -> dict:
+    """What eval.convergence found at steps 10, 20, …"""
+    return {"curve": [{"step": 10 * i, "value": v, "low": v, "high": v} for i, v in enumerate(values, 1)]}
+
+
+def test_curves_are_the_studys_own_and_not_the_newest_of_a_run(tmp_path):
+    study = study_of(tmp_path, GOOD.replace("[eval.fvd]", "[eval.convergence]\nsamples = 4\n[eval.fvd]"))
+    plan = plan_of(AblationConfig(plan="plan.toml", name="x"), study)
+    stages = [stage for stage in plan.stages.values() if stage.kind == "convergence"]
+    assert {stage.results[0] for stage in stages} == {
+        Path(f"runs/x/results/convergence-{arm}-s{seed}.json") for arm in "AD" for seed in (0, 1)
+    }
+    assert all(parse(stage.argv[1:], ConvergenceConfig).out == str(stage.results[0]) for stage in stages)
+
+
+def test_a_generator_that_is_slower_in_every_seed_counts_against_the_claim(tmp_path):
+    claim = '[[hypothesis]]\nname = "H"\nclaim = "c"\nfaster = ["D", "A"]\n[eval.convergence]\nsamples = 4\n'
+    study = study_of(tmp_path, f"{GOOD}\n{claim}")
+    slow, slower = curve(80, 40, 20), curve(88, 44, 22.1)
+    fast, faster = curve(40, 20, 10), curve(44, 22, 11)
+    behind = verdicts_of(study, {}, {"A": {0: fast, 1: faster}, "D": {0: slow, 1: slower}}, {})["H"][1]
+    assert behind.word == AGAINST and behind.number.startswith("-")
+    assert lead(slow["curve"], fast["curve"]) == pytest.approx(-100 / 3) == -lead(fast["curve"], slow["curve"])
+    assert verdicts_of(study, {}, {"A": {0: slow, 1: slower}, "D": {0: fast, 1: faster}}, {})["H"][1].word == FOR
+
+
+@pytest.mark.parametrize("more", [{"data": "sky"}, {"seed": 1}, {"split": "train"}, {"samples": 2000}, {"samples": 3}])
+def test_latents_that_were_measured_in_another_way_are_not_the_studys(more):
+    facts = {"data": "moving_shapes", "split": "test", "seed": 0, "samples": 1000, "created": "2026-01-01"}
+    words = ["--tokenizer", "x", "--data", "moving_shapes", "--samples", "1000", "--seed", "0"]
+    asked = parse(words, LatentsConfig)
+    found = [(Path("a"), facts, []), (Path("b"), facts | more | {"created": "2026-01-02"}, [])]
+    assert [path.name for path, _, _ in asked_for(found, asked)] == ["a"]
+    found.append((Path("c"), facts | {"created": "2026-01-03"}, []))
+    assert [path.name for path, _, _ in asked_for(found, asked)] == ["c"] and asked_for([], asked) == []
+
+
+def test_a_difference_to_an_arm_that_does_not_count_is_in_brackets(tmp_path):
+    study = study_of(tmp_path)
+    key = ("FD-shapes at infinity", "generated")
+    rows = {name: {0: {key: row(value, *key)}} for name, value in (("A", 9.0), ("D", 7.0))}
+    apart = {"D": {0: {key: row(-2.0, *key)}}}
+    for failed, levels, differences in (({"A": "blur"}, ["(A)", "D"], ["(D)"]), ({}, ["A", "D"], ["D"])):
+        (text,) = distances_sections(study, Outcome([], {}, rows, apart, failed, {}))
+        names = re.findall(r'text-anchor="end">(.*?)</text>', text)
+        assert names == [*levels, *differences] and ("does not count" in text) is bool(failed)
+
+
+def test_a_wrong_flag_of_an_arm_that_was_not_asked_for_is_refused_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "plan.toml").write_text(GOOD.replace("decoder = {}", "decoder = { steps = -1 }"))
+    monkeypatch.setattr("eval.arms.engine.work_through", lambda *_: pytest.fail("it began"))
+    with pytest.raises(InputError, match="arm D, stage decoder: --steps"):
+        ablation(AblationConfig(plan=str(tmp_path / "plan.toml"), arms=("A",), runs_dir=str(tmp_path / "runs")))
+
+
 def test_faster_is_a_mean_over_seeds_and_none_where_a_seed_never_gets_there(tmp_path):
     study = study_of(tmp_path)
-
-    def curve(*values: float) -> dict:
-        return {"curve": [{"step": 10 * i, "value": v, "low": v, "high": v} for i, v in enumerate(values, 1)]}
-
     slow, fast = curve(80, 40, 20), curve(40, 20, 10)  # there at step 20 of 30
     table = learning_table(study, {"A": {0: slow, 1: slow}, "D": {0: fast, 1: fast}}, {})
     (line,) = table.lines

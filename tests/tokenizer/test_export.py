@@ -136,11 +136,11 @@ def test_latent_statistics_travel_when_they_are_of_this_encoder(run, tmp_path):
     notes = {"mean": [0.5, 1.0, 1.5, 2.0], "std": [1.0, 2.0, 3.0, 4.0], "latents": "shapes.h5", "rows": 9}
     write_json(run / "latent_statistics.json", {**notes, "encoder_hash": load(run).encoder_hash})
     out = export_with(run, tmp_path / "out")
-    for folder in (out, out / "video"):
-        vae = PVVAE.from_pretrained(folder)
+    for vae in (load(run), PVVAE.from_pretrained(out), PVVAE.from_pretrained(out / "video")):
         assert vae.latents_mean.tolist() == notes["mean"] and vae.latents_std.tolist() == notes["std"]
     assert "of shapes.h5 (9 rows)" in (out / "README.md").read_text()
     write_json(run / "latent_statistics.json", {**notes, "encoder_hash": "0" * 16})
+    assert load(run).latents_std.tolist() == [1.0] * 4
     out = export_with(run, tmp_path / "other")
     assert PVVAE.from_pretrained(out).latents_std.tolist() == [1.0] * 4
     assert "not computed: `normalize` changes nothing" in (out / "README.md").read_text()
