@@ -29,6 +29,8 @@ from eval.study.outcome import (
 )
 from eval.study.page import distances_sections
 from eval.study.plan import lines_of, plan_of
+from generator.latte import forward_flops
+from generator.presets import PRESETS
 from runtime.command import parse
 from runtime.errors import InputError
 
@@ -79,6 +81,13 @@ def test_every_study_of_the_repository_has_valid_commands(name):
     pictures = {study.data_of(arm) for arm in study.arms}
     images = [stage for stage in plan.stages.values() if stage.kind == "images"]
     assert len(images) == len(pictures) * len(study.seeds)  # once for each seed and data set
+
+
+def test_the_papers_plan_states_the_cost_of_its_generator_as_it_is():
+    (stated,) = re.findall(r"of Latte-XL (\d+) on 64 clips", (STUDIES / "paper.toml").read_text())
+    assert round(3 * 64 * forward_flops(PRESETS["latte-xl"].model) / 1e12) == int(
+        stated
+    )  # forward, and twice that back
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.command import CommonFlags, parse
+from runtime.command import CommonFlags, help_text, parse
+from tokenizer.presets import PRESETS
 from tokenizer.stages import bucket_batches
 from tokenizer.train import TrainConfig
 
@@ -30,7 +31,10 @@ def parsed(line: str) -> CommonFlags:
     (config,) = (
         value
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, CommonFlags) and value.__module__ == name
+        if isinstance(value, type)
+        and issubclass(value, CommonFlags)
+        and value.__module__ == name
+        and value.__name__.endswith("Config")
     )
     return parse(words, config, getattr(module, "preset_defaults", None))
 
@@ -60,6 +64,13 @@ def test_every_flag_of_training_is_named():
     named = set(re.findall(r"--([a-z][a-z-]+)", TEXT))
     flags = {field.name.replace("_", "-") for field in dataclasses.fields(TrainConfig)}
     assert flags - named - {"device", "dry-run"} == set()
+
+
+def test_every_preset_is_named_by_help_and_spatial_weights_by_the_page():
+    words = help_text(TrainConfig, "")
+    assert [name for name in PRESETS if not re.search(rf"\b{name}\b[^-]", words)] == []
+    weights = {name: PRESETS[name].training["spatial_weight"] for name in ("demo", "small")}
+    assert f"(preset demo: {weights['demo']:g}, small: {weights['small']:g})" in TEXT
 
 
 def test_the_memory_tables_are_the_computed_ones():
