@@ -98,6 +98,7 @@ COLUMNS = (
     ),
     Column("error / repeat", "predicted", "lower", ("predicted", "repeat"), _ratio, _REPEAT),
     Column("error / repeat", "blank", "lower", ("blank", "repeat"), _ratio, _REPEAT),
+    Column("error / repeat", "grey", "lower", ("grey", "repeat"), _ratio, _REPEAT),
     Column("rFVD", "reconstructed", "lower", ("features", "real_features"), frechet_distance),
     Column("rFVD", "rounding", "lower", ("features", "exact_features"), frechet_distance, _ROUNDING),
 )
@@ -126,7 +127,7 @@ def layout_of(num_frames: int, observed: int | None, lpips_nets: Sequence[str], 
         columns |= dict.fromkeys(("frozen", "change_error", "change"), 1)
     if observed is not None:
         columns |= dict.fromkeys(("predicted_change_error", "predicted_change"), 1)
-        columns |= dict.fromkeys(("predicted", "repeat", "blank"), num_frames - observed)
+        columns |= dict.fromkeys(("predicted", "repeat", "blank", "grey"), num_frames - observed)
     if features:
         columns |= dict.fromkeys(("real_features", "features", "exact_features"), features)
     return columns
@@ -266,12 +267,13 @@ class Measurer:
         with torch.no_grad(), autocast(self.device, self.dtype):
             predicted = self.predictor.predict(video[:, :, :observed], groups)
         ours, repeat = prediction_errors(video, predicted, observed)
-        blank, _ = prediction_errors(video, blank_like(video), observed)
+        flat = {"blank": blank_like(video), "grey": torch.zeros_like(video)}
+        flat = {name: prediction_errors(video, guess, observed)[0] for name, guess in flat.items()}
         # From the last observed frame on, so that the step into the unknown counts too.
         later = slice(observed - 1, None)
         guess = to_uint8(predicted).double() / 255
         change = _change("predicted_", guess[:, :, later], real[:, :, later])
-        return change | {"predicted": ours, "repeat": repeat, "blank": blank}
+        return change | {"predicted": ours, "repeat": repeat, **flat}
 
 
 def _change(prefix: str, output: Tensor, real: Tensor) -> dict[str, Tensor]:

@@ -305,9 +305,9 @@ def judge_rows(found: FeatureSet, subject: str, *, note: str = "") -> list[Row]:
 
 def prediction_rows(kept: FeatureSet) -> list[Row]:
     """The numbers of kept measurements that are about prediction, and the error by every frame ahead: of the prediction
-    and of a flat picture, both over that of repeating the last observed frame."""
+    and of flat pictures, all over that of repeating the last observed frame."""
     columns, rows = columns_of(kept), []
-    about = [column for column in COLUMNS if column.subject in ("predicted", "blank") and column.is_in(columns)]
+    about = [column for column in COLUMNS if column.subject in ("predicted", "blank", "grey") and column.is_in(columns)]
     for column in about:
         rows.append(row_of(number_named(column.metric, column.subject), (kept,), column.subject, note=column.note))
     width = columns["predicted"].reshape(len(columns["predicted"]), -1).shape[1]

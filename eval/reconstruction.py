@@ -4,8 +4,8 @@
 paper's table: rFVD over the whole set, PSNR, SSIM and LPIPS of the first 17 frames of validation clips.
 
 Prediction uses the weights kept at the end of the video stage: decoder fine-tuning unlearns it. Its error is compared,
-on moving pixels, with repeating the last observed frame, and with a flat picture in each clip's most common colour
-("blank"), which on scenes with a flat background beats repetition without predicting anything.
+on moving pixels, with repeating the last observed frame, and with flat pictures in each clip's median colour ("blank")
+and in plain grey ("grey"), which beat repetition without predicting anything: half of it on synthetic clips.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _TOP = (
 )
 _PARTS = (
     ("Reconstruction", ("reconstructed", "rounding", "frozen")),
-    ("Prediction", ("predicted", "blank")),
+    ("Prediction", ("predicted", "blank", "grey")),
     ("Latents", ("latents",)),
     ("Averaged latents", ("averaged latents", "latents as they are")),
     ("Speed and memory", ("speed",)),

@@ -19,7 +19,7 @@ from importlib.resources import files
 from eval.quantities import better
 from eval.results.rows import ARROWS, HEADINGS, Row, cells, format_number
 
-CONTROLS = ("real", "frozen", "shuffled", "untrained", "blank", "repeat", "rounding")
+CONTROLS = ("real", "frozen", "shuffled", "untrained", "blank", "grey", "repeat", "rounding")
 # Rows of a table that are shown before the rest is asked for.
 FOLD = 10
 # Characters from which on a cell is prose, which takes more than one line.

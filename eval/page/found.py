@@ -101,7 +101,7 @@ def predicted(
         who: Begins the sentence.
         name: Begins the number's name.
     """
-    row, blank = (rows.get(("error / repeat", subject)) for subject in ("predicted", "blank"))
+    row, *flat = (rows.get(("error / repeat", subject)) for subject in ("predicted", "blank", "grey"))
     if row is None or row.value is None:
         return None
     repeat = Row(metric=row.metric, subject="repeat", value=1.0, low=1.0, high=1.0)
@@ -109,9 +109,10 @@ def predicted(
     words = f"{who} predicts frames that it has not seen with {value} of the squared error of repeating the last one"
     words += f", {verdict(row, repeat)} it"
     held = [interval(row), "last frame repeated: 1"]
-    if blank and blank.value is not None:
-        words += f" and {verdict(row, blank)} a flat picture ({format_number(blank.value)})"
-        held.append(f"flat picture: {format_number(blank.value)}")
+    if flat := [one for one in flat if one and one.value is not None]:
+        best = min(flat, key=lambda one: one.value)
+        words += f" and {verdict(row, best)} a flat picture ({format_number(best.value)})"
+        held.append(f"flat picture: {format_number(best.value)}")
     return f"{words}.", Finding(f"{name}error of prediction over that of repeating", value, _list(held))
 
 

@@ -87,8 +87,8 @@ def prediction_page(found: Sequence[Predicted], generators: Sequence[Predicted],
 
 _NUMBERS = (
     "Squared error on moving pixels of the frames that were not seen, summed over clips, over that of repeating the "
-    "last seen frame: 1 is standing still, 0 is perfect. A flat picture of the clip's median colour predicts "
-    "nothing and stands beside it in grey. Intervals are 95 % by jackknife over clips."
+    "last seen frame: 1 is standing still, 0 is perfect. Flat pictures, in the clip's median colour and in "
+    "plain grey, predict nothing and stand beside it. Intervals are 95 % by jackknife over clips."
 )
 
 
@@ -136,9 +136,11 @@ def _by_frame(found: Sequence[Predicted]) -> list[str]:
         points = list(one.by_frame("predicted"))
         series[one.label] = [(ahead, row.value) for ahead, row in points]
         bands[one.label] = [(ahead, row.low, row.high) for ahead, row in points if None not in (row.low, row.high)]
-    # The flat picture is the same for all who predict the same clips.
+    # Flat pictures are the same for all who predict the same clips.
     for one in found[:1]:
-        series["a flat picture"] = [(ahead, row.value) for ahead, row in one.by_frame("blank")]
+        for name, subject in (("the clip's median colour", "blank"), ("plain grey", "grey")):
+            points = [(ahead, row.value) for ahead, row in one.by_frame(subject)]
+            series |= {name: points} if points else {}
     if not any(series.values()):
         return []
     chart = _error_chart(series, bands, "frames after the last one that was seen")

@@ -151,7 +151,8 @@ _INTERVALS = (
     "training seeds. Grey rows are controls: <i>real</i> is other real clips against the same reference (the floor), "
     "<i>frozen</i> and <i>shuffled</i> are real clips without, or with wrong, motion, <i>reconstructed</i> is real "
     "clips through the tokenizer (no generator of its latents can be expected to do better), <i>untrained</i> decodes "
-    "pure noise, <i>blank</i> is a flat picture. ↓: lower is better, ↑: higher."
+    "pure noise, <i>blank</i> and <i>grey</i> are flat pictures in the clip's median colour and in grey. ↓: lower is "
+    "better, ↑: higher."
 )
 
 

@@ -22,7 +22,7 @@ class Row:
         metric: "FD-shapes", "PSNR", …; FVD, KVD and IS only for I3D and C3D features.
         subject: What was measured: generated, reconstructed, predicted, or a control: real (other real clips), frozen
             (first frame repeated), shuffled (frames in random order), untrained (the untrained generator), repeat,
-            blank.
+            blank and grey (flat pictures).
         value, low, high: The number and its 95 % interval, in the metric's unit; None where it was not measured (see
             `note`).
         n: Clips.

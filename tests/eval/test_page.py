@@ -203,12 +203,17 @@ def test_what_was_found_stands_in_words_beside_its_rivals():
     ]
     rest = [row("PSNR", "reconstructed", 9.0, 8, 10), row("PSNR", "frozen", 16.0, 15, 17)]
     rest += [row("error / repeat", "predicted", 0.6, 0.5, 0.7), row("error / repeat", "blank", 0.65, 0.6, 0.7)]
+    rest += [row("error / repeat", "grey", 0.7, 0.65, 0.75)]
     words, findings = found_in([({"kind": "reconstruction"}, rest), ({"kind": "fvd"}, rows)])
     assert "FD-shapes of generated clips is 5, better than that of an untrained generator (90)" in words
     assert "other real clips come to 1." in words and "asked for in 50 %" in words
     assert "9.00 dB, worse than repeating the first frame (16.00 dB)" in words
     assert "better than it and not told apart from a flat picture (0.65)" in words
     assert [found.value for found in findings] == ["5", "50 %", "9.00 dB", "0.6"]
+    words, _ = found_in(
+        [({"kind": "reconstruction"}, [*rest, row("error / repeat", "grey", 0.4, 0.35, 0.45)][-1:] + rest[:-1])]
+    )
+    assert "worse than a flat picture (0.4)" in words  # the better one of two counts
     assert found_in([]) == ("Nothing was measured yet.", [])
 
 

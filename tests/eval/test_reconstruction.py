@@ -319,7 +319,7 @@ def test_every_column_comes_back_from_the_file_under_its_own_name(tmp_path):
     kept = extract(views, list("abcd"), read, world=start_processes("cpu"), label="")[""]
     ((clip, posterior),) = encode(torch.from_numpy(clips.videos)).parts
     measured, found = measurer.measure(clip, posterior), columns_of(kept)
-    assert set(found) == set(measured) == set(key["layout"]) and len(found) == 19
+    assert set(found) == set(measured) == set(key["layout"]) and len(found) == 20
     for name, values in measured.items():
         assert found[name] == pytest.approx(values.reshape(found[name].shape).numpy(), rel=1e-6), name
     assert {row.sources for row in measurement_rows(kept)} == {(str(kept.path),)}
