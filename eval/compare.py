@@ -125,7 +125,7 @@ def compare(config: CompareConfig) -> Path:
 
     config = with_commits(config)
     plan = plan_of(config)
-    failed = {} if config.tables_only else worked_through(config, plan)
+    failed = {} if config.tables_only else run_what_is_left(config, plan)
     out = Path(config.out) if config.out else plan.folder / "compare.html"
     if config.card:
         table = cards_table(config, plan)
@@ -145,7 +145,7 @@ def compare(config: CompareConfig) -> Path:
     return out
 
 
-def worked_through(config: CompareConfig, plan: Plan) -> dict[str, str]:
+def run_what_is_left(config: CompareConfig, plan: Plan) -> dict[str, str]:
     """Do what is left; by the name of a stage that failed here, why."""
     from eval.arms.costs import cost_lines
     from eval.arms.engine import work_through

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from eval.decode import DecoderFlags, file_word
+from eval.entries import DecoderFlags
 from generator.sample import SamplingFlags
 from runtime.command import flag, run_command
 from runtime.errors import InputError
@@ -229,6 +229,7 @@ def measure_run(run: str, steps: Sequence[int], config: ConvergenceConfig) -> tu
 
 def file_name(config: ConvergenceConfig, judge) -> str:
     """Of a run's results: another decoder, and what else departs from the plain way, are parts of it."""
+    from eval.decode import file_word
     from generator.sample import options_word
 
     guidance = "" if config.guidance_scale == 1.0 else f"_guidance{config.guidance_scale:g}"

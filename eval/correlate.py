@@ -4,6 +4,8 @@ Cheap numbers are those of `eval.card`, `eval.latents`, `eval.prediction` and `e
 `eval.fvd`; a tokenizer is known by the hashes of its encoder and decoder. Of a generator the latest checkpoint counts,
 of several generators of one tokenizer the mean. Distances of other data, counts of clips, features or sampling are
 never put together. The word "published" adds the eight tokenizers of PV-VAE's tables 1 and 2.
+
+Spearman's rank correlation needs many tokenizers: with n below 4 there is no interval, and with 8 a wide one.
 """
 
 from __future__ import annotations

@@ -11,23 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.entries import DecoderFlags
 from generator.sample import SamplingFlags
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.files import replacing
 from runtime.output import check_folder
-from tokenizer.hub import DownloadFlags
 
 BATCH = 32  # clips that are decoded at once
 LARGEST_GRID = 256  # clips
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderFlags(DownloadFlags):
-    """Which tokenizer decodes latents: flags of every command that decodes some."""
-
-    tokenizer: str | None = flag(None, "tokenizer to decode with; default: the one that encoded the latents")
-    weights: str | None = flag(None, "its weight file, or 'random'; default: as the latents were encoded")
 
 
 def fitting_tokenizer(

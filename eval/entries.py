@@ -1,4 +1,4 @@
-"""The tokenizers that a command puts side by side, out of its flags `--tokenizers` and `--weights`."""
+"""The tokenizers that flags name: the one that decodes, or those that a command puts side by side."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from runtime.command import flag
 from runtime.errors import InputError
+from tokenizer.hub import DownloadFlags
 
 OWN, RANDOM = "own", "random"  # words of --weights; own: those that the tokenizer has of itself
 _SAID = " (random weights)"  # ends the name of a tokenizer that has such
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderFlags(DownloadFlags):
+    """Which tokenizer decodes latents: flags of every command that decodes some."""
+
+    tokenizer: str | None = flag(None, "tokenizer to decode with; default: the one that encoded the latents")
+    weights: str | None = flag(None, "its weight file, or 'random'; default: as the latents were encoded")
 
 
 @dataclass(frozen=True)

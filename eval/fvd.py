@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.decode import DecoderFlags
+from eval.entries import DecoderFlags
 from eval.protocols.presets import PAPER, PROTOCOLS
 from generator.sample import SamplingFlags
 from runtime.command import flag, run_command

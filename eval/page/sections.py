@@ -107,15 +107,20 @@ def generated_sections(config, run, facts: dict, results: Sequence[tuple]) -> li
     return [section(f"{title} {scale:g}", words, generated_grid(config, run_dir, scale)) for scale in scales]
 
 
+def drawn_clips(
+    path: Path, count: int, device: str, dtype: str, tokenizer: str | None = None, weights: str | None = None
+):
+    """(uint8 `[n, 3, N, H, W]`, labels, what the file says of itself, the tokenizer): the first samples of a file."""
+    with open_latents(path) as reader:
+        vae = fitting_tokenizer(reader.attributes, path, tokenizer, weights, device=device)
+        clips, labels = zip(*decoded_clips(reader, vae, count, device=device, dtype=dtype), strict=True)
+        return torch.cat(clips), np.concatenate(labels).tolist(), reader.attributes, vae
+
+
 def generated_grid(config, run: str, scale: float) -> str:
     """The first samples of a generator, each with the class that was asked for, and what the judge sees."""
     path = sampled(config, run, config.clips, steps=config.steps, guidance_scale=scale)
-    with open_latents(path) as reader:
-        facts = reader.attributes
-        vae = fitting_tokenizer(facts, reader.path, device=config.device)
-        batches = decoded_clips(reader, vae, config.clips, device=config.device, dtype=config.dtype)
-        clips, labels = zip(*batches, strict=True)
-    clips, labels = torch.cat(clips), np.concatenate(labels).tolist()
+    clips, labels, facts, _ = drawn_clips(path, config.clips, config.device, config.dtype)
     words = captions_of(labels, facts, "sample")
     if facts.get("data", "").startswith("moving_shapes"):
         seen = load_features("shapes").probabilities(to_float(clips)).argmax(1).tolist()

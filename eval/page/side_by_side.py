@@ -7,16 +7,13 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from eval.clip_sets import real_clips, stratified_halves
-from eval.decode import decoded_clips, fitting_tokenizer
 from eval.page.clips import Clip, clip_table
 from eval.page.document import quiet, section
-from eval.page.sections import captions_of, frames, shown_clips
+from eval.page.sections import captions_of, drawn_clips, frames, shown_clips
 from generator.sample import SampleConfig, sample
-from latents_cache import open_latents
 from runtime.errors import InputError
 from runtime.processes import autocast, resolve_device, resolve_dtype
 from runtime.run import read_run
@@ -64,10 +61,8 @@ def _sections(sides: Sequence[Side], of: str) -> list[str]:
     decoded, drawn = [("the clip itself", [Clip(each) for each in frames(clips)])], []
     for side in sides:
         path = sample(side.sampling)
-        with open_latents(path) as reader:
-            vae = fitting_tokenizer(reader.attributes, path, side.tokenizer, side.weights, device=first.device)
-            made, asked = zip(*decoded_clips(reader, vae, first.samples, first.device, first.dtype), strict=True)
-        drawn.append((side.label, [Clip(each) for each in frames(torch.cat(made))]))
+        made, asked, _, vae = drawn_clips(path, first.samples, first.device, first.dtype, side.tokenizer, side.weights)
+        drawn.append((side.label, [Clip(each) for each in frames(made)]))
         with torch.no_grad(), autocast(device, dtype):
             parts = [to_uint8(vae.decode(vae.encode(to_float(clip[None].to(device))).mode())).cpu() for clip in clips]
         again = torch.cat(parts)
@@ -77,7 +72,7 @@ def _sections(sides: Sequence[Side], of: str) -> list[str]:
     real, generated = f"Real, reconstructed{of}", f"Generated{of}"
     below = quiet(f"{seen}. Below it what each tokenizer makes of it: encoder, mean, decoder.")
     noise = quiet(f"From noise in {first.steps} Euler steps, by the generator on the latents of each tokenizer.")
-    columns = captions_of(labels, facts, "clip"), captions_of(np.concatenate(asked).tolist(), facts, "sample")
+    columns = captions_of(labels, facts, "clip"), captions_of(asked, facts, "sample")
     return [
         section(real, below, clip_table(columns[0], decoded, name=real)),
         section(generated, noise, clip_table(columns[1], drawn, name=generated)),

@@ -57,7 +57,7 @@ class Outcome:
 
 def outcome_of(study: Study, plan: Plan, lines: Sequence[Line]) -> Outcome:
     """Read the results of all finished stages."""
-    measured = {arm.name: {line.seed: measured_of(study, plan, line) for line in lines if line.arm is arm}
+    measured = {arm.name: {line.seed: measured_of(plan, line) for line in lines if line.arm is arm}
                 for arm in study.arms}  # fmt: skip
     rows = {name: {seed: rows_of(found) for seed, found in by_seed.items()} for name, by_seed in measured.items()}
     curves = {arm.name: {line.seed: found for line in lines if line.arm is arm and (found := curve_of(plan, line))}
@@ -77,7 +77,7 @@ def outcome_of(study: Study, plan: Plan, lines: Sequence[Line]) -> Outcome:
     return Outcome(tables, {name: found for name, found in curves.items() if found}, rows, apart, failed, judgements)
 
 
-def measured_of(study: Study, plan: Plan, line: Line) -> list[Measured]:
+def measured_of(plan: Plan, line: Line) -> list[Measured]:
     """The results of one arm with one seed."""
     found = []
     for kind in ("fvd", "reconstruction", "latents", "probe"):

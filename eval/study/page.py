@@ -17,7 +17,7 @@ from eval.study.file import Study
 from eval.study.hypotheses import AGAINST, FOR, OPEN
 from eval.study.outcome import Numbers, Outcome, gathered, headline
 from eval.study.plan import Line
-from eval.study.seed_means import over_seeds
+from eval.study.seed_means import lost_differences, over_seeds
 from generator.sample import SampleConfig
 from runtime.command import parse
 from runtime.files import replacing
@@ -62,8 +62,8 @@ def distances_sections(study: Study, outcome: Outcome) -> list[str]:
     key = headline(outcome.rows)
     if key is None:
         return []
-    failed = outcome.failed.keys()
-    lost = {name for name in outcome.apart if failed & {name, study.against(study.arm(name)).name}}
+    failed = outcome.failed
+    lost = lost_differences(study, outcome.apart, failed)
     level = ("no difference", 0.0)
     charts = [
         arms_chart(outcome.rows, failed, key, "Distance of generated clips to real ones"),

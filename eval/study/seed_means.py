@@ -3,7 +3,7 @@ like, and what probes find."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from eval.metrics.intervals import mean_interval
 from eval.probes.rows import LESS
@@ -21,6 +21,11 @@ def over_seeds(rows: Sequence[Row]) -> Cell:
     if len(values) == 1:
         return Cell(values[0], rows[0].low, rows[0].high, rows[0].n)
     return Cell(*mean_interval(values), sum(row.n for row in rows))
+
+
+def lost_differences(study: Study, apart: Iterable[str], failed: dict[str, str]) -> set[str]:
+    """Arms whose difference does not count, since they, or the arm that they are compared with, do not."""
+    return {name for name in apart if failed.keys() & {name, study.against(study.arm(name)).name}}
 
 
 def latents_table(study: Study, rows: dict[str, dict], failed: dict[str, str]) -> Table:
@@ -46,12 +51,9 @@ def probe_tables(
         for found in (rows, apart)
     )
     columns = {arm.name: rows[arm.name] for arm in study.arms}
-    beside, lost = {}, set()
-    for name, found in apart.items():
-        other = study.against(study.arm(name)).name
-        column = f"{name} less {other}"
-        beside[column] = found
-        lost |= {column} if failed.keys() & {name, other} else set()
+    titles = {name: f"{name} less {study.against(study.arm(name)).name}" for name in apart}
+    beside = {titles[name]: found for name, found in apart.items()}
+    lost = {titles[name] for name in lost_differences(study, apart, failed)}
     title = "Probes of the features of each arm's generator"
     return (
         numbers_table(study, "probes-here", title, keys, columns, failed),

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from plans import STUDY_HEAD
 
 from eval.ablation import AblationConfig, ablation, chosen
 from eval.convergence import ConvergenceConfig, lead
@@ -35,25 +36,13 @@ from runtime.command import parse
 from runtime.errors import InputError
 
 STUDIES = Path(__file__).parents[2] / "studies"
-GOOD = """
-data = "moving_shapes"
-seeds = [0, 1]
-[tokenizer.train]
-preset = "demo"
-[tokenizer.images]
-steps = 2
-[generator.train]
-preset = "demo"
-steps = 2
-[eval.fvd]
-samples = 4
-[[arm]]
+GOOD = f"""{STUDY_HEAD}[[arm]]
 name = "A"
-video = { max-drop-ratio = 0.0 }
+video = {{ max-drop-ratio = 0.0 }}
 [[arm]]
 name = "D"
 start = "A"
-decoder = {}
+decoder = {{}}
 """
 
 

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from plans import STUDY_HEAD
 
 from eval.ablation import AblationConfig
 from eval.convergence import ConvergenceConfig, convergence
@@ -16,19 +17,7 @@ from eval.study.page import write_page
 from eval.study.plan import lines_of, plan_of
 from runtime.command import parse
 
-STUDY = """
-data = "moving_shapes"
-seeds = [0, 1]
-[tokenizer.train]
-preset = "demo"
-[tokenizer.images]
-steps = 2
-[generator.train]
-preset = "demo"
-steps = 2
-[eval.fvd]
-samples = 4
-[eval.probe]
+STUDY = f"""{STUDY_HEAD}[eval.probe]
 arms = ["A", "B"]
 task = ["flow", "tracking"]
 noise = [10.0]
@@ -47,16 +36,16 @@ samples = 4
 steps = 1
 [[arm]]
 name = "A"
-video = { max-drop-ratio = 0.0 }
-line = { probes = "without predictive reconstruction" }
+video = {{ max-drop-ratio = 0.0 }}
+line = {{ probes = "without predictive reconstruction" }}
 [[arm]]
 name = "B"
-video = {}
-line = { probes = "with predictive reconstruction" }
+video = {{}}
+line = {{ probes = "with predictive reconstruction" }}
 [[arm]]
 name = "D"
 start = "A"
-decoder = {}
+decoder = {{}}
 """
 COMMANDS = {
     "eval.probe": (probe, ProbeConfig),
