@@ -19,6 +19,10 @@ line = { components = "baseline" }      # where it stands in the published table
 name = "D"
 start = "C"                             # goes on from that arm's tokenizer; default: from the images of its seed
 decoder = {}
+[[arm]]
+name = "A-longer"
+start = "A"                             # that tokenizer, with a generator of its own
+generator = { steps = 4000 }
 
 [[hypothesis]]                          # what is claimed of the arms, judged by rules: eval/study/hypotheses.py
 """
@@ -68,6 +72,8 @@ class ArmSpec:
         data: Data set of it all; "": the study's.
         start: The arm whose tokenizer it goes on from; "images": the images stage of its seed.
         video, decoder: Flags of its own for these stages; None: it has no such stage.
+        generator: Flags of its own for the generator; None: those of all arms, or, without a video stage, the generator
+            of the arm that it starts from.
         train: Flags of its own for all stages, that of images too, which it then does not share with others.
         against: The arm that it is compared with; "": the study's first, where the data are the same.
         line: Name of a published table -> the line that it repeats.
@@ -79,6 +85,7 @@ class ArmSpec:
     start: str = IMAGES
     video: dict | None = None
     decoder: dict | None = None
+    generator: dict | None = None
     train: dict = field(default_factory=dict)
     against: str = ""
     line: dict = field(default_factory=dict)
@@ -226,8 +233,8 @@ def _check_arms(study: Study, path) -> None:
             raise InputError(f"{source}: it starts from {arm.start!r}, which has other data")
         if arm.start != IMAGES and arm.train:
             raise InputError(f"{source}: flags of all stages are for arms that start from images")
-        if arm.video is None and arm.decoder is None and arm.start != IMAGES:
-            raise InputError(f"{source}: it has neither video nor decoder, so that it is {arm.start!r} itself")
+        if arm.start != IMAGES and (arm.video, arm.decoder, arm.generator) == (None, None, None):
+            raise InputError(f"{source}: it has no video, decoder or generator, so that it is {arm.start!r} itself")
         for table, line in arm.line.items():
             lines = [found.name for found in TABLES[table].lines] if table in TABLES else []
             if line not in lines:

@@ -81,7 +81,7 @@ def measured_of(plan: Plan, line: Line) -> list[Measured]:
     """The results of one arm with one seed."""
     found = []
     for kind in ("fvd", "reconstruction", "latents", "probe"):
-        stage = line.stages.get(f"{kind}-{line.name}")
+        stage = next((stage for stage in line.stages.values() if stage.kind == kind), None)
         if stage is None or not plan.done(stage):
             continue
         if kind == "latents":  # the stage's own result is a page; the numbers are in the tokenizer's run

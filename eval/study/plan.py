@@ -79,11 +79,12 @@ class Maker:
         """Everything of one arm."""
         folder = plan_folder(self.config, self.study)
         stages, tokenizer, last = self.tokenizer(arm)
-        source = self.source(arm)
-        owner, own, needed = self.name(source), source is arm, last
-        encoder, wanted = (tokenizer, last) if own else self.tokenizer(source)[1:]
+        source, learner = self.source(arm), self.learner(arm)
+        owner, learned, needed = self.name(source), self.name(learner), last
+        _, encoder, wanted = self.tokenizer(source)
         latents = folder / "latents" / f"{owner}.h5"
-        run = Path(self.config.runs_dir) / f"{self.prefix}-{owner}-generator"
+        run = Path(self.config.runs_dir) / f"{self.prefix}-{learned}-generator"
+        flags = learner.generator or {}
         found = {stage.name: stage for stage in stages}
         for stage in (
             self.made(
@@ -97,36 +98,49 @@ class Maker:
             ),
             self.made(
                 "generator",
-                owner,
+                learned,
                 "generator.train",
                 ["--latents", latents, "--name", run.name],
+                flags=flags,
                 needs=(f"encode-{owner}",),
                 results=(run / "checkpoints",),
-                work=self.flag("generator.train", "steps", 1),
+                work=number_of(self.study.flags["generator.train"] | flags, "steps", 1),
             ),
         ):
             found[stage.name] = stage
         name = self.name(arm)
         out = folder / "results" / f"fvd-{name}.json"
-        decoder = [] if own else ["--tokenizer", tokenizer]
+        decoder = [] if tokenizer == encoder else ["--tokenizer", tokenizer]
         judged = self.made(
             "fvd",
             name,
             "eval.fvd",
             ["--run", run, *decoder, "--out", out],
-            needs=tuple(dict.fromkeys((f"generator-{owner}", needed))),
+            needs=tuple(dict.fromkeys((f"generator-{learned}", needed))),
             results=(out,),
             work=self.flag("eval.fvd", "samples", 2048),
         )
         found[judged.name] = judged
-        for stage in self.measured(arm, name, tokenizer, run, needed, own):
+        for stage in self.measured(arm, tokenizer, run, needed, decoder):
             found[stage.name] = stage
         found |= {stage.name: stage for stage in self.differences(arm)}
         return Line(arm, self.seed, name, found, tokenizer, run)
 
     def source(self, arm: ArmSpec) -> ArmSpec:
-        """The arm that an arm has its encoder of, and so latents and the generator that learned them."""
-        while arm.video is None and arm.start != IMAGES:
+        """The arm that an arm has its encoder of, and so its latents."""
+        return self.first_with(arm, "video")
+
+    def learner(self, arm: ArmSpec) -> ArmSpec:
+        """The arm that an arm has its generator of."""
+        return self.first_with(arm, "video", "generator")
+
+    def owner(self, arm: ArmSpec) -> ArmSpec:
+        """The arm that an arm has its tokenizer of."""
+        return self.first_with(arm, "video", "decoder")
+
+    def first_with(self, arm: ArmSpec, *parts: str) -> ArmSpec:
+        """Of an arm and those that it goes on from, the last one that trained one of these for itself."""
+        while arm.start != IMAGES and all(getattr(arm, part) is None for part in parts):
             arm = self.study.arm(arm.start)
         return arm
 
@@ -165,26 +179,27 @@ class Maker:
         )
         return stage, run
 
-    def measured(self, arm: ArmSpec, name: str, tokenizer: Path, run: Path, last: str, own: bool) -> list[Stage]:
+    def measured(self, arm: ArmSpec, tokenizer: Path, run: Path, last: str, decoder: list) -> list[Stage]:
         """What the file asks for beside the distance."""
-        study, found = self.study, []
+        study, found, name = self.study, [], self.name(arm)
         results = plan_folder(self.config, study) / "results"
         if study.asks("eval.convergence", arm):
             out = results / f"convergence-{name}.json"
-            words = ["--runs", run, *([] if own else ["--tokenizer", tokenizer]), "--out", out]
+            words = ["--runs", run, *decoder, "--out", out]
             needs = (f"fvd-{name}",)
             found.append(self.made("convergence", name, "eval.convergence", words, needs=needs, results=(out,)))
         if "eval.reconstruction" in study.flags:
-            out = results / f"reconstruction-{name}.json"
+            whose = self.name(self.owner(arm))
+            out = results / f"reconstruction-{whose}.json"
             words = ["--tokenizer", tokenizer, "--out", out]
             words += [] if "data" in study.flags["eval.reconstruction"] else self.data(arm)
             needs = (last,)
-            found.append(self.made("reconstruction", name, "eval.reconstruction", words, needs=needs, results=(out,)))
-        if study.asks("eval.latents", arm) and own:
+            found.append(self.made("reconstruction", whose, "eval.reconstruction", words, needs=needs, results=(out,)))
+        if study.asks("eval.latents", arm) and self.source(arm) is arm:
             out = results / f"latents-{name}.html"
             words = ["--tokenizer", tokenizer, *self.data(arm), "--out", out]
             found.append(self.made("latents", name, "eval.latents", words, needs=(last,), results=(out,)))
-        if study.asks("eval.probe", arm) and own:
+        if study.asks("eval.probe", arm) and self.learner(arm) is arm:
             out, tasks = results / f"probe-{name}.json", self.tasks()
             outs = tuple(out_of(out, task, tasks) for task in tasks)
             words, needs = ["--run", run, "--out", out], (f"generator-{name}",)
@@ -203,17 +218,19 @@ class Maker:
         study, found, other = self.study, [], self.study.against(arm)
         if other is None:
             return found
-        ours, theirs = self.name(arm), self.name(other)
         results = plan_folder(self.config, study) / "results"
-        kinds = [("fvd", None), *([("reconstruction", None)] if "eval.reconstruction" in study.flags else [])]
-        if all(study.asks("eval.probe", one) and self.source(one) is one for one in (arm, other)):
-            kinds += [("probe", task) for task in self.tasks()]
-        for stage, task in kinds:
-            a, b = (results / f"{stage}-{name}.json" for name in (ours, theirs))
+        ours, both = self.name(arm), (arm, other)
+        kinds = [("fvd", None, both)]
+        if "eval.reconstruction" in study.flags and self.owner(arm) is not self.owner(other):
+            kinds.append(("reconstruction", None, tuple(map(self.owner, both))))
+        if all(study.asks("eval.probe", one) and self.learner(one) is one for one in both):
+            kinds += [("probe", task, both) for task in self.tasks()]
+        for stage, task, sides in kinds:
+            needs = tuple(f"{stage}-{self.name(one)}" for one in sides)
+            a, b = (results / f"{need}.json" for need in needs)
             a, b = (out_of(out, task, self.tasks()) if task else out for out in (a, b))
             kind = f"{stage}-{task}" if task else stage
             out = results / f"difference-{kind}-{ours}.json"
-            needs = (f"{stage}-{ours}", f"{stage}-{theirs}")
             words = ["--a", a, "--b", b, "--out", out]
             found.append(
                 self.made("difference", f"{kind}-{ours}", "eval.difference", words, needs=needs, results=(out,))

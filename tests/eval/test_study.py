@@ -91,7 +91,7 @@ def test_the_papers_plan_states_the_cost_of_its_generator_as_it_is():
         (("[eval.fvd]\nsamples = 4", ""), "[eval.fvd] is missing"),
         (('name = "D"', 'name = "A"'), "another one is called so"),
         (('start = "A"', 'start = "B"'), "starts from 'B', which is no arm before it"),
-        (("decoder = {}", ""), "so that it is 'A' itself"),
+        (("decoder = {}", ""), "no video, decoder or generator, so that it is 'A' itself"),
         (("decoder = {}", "decoder = 3"), "decoder is 3"),
         (("decoder = {}", 'decoder = {}\ncolour = "red"'), "unknown fields: colour"),
         (("decoder = {}", 'decoder = {}\nline = { components = "base" }'), "lines of components: baseline"),
@@ -168,6 +168,44 @@ def test_an_arm_of_another_decoder_shares_latents_and_generator(tmp_path):
     assert d.stages["generator-A-s1"] == a.stages["generator-A-s1"] and "generator-D-s1" not in d.stages
     assert "--tokenizer" in d.stages["fvd-D-s1"].argv and "--tokenizer" not in a.stages["fvd-A-s1"].argv
     assert set(d.stages["fvd-D-s1"].needs) == {"generator-A-s1", "decoder-D-s1"}
+
+
+def test_an_arm_of_another_generator_shares_tokenizer_and_latents(tmp_path):
+    measured = (
+        "[eval.reconstruction]\nsamples = 4\n[eval.latents]\nsamples = 4\n[eval.probe]\ntask = 'flow'\n[eval.fvd]"
+    )
+    more = (
+        '[[arm]]\nname = "L"\nstart = "D"\ngenerator = { steps = 5 }\n[[arm]]\nname = "M"\nstart = "L"\ndecoder = {}\n'
+    )
+    study = study_of(tmp_path, GOOD.replace("[eval.fvd]", measured) + more)
+    config = AblationConfig(plan="p", name="x")
+    plan_of(config, study)
+    a, d, longer, m = (line for line in lines_of(config, study) if line.seed == 1)
+    assert longer.tokenizer == d.tokenizer and longer.generator != a.generator == d.generator
+    assert "encode-L-s1" not in longer.stages and longer.stages["encode-A-s1"] == a.stages["encode-A-s1"]
+    assert longer.stages["generator-L-s1"].work == 5 != a.stages["generator-A-s1"].work
+    assert "--steps 5" in longer.stages["generator-L-s1"].command
+    # Its generator learned A's latents, and D's decoder shows them.
+    assert str(d.tokenizer) in longer.stages["fvd-L-s1"].argv
+    # What is of the tokenizer is measured once; probes ask a generator.
+    assert longer.stages["reconstruction-D-s1"] == d.stages["reconstruction-D-s1"]
+    assert {"latents-A-s1", "probe-A-s1"} <= a.stages.keys() and "probe-L-s1" in longer.stages
+    assert not {"latents-L-s1", "reconstruction-L-s1"} & longer.stages.keys()
+    assert {name for name in longer.stages if name.startswith("difference")} == {
+        "difference-fvd-L-s1", "difference-reconstruction-L-s1", "difference-probe-flow-L-s1"
+    }  # fmt: skip
+    # Another decoder after it has its generator.
+    assert m.generator == longer.generator and m.tokenizer not in {d.tokenizer, a.tokenizer}
+    assert "reconstruction-M-s1" in m.stages and not {"generator-M-s1", "probe-M-s1"} & m.stages.keys()
+
+
+def test_two_generators_of_one_tokenizer_differ_in_nothing_that_it_reconstructs(tmp_path):
+    measured = "[eval.reconstruction]\nsamples = 4\n[eval.fvd]"
+    more = '[[arm]]\nname = "L"\nstart = "A"\ngenerator = {}\n'
+    study = study_of(tmp_path, GOOD.replace("[eval.fvd]", measured) + more)
+    longer = next(line for line in lines_of(AblationConfig(plan="p", name="x"), study) if line.arm.name == "L")
+    assert "--tokenizer" not in longer.stages["fvd-L-s0"].argv
+    assert "difference-fvd-L-s0" in longer.stages and "difference-reconstruction-L-s0" not in longer.stages
 
 
 def test_chosen_arms_come_with_those_that_they_need(tmp_path):

@@ -11,6 +11,7 @@ from pages import assert_readable
 
 STUDY = chain.ROOT / "studies" / "smoke.toml"
 LINE = f"eval.ablation --plan {STUDY} --seeds 0 --device cpu --dtype float32"
+ARMS = ["A", "C", "D", "C-longer", "gaussian"]
 FAULTS = (
     "images-moving_shapes-s0=checkpoint.written",
     "video-A-s0=log.append:2",
@@ -50,11 +51,13 @@ def test_killed_and_shared_by_two_processes_it_ends_with_the_same_files(undistur
     assert chain.content(tmp_path) == chain.content(undisturbed)
 
 
-def test_arms_share_the_pictures_of_a_seed_and_an_arm_of_another_decoder_its_generator(undisturbed):
+def test_arms_share_the_pictures_of_a_seed_and_what_they_have_of_another_arm(undisturbed):
     runs = {path.parent.name for path in undisturbed.glob("runs/*/manifest.json")}
     arms = [f"smoke-{arm}-s0" for arm in ("A", "C", "gaussian")]
     expected = {f"{arm}-{kind}" for arm in arms for kind in ("video", "generator")}
-    assert runs == expected | {"smoke-moving_shapes-s0-images", "smoke-D-s0-decoder"}
+    assert runs == expected | {"smoke-moving_shapes-s0-images", "smoke-D-s0-decoder", "smoke-C-longer-s0-generator"}
+    lengths = {path.name for path in undisturbed.glob("runs/smoke-C-longer-s0-generator/checkpoints/step_*")}
+    assert max(lengths) == "step_00000003"
     facts = {arm: json.loads((undisturbed / f"runs/smoke/results/fvd-{arm}-s0.json").read_text()) for arm in "CD"}
     assert facts["C"]["encoder_hash"] == facts["D"]["encoder_hash"]
     assert facts["C"]["decoder_hash"] != facts["D"]["decoder_hash"]
@@ -65,8 +68,8 @@ def test_tables_have_the_papers_lines_and_ours_and_say_what_does_not_count(undis
         table["name"]: table for table in json.loads((undisturbed / "runs/smoke/tables.json").read_text())["tables"]
     }
     assert {"measured", "differences", "components", "dropping", "padding", "padding-here"} <= tables.keys()
-    assert [line["name"] for line in tables["measured"]["lines"]] == ["A", "C", "D", "gaussian"]
-    assert [line["name"] for line in tables["differences"]["lines"]] == ["C", "D", "gaussian"]
+    assert [line["name"] for line in tables["measured"]["lines"]] == ARMS
+    assert [line["name"] for line in tables["differences"]["lines"]] == ARMS[1:]
     lines = {line["name"]: line for line in tables["padding"]["lines"]}
     assert lines["gaussian"]["cells"]["UCF101 FVD"]["value"] == 150.68
     assert lines["gaussian: gaussian"]["cells"] == {}  # FD-shapes is no FVD
@@ -79,9 +82,10 @@ def test_tables_have_the_papers_lines_and_ours_and_say_what_does_not_count(undis
     assert "<svg" in page and "gaussian: C with a Gaussian padding" in page
     rows = re.findall(r"<tr><th scope=row>(.*?)</th>(.*?)</tr>", page)
     shown = [(name, clips) for name, clips in rows if "<img" in clips]
-    assert [name for name, _ in shown] == ["the clip itself", *"ACD", "gaussian", *"ACD", "gaussian"]
+    assert [name for name, _ in shown] == ["the clip itself", *ARMS, *ARMS]
     assert all(clips.count("<img") == 4 for _, clips in shown)
-    assert len({clips for _, clips in shown}) == 9  # also where two arms have one generator, and another decoder
+    # Two arms have one generator and another decoder, two one decoder and another generator.
+    assert len({tuple(re.findall('src="([^"]+)"', clips)) for _, clips in shown}) == 10
 
 
 def test_the_page_of_a_study_can_be_read(undisturbed, browser):
