@@ -26,14 +26,17 @@ def expected(stage: Stage, finished: Iterable[tuple[Stage, Done]]) -> float | No
 
 
 def left_words(plan: Plan) -> str:
-    """How much of a plan is done, and how long the rest should take."""
+    """How much of a plan is done, and how long the rest should take by as many processes as are at work on it now."""
     finished = [(stage, done) for stage in plan.stages.values() if (done := plan.done(stage))]
     over = {stage.name for stage, _ in finished}
-    times = [expected(stage, finished) for name, stage in plan.stages.items() if name not in over]
+    left = [stage for name, stage in plan.stages.items() if name not in over]
+    times = [expected(stage, finished) for stage in left]
     known = [seconds for seconds in times if seconds is not None]
+    workers = max(1, sum(map(plan.held, left)))
     words = f"{len(finished)} of {len(plan.stages)} stages done"
     if known:
-        words += f", {'at least ' if len(known) < len(times) else 'about '}{clock(sum(known))} left"
+        words += f", {'at least ' if len(known) < len(times) else 'about '}{clock(sum(known) / workers)} left"
+        words += f" with {workers} at work" if workers > 1 else ""
     if len(known) < len(times):
         words += f", {len(times) - len(known)} of kinds that were not measured yet"
     return words

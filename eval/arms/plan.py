@@ -144,6 +144,16 @@ class Plan:
     def _record(self, stage: Stage) -> Path:
         return self.folder / "done" / f"{stage.name}.json"
 
+    def held(self, stage: Stage) -> bool:
+        """Whether some process, which may be this one, is at work on a stage."""
+        if not self._lock(stage.name).exists():
+            return False
+        with self.locked(stage.name) as lock:
+            return lock is None
+
+    def _lock(self, name: str) -> Path:
+        return self.folder / "locks" / name
+
     @contextmanager
     def locked(self, name: str) -> Iterator[IO | None]:
         """Hold the lock of a stage, or of what else has a name; None where another process has it.
@@ -151,7 +161,7 @@ class Plan:
         Raises:
             InputError: If the file system has no locks, so that two processes could begin the same.
         """
-        path = self.folder / "locks" / name
+        path = self._lock(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a") as lock:
             try:

@@ -321,6 +321,8 @@ def test_costs_are_told_for_each_arm_and_the_unknown_is_called_so(place):
         "in all: 1.5 hours and what b take, which is unknown, 2 KiB on disk",
     ]
     assert left_words(plan) == "0 of 3 stages done, at least 1:30:00 left, 1 of kinds that were not measured yet"
+    with plan.locked("a1"), plan.locked("b1"), plan.locked("summary"):  # of which one is no stage
+        assert "at least 0:45:00 left with 2 at work" in left_words(plan)
     work_through(plan, "test")
     assert left_words(plan) == "3 of 3 stages done"
     assert cost_lines(plan)[-1] == "in all: 0 hours, 0 B on disk"
