@@ -93,20 +93,20 @@ class _Norm(torch.autograd.Function):
         of_x = torch.empty_like(x, memory_format=torch.channels_last_3d)
         of_weight, of_bias = torch.zeros_like(weight), torch.zeros_like(bias)
         for rows, of_rows, place in zip(_rows(x), _rows(of_out[:, :, ctx.before :]), _rows(of_x), strict=True):
-            inputs = rows.float(), weight.float(), bias.float(), ctx.kind, ctx.eps
-            found = _normalise_backward(of_rows.float(), *inputs, ctx.silu)
+            inputs = rows.float().flatten(0, -2), weight.float(), bias.float(), ctx.kind, ctx.eps
+            found = _normalise_backward(of_rows.float().flatten(0, -2), *inputs, ctx.silu)
             for total, part in zip((of_weight, of_bias), found[1:], strict=True):
                 total += part
-            place.copy_(found[0])
+            place.copy_(found[0].view(place.shape))
         of_before = of_out[:, :, : ctx.before] if ctx.given else None
         return of_x, of_weight, of_bias, of_before, None, None, None
 
 
 def _rows(x: Tensor) -> Iterator[Tensor]:
-    """The pixels of `[B, C, T, H, W]` as rows `[N, C]`, views where it is in channels-last memory."""
+    """The pixels of `[B, C, T, H, W]` as rows `[..., C]`, views where it is in channels-last memory."""
     x = x.permute(0, 2, 3, 4, 1)
     if not on_cpu(x):
-        yield x.flatten(0, 3)
+        yield x  # not flattened: of clips with frames in front that would be a copy, and nothing written to it arrives
     else:
         for clip in x:
             yield from clip.flatten(0, 2).split(max(1, CACHED // x.shape[-1]))

@@ -73,9 +73,13 @@ def plain_norm(norm: ChannelNorm, x: torch.Tensor, silu: bool) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["rms", "layer"])
 @pytest.mark.parametrize("silu", [True, False])
 @pytest.mark.parametrize("before", ["none", "zeros", "frames"])
-def test_the_norm_that_keeps_its_input_alone_equals_the_plain_one(kind, silu, before, monkeypatch):
-    """As one function in blocks of rows, and as separate operations; with the frames before its own in front."""
+@pytest.mark.parametrize("way", ["cpu", "gpu"])
+def test_the_norm_that_keeps_its_input_alone_equals_the_plain_one(kind, silu, before, way, monkeypatch):
+    """As one function in blocks of rows, and as separate operations; with the frames before its own in front; the way
+    that CPUs take and the one that GPUs do."""
     monkeypatch.setattr(layers, "CACHED", 12 * 8)  # 105 rows of a clip in blocks of 8, the last one shorter
+    if way == "gpu":
+        monkeypatch.setattr(layers, "on_cpu", lambda x: False)
     norm = randomised(ChannelNorm(12, kind))
     x = torch.randn(2, 12, 3, 5, 7, requires_grad=True)
     frames = torch.randn(2, 12, 2, 5, 7, requires_grad=True)

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from benchmarks.paper_memory import as_on_a_gpu
 from runtime.errors import InputError
 from tokenizer import PVVAE, PVVAEConfig
 from tokenizer.presets import PRESETS
@@ -219,3 +220,25 @@ def test_wrong_latents_and_counts_are_refused():
     ):
         with pytest.raises(InputError):
             call()
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+def test_the_ways_that_gpus_take_give_what_those_of_cpus_do(norm):
+    """Of two clips, with gradients and without, also in chunks; the kernels are the CPU's."""
+    vae, video = randomised(dataclasses.replace(SMALL, norm=norm)), clip(9, batch=2)
+
+    def found() -> list[torch.Tensor]:
+        vae.zero_grad()
+        latents = vae.encode(video).mode()
+        made = vae.decode(latents)
+        made.square().mean().backward()
+        learnt = [parameter.grad for parameter in vae.parameters() if parameter.grad is not None]
+        with torch.no_grad():
+            without = vae.encode(video).mode()
+            values = [latents, made, without, vae.decode(without), vae.predict(video[:, :, :5], groups=1)]
+        return [value.detach().clone() for value in (*values, *learnt)]
+
+    expected = found()
+    with as_on_a_gpu():
+        for ours, theirs in zip(found(), expected, strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item())
