@@ -39,7 +39,7 @@ def ablation(config: AblationConfig) -> Path:
     """Do what is left of the study, then write tables and page; returns the page's path.
 
     Raises:
-        InputError: If the file, or a flag in it, is wrong; before any work.
+        InputError: If the file, or a flag in it, is wrong, or data or the judge are not here; before any work.
         SystemExit: With code 1 when arms have failed; what could be done is done and shown.
     """
     from eval.arms.costs import cost_lines, summary
@@ -49,7 +49,7 @@ def ablation(config: AblationConfig) -> Path:
     from eval.study.file import read_study
     from eval.study.outcome import outcome_of
     from eval.study.page import write_page
-    from eval.study.plan import lines_of, plan_of
+    from eval.study.plan import check_inputs, lines_of, plan_of
 
     whole = read_study(config.plan)
     study = chosen(config, whole)
@@ -57,7 +57,10 @@ def ablation(config: AblationConfig) -> Path:
     say(f"{len(plan.arms)} arms, {len(plan.stages)} stages, in {plan.folder}", *cost_lines(plan))
     # Of the whole study, also what another call has done of it; a flag that is wrong there is found before any work.
     whole_plan, lines = plan_of(config, whole), lines_of(config, whole)
-    failed = {} if config.tables_only else work_through(plan, "eval.ablation", config.processes)
+    failed = {}
+    if not config.tables_only:
+        check_inputs(plan, lines_of(config, study), study)
+        failed = work_through(plan, "eval.ablation", config.processes)
     outcome = outcome_of(whole, whole_plan, lines)
     write_tables(plan.folder, outcome.tables)
     out = Path(config.out) if config.out else plan.folder / "study.html"

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.decode import decoded, fitting_tokenizer, sampled
+from eval.decode import clips_at_once, decoded, file_word, fitting_tokenizer, sampled
 from eval.extract import Batch, View, extract, read_items, record_of, seen_by
 from eval.features import load_features
 from eval.features.store import FeatureSet, FeatureStore
 from generator.loading import SHIPPED, load_generator
-from generator.sample import sampling_options
+from generator.sample import options_word, sampling_options
 from latents_cache import open_latents
 from runtime.errors import InputError
 from runtime.processes import resolve_dtype, start_processes
@@ -111,8 +111,10 @@ def shuffled(video: Tensor, seed: int = 0) -> Tensor:
 
 def reconstructed(video: Tensor, vae, device: torch.device) -> Tensor:
     """Each clip through encoder (the mean) and decoder, in float32: uint8 `[B, 3, 1+T, H, W]` like `video`."""
+    vae = vae.to(device)
     with torch.no_grad():
-        return to_uint8(vae.to(device).decode(vae.encode(to_float(video.to(device))).mode())).cpu()
+        parts = [to_float(part.to(device)) for part in video.split(clips_at_once(*video.shape[2:]))]
+        return torch.cat([to_uint8(vae.decode(vae.encode(part).mode())).cpu() for part in parts])
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------
@@ -199,7 +201,7 @@ class Judge:
     ):
         """Args:
         run: Of `generator.train`, or a shipped name.
-        config: Of the command: `SamplingFlags`, and samples, batch_size and the scales of guidance.
+        config: Of the command: `SamplingFlags`, `DecoderFlags`, and samples, batch_size and the scales of guidance.
         """
         self.world = start_processes(config.device)
         self.device, self.config, self.run = self.world.device, config, run
@@ -283,6 +285,21 @@ class Judge:
         config = self.config
         scales = getattr(config, "guidance_scales", None) or (config.guidance_scale,)
         return sampling_options(config, *scales)
+
+    @property
+    def way(self) -> str:
+        """What of the flags departs from the plain way, as part of the name of a results file: what two such files
+        would otherwise overwrite each other by. The name of a decoder that was asked for comes last."""
+        config, words = self.config, ""
+        scales = getattr(config, "guidance_scales", None) or (config.guidance_scale,)
+        words += "" if config.steps == type(config).steps else f"_euler{config.steps}"
+        words += "" if tuple(scales) == (1.0,) else f"_guidance{'-'.join(f'{scale:g}' for scale in scales)}"
+        words += options_word(self.options)
+        words += "" if config.seed == type(config).seed else f"_seed{config.seed}"
+        if config.tokenizer or config.weights:
+            name = file_word(Path(config.tokenizer or config.weights).name)
+            words += f"-{name}-{self.hashes['decoder'][:8]}"
+        return words
 
     def samples(self, *, guidance_scale: float = 1.0, step: int | None = None, untrained: bool = False) -> Path:
         """The file of sampled latents; samples what is missing."""

@@ -110,11 +110,15 @@ def faster_than(curve: Sequence[dict], rival: Sequence[dict]) -> Faster:
 
 
 def lead(curve: Sequence[dict], rival: Sequence[dict]) -> float | None:
-    """By how many percent of training one curve is ahead of another: how much faster it is at the other's final value;
-    where it never gets there, less how much faster the other is at its own. None where neither can be said."""
-    ahead = faster_than(curve, rival).percent
-    behind = faster_than(rival, curve).percent if ahead is None else None
-    return ahead if behind is None else -behind
+    """By how many percent of training one curve is ahead of another: where it ends at least as low, how much faster it
+    is at the other's final value; else, less how much faster the other is at its own. None where a distance is not above 0.
+
+    So `lead(a, b) == -lead(b, a)`. Of two curves that fall and rise by chance each may reach the other's final value.
+    """
+    if curve[-1]["value"] <= rival[-1]["value"]:
+        return faster_than(curve, rival).percent
+    behind = faster_than(rival, curve).percent
+    return None if behind is None else -behind
 
 
 def _end(point: dict, end: str) -> float:
@@ -222,22 +226,10 @@ def measure_run(run: str, steps: Sequence[int], config: ConvergenceConfig) -> tu
         "differences": [*words, *([f"curves are biased by their few clips: {too_few}"] if too_few else [])],
         "seconds": round(time.monotonic() - began, 1),
     }
-    out = Path(config.out) if config.out else judge.results_folder / file_name(config, judge)
+    name = f"convergence-{network.name}-n{config.samples}{judge.way}.json"
+    out = Path(config.out) if config.out else judge.results_folder / name
     facts["samples_of"] = judge.samples_as_seen_from(out.parent)
     return out, facts, rows
-
-
-def file_name(config: ConvergenceConfig, judge) -> str:
-    """Of a run's results: another decoder, and what else departs from the plain way, are parts of it."""
-    from eval.decode import file_word
-    from generator.sample import options_word
-
-    guidance = "" if config.guidance_scale == 1.0 else f"_guidance{config.guidance_scale:g}"
-    words = f"-n{config.samples}{guidance}{options_word(judge.options)}"
-    if config.tokenizer or config.weights:
-        name = file_word(Path(config.tokenizer or config.weights).name)
-        words += f"-{name}-{judge.hashes['decoder'][:8]}"
-    return f"convergence-{judge.network.name}{words}.json"
 
 
 def trained_on(run: str) -> dict:

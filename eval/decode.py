@@ -18,7 +18,10 @@ from runtime.errors import InputError
 from runtime.files import replacing
 from runtime.output import check_folder
 
-BATCH = 32  # clips that are decoded at once
+BATCH = 32  # clips that are yielded at once
+# Of clips in one pass of a tokenizer: four of 17x256x256, 11 GiB of the paper's decoder in float32 as counted. A fixed
+# number, so that rounding does not depend on the machine.
+PIXELS = 4 * 17 * 256 * 256
 LARGEST_GRID = 256  # clips
 
 
@@ -74,6 +77,11 @@ def sampled(config: CommonFlags, run: str, samples: int, **more) -> Path:
     return sample(SampleConfig(**common, run=run, samples=samples, **more))
 
 
+def clips_at_once(frames: int, height: int, width: int) -> int:
+    """How many clips of a size one pass of a tokenizer takes."""
+    return max(1, PIXELS // (frames * height * width))
+
+
 def decoded(reader, vae, blocks: Iterable[Sequence[int]], device, dtype) -> Iterator[tuple]:
     """Decode blocks of rows: yields (float `[b, 3, 1+T, H, W]` on `device`, in [-1, 1] or a little outside, int32
     labels `[b]`); `dtype` is the compute type."""
@@ -83,8 +91,11 @@ def decoded(reader, vae, blocks: Iterable[Sequence[int]], device, dtype) -> Iter
 
     for rows in blocks:
         batch = reader.batch(rows)
+        latents = torch.from_numpy(batch["mean"].astype(np.float32)).to(device)
+        spec, (groups, height, width) = vae.spec, latents.shape[2:]
+        size = clips_at_once(spec.frames(groups), height * spec.spatial, width * spec.spatial)
         with torch.no_grad(), autocast(device, dtype):
-            video = vae.decode(torch.from_numpy(batch["mean"].astype(np.float32)).to(device))
+            video = torch.cat([vae.decode(part) for part in latents.split(size)])
         yield video, batch["label"]
 
 

@@ -50,6 +50,7 @@ def difference(config: DifferenceConfig) -> Path:
         InputError: If results are absent, of different kinds, or not of the same clips, seeds and features.
     """
     from eval.results.rows import read_results, table, write_results
+    from generator.sample import OPTIONS
     from runtime.run import is_main
 
     paths = [find_results(name, config.runs_dir) for name in (config.a, config.b)]
@@ -90,6 +91,14 @@ def difference(config: DifferenceConfig) -> Path:
         raise InputError(f"{path_a} and {path_b} have no number in common whose clips were kept; measure both again")
     out = Path(config.out) if config.out else path_a.parent / f"difference-{kind}-with-{name_of(path_b)}.json"
     words = ["intervals cover fresh clips, not other training seeds; each of the verdicts errs in 5 % of cases"]
+    if kind == "fvd":
+        ways = ("steps", "guidance_scales", *OPTIONS)
+        pairs = [(name, *(facts.get(name, "as by default") for facts in (facts_a, facts_b))) for name in ways]
+        words += [
+            f"drawn in different ways: {name} is {ours} of a, {theirs} of b"
+            for name, ours, theirs in pairs
+            if ours != theirs
+        ]
     facts = {"a": str(path_a), "b": str(path_b), "of": kind, "data": facts_a["data"], "differences": words}
     facts |= {"videos": facts_a.get("videos", [])} if kind in PROBES else {}
     write_results(out, kind="difference", rows=rows, **facts)

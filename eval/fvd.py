@@ -66,7 +66,6 @@ def fvd(config: FVDConfig) -> Path:
     from eval.protocols.follow import follow
     from eval.results.rows import table, write_results
     from generator.loading import chosen
-    from generator.sample import options_word
     from runtime.processes import start_processes
     from runtime.run import timed_part
 
@@ -107,10 +106,8 @@ def fvd(config: FVDConfig) -> Path:
             rows = [row for part in tables.values() for row in part]
             protocols = {word: asdict(PROTOCOLS[word]) | {"differences": lines} for word, lines in said.items()}
             facts |= {"features": choose_features(config.features, facts["data"]), "protocols": protocols}
-    out = (
-        judge.results_folder / f"{kind}-{name}-step{judge.step:08d}-n{config.samples}{options_word(judge.options)}.json"
-    )
-    out = Path(config.out) if config.out else out
+    name = f"{kind}-{name}-step{judge.step:08d}-n{config.samples}{judge.way}.json"
+    out = Path(config.out) if config.out else judge.results_folder / name
     facts["samples_of"] = judge.samples_as_seen_from(out.parent)
     write_results(out, kind=kind, rows=rows, **facts, seconds=round(time.monotonic() - began, 1))
     for word, part in tables.items():

@@ -34,7 +34,12 @@ class ClipFlags(DownloadFlags):
     samples: int = flag(256, "clips; of a data set of files a seeded, class-stratified draw", low=2, high=1_000_000)
     num_frames: int | None = flag(None, "frames of a clip; default: as trained, else 17", low=1, high=4097)
     size: int | None = flag(None, "height and width; default: as trained, else 256", low=8, high=8192)
-    batch_size: int = flag(16, "clips in one forward pass, at most 32", low=1, high=65_536)
+    batch_size: int | None = flag(
+        None,
+        "clips in one forward pass, at most 32; default: 4 of 17x256x256, as many pixels",
+        low=1,
+        high=65_536,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +126,9 @@ class Opened:
     def out(self, kind: str) -> Path:
         """Where results of a kind go, unless a flag says otherwise; the folder is made."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        words = (kind, self.data, self.flags.split, f"{self.clip.height}px", f"n{len(self.items)}")
+        words = [kind, self.data, self.flags.split, f"{self.clip.height}px", f"n{len(self.items)}"]
+        words += [f"{self.clip.num_frames}frames"] if self.flags.num_frames else []
+        words += [f"seed{self.flags.seed}"] if self.flags.seed else []
         return self.folder / f"{'-'.join(words)}.json"
 
 
@@ -224,21 +231,22 @@ class Encoded:
     parts: tuple[tuple[Tensor, Posterior], ...]
 
 
-def encoder_of(vae, device: torch.device, dtype: torch.dtype, batch_size: int) -> Callable[[Tensor], Encoded]:
+def encoder_of(vae, device: torch.device, dtype: torch.dtype, batch_size: int | None) -> Callable[[Tensor], Encoded]:
     """A `View.change` of `eval.extract`: views that share it have every clip encoded once.
 
     Args:
-        batch_size: Clips in one forward pass.
+        batch_size: Clips in one forward pass; None: by their size.
     """
 
     def encode(video: Tensor) -> Encoded:
         import torch
 
+        from eval.decode import clips_at_once
         from runtime.processes import autocast
         from videos import to_float
 
         parts = []
-        for part in video.split(batch_size):
+        for part in video.split(batch_size or clips_at_once(*video.shape[2:])):
             clip = part.to(device)
             with torch.no_grad(), autocast(device, dtype):
                 parts.append((clip, vae.encode(to_float(clip))))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eval.decode import clips_at_once
 from eval.features import FRECHET_NAMES
 from eval.features.store import FeatureSet
 from runtime.errors import InputError
@@ -102,7 +103,7 @@ class TemporalView:
 
     Attributes:
         network: For features.
-        batch_size: Clips in one forward pass.
+        batch_size: Clips in one forward pass; None: by their size.
     """
 
     vae: torch.nn.Module
@@ -110,7 +111,7 @@ class TemporalView:
     rule: FrameRule
     device: torch.device
     dtype: torch.dtype = torch.float32
-    batch_size: int = 16
+    batch_size: int | None = None
 
     def key(self, clip, stratified: bool, **more) -> dict:
         """Everything that the rows depend on."""
@@ -128,7 +129,8 @@ class TemporalView:
 
     def see(self, video: Tensor) -> tuple[Tensor, None]:
         """Features float32 `[B, 3 d]` of the judged frames: of real ones, by means of latents, and without means."""
-        return torch.cat([self._see(part) for part in video.split(self.batch_size)]), None
+        size = self.batch_size or clips_at_once(*video.shape[2:])
+        return torch.cat([self._see(part) for part in video.split(size)]), None
 
     def _see(self, video: Tensor) -> Tensor:
         clip, rule = to_float(video.to(self.device)), self.rule

@@ -155,8 +155,8 @@ def training(config, facts: Facts) -> Stage:
 def judging(config, facts: Facts) -> Stage:
     """gFVD, KVD and IS, of samples that it makes."""
     run, count = generator_run(config, facts), config.samples
-    network = judge_name(config)
-    words = ["--run", run, "--step", config.train_steps, "--samples", count, *judge_words(config)]
+    out = run / "eval" / "fvd-compare.json"  # which no call by hand writes to
+    words = ["--run", run, "--step", config.train_steps, "--samples", count, *judge_words(config), "--out", out]
     words += ["--guidance-scales", ",".join(f"{scale:g}" for scale in config.guidance_scales)]
     words += [] if config.controls else ["--no-controls"]
     calls = sum(1 if scale == 1.0 else 2 for scale in config.guidance_scales) + config.controls  # an untrained one
@@ -171,7 +171,7 @@ def judging(config, facts: Facts) -> Stage:
         config,
         words,
         needs=(f"train-{facts.slug}",),
-        results=(run / "eval" / f"fvd-{network}-step{config.train_steps:08d}-n{count}.json",),
+        results=(out,),
         work=count * len(config.guidance_scales),
         seconds=seconds,
         bytes=count * (len(config.guidance_scales) + config.controls) * elements(facts) * BYTES_LATENT,
@@ -181,7 +181,8 @@ def judging(config, facts: Facts) -> Stage:
 def curve(config, facts: Facts) -> Stage:
     """Distance at every kept checkpoint."""
     run, count, number = generator_run(config, facts), config.curve_samples, len(kept_steps(config))
-    words = ["--runs", run, "--samples", count, *judge_words(config)]
+    out = run / "eval" / "convergence-compare.json"
+    words = ["--runs", run, "--samples", count, *judge_words(config), "--out", out]
     seconds = facts.speeds and count * (
         (number + 1) * (config.steps * facts.speeds.sample_step + facts.speeds.clip / 2) + 1.5 * facts.speeds.clip
     )  # with an untrained generator
@@ -192,7 +193,7 @@ def curve(config, facts: Facts) -> Stage:
         config,
         words,
         needs=(f"fvd-{facts.slug}",),
-        results=(run / "eval" / f"convergence-{judge_name(config)}-n{count}.json",),
+        results=(out,),
         work=count * number,
         seconds=seconds,
         bytes=count * (number + 1) * elements(facts) * BYTES_LATENT,
@@ -235,13 +236,6 @@ def judge_words(config) -> list:
     """The flags that eval.fvd and eval.convergence have in common."""
     root = ["--root", config.root] if config.root else []
     return ["--steps", config.steps, "--features", config.features, "--batch-size", min(64, config.samples), *root]
-
-
-def judge_name(config) -> str:
-    """The feature network of the judge."""
-    from eval.clip_sets import choose_features
-
-    return choose_features(config.features, config.data)
 
 
 def kept_steps(config) -> list[int]:

@@ -20,8 +20,10 @@ from eval.study.file import ArmSpec, Study
 from eval.study.hypotheses import Hypothesis, Verdict, hypotheses_table, judged
 from eval.study.plan import Line
 from eval.study.seed_means import latents_table, over_seeds, probe_tables
+from eval.tokenizer_clips import clip_of
 from runtime.command import parse
 from runtime.records import check_fields, read_json
+from tokenizer.zoo import trained_on
 
 Judgements = dict[str, tuple[Hypothesis, Verdict]]
 Numbers = dict[str, dict[int, dict[tuple[str, str], Row]]]
@@ -86,19 +88,28 @@ def measured_of(plan: Plan, line: Line) -> list[Measured]:
             continue
         if kind == "latents":  # the stage's own result is a page; the numbers are in the tokenizer's run
             written = [(path, *read_results(path)) for path in (line.tokenizer / "eval").glob("latents-*.json")]
-            read = asked_for(written, parse(stage.argv[1:], LatentsConfig))
+            read = asked_for(written, parse(stage.argv[1:], LatentsConfig), trained_on(str(line.tokenizer)))
         else:
             read = [(path, *read_results(path)) for path in stage.results]
         found += [Measured("", str(path), facts, rows) for path, facts, rows in read]
     return found
 
 
-def asked_for(written: Sequence[tuple[Path, dict, list]], asked: LatentsConfig) -> list[tuple[Path, dict, list]]:
-    """Of what eval.latents wrote of one tokenizer, also by hand, the newest that these flags gave."""
-    check = {"samples": int, **dict.fromkeys(("data", "split"), str), "seed": int}
+def asked_for(
+    written: Sequence[tuple[Path, dict, list]], asked: LatentsConfig, trained: dict
+) -> list[tuple[Path, dict, list]]:
+    """Of what eval.latents wrote of one tokenizer, also by hand, the newest that these flags gave.
+
+    Args:
+        trained: What the tokenizer was trained on, as `tokenizer.zoo.trained_on` has it.
+    """
+    check = {**dict.fromkeys(("data", "split"), str), **dict.fromkeys(("samples", "seed", "size", "num_frames"), int)}
     for path, facts, _ in written:
         check_fields(facts, check, path)
-    same = [one for one in written if all(one[1][name] == getattr(asked, name) for name in ("data", "split", "seed"))]
+    clip = clip_of(asked, trained, asked.data)
+    wanted = {"data": asked.data, "split": asked.split, "seed": asked.seed}
+    wanted |= {"size": clip.height, "num_frames": clip.num_frames}
+    same = [one for one in written if wanted.items() <= one[1].items()]
     same = [one for one in same if one[1]["samples"] <= asked.samples]  # fewer where the data set has no more
     return [max(same, key=lambda one: (one[1]["samples"], one[1]["created"]))] if same else []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +52,58 @@ def plan_of(config, study: Study) -> Plan:
     return Plan(plan_folder(config, study), tuple(arms))
 
 
-def check_flags(stage: Stage, source: str) -> None:
-    """What a command refuses of its flags, refused before anything is started."""
+def check_inputs(plan: Plan, lines: Sequence[Line], study: Study) -> None:
+    """Open what stages that are left need and no stage makes: data sets, and the networks of judges.
+
+    Raises:
+        InputError: Which stage it is that could not work, and why; what its command would say after hours of others.
+    """
+    checked = set()
+    for line in lines:
+        for stage in line.stages.values():
+            if plan.done(stage):
+                continue
+            for check, *what in inputs_of(stage, study.data_of(line.arm), study.root):
+                if (check, *what) in checked:
+                    continue
+                checked.add((check, *what))
+                try:
+                    check(*what)
+                except InputError as error:
+                    raise InputError(f"arm {line.arm.name}, stage {stage.kind}: {error}") from error
+
+
+def inputs_of(stage: Stage, data: str, root: str | None) -> list[tuple]:
+    """Functions that open what a stage needs, each with what it takes.
+
+    Args:
+        data, root: What the arm's generator learns.
+    """
+    from eval.clip_sets import load_chosen
+    from eval.probes.clips import open_split
+    from eval.protocols.presets import PAPER
+    from videos import ClipSpec, open_dataset
+
+    config = check_flags(stage, stage.kind)
+    if stage.kind == "probe":
+        asked = [(task, config.of_task("data", task) or data, config.of_task("root", task)) for task in config.task]
+        clip = ClipSpec()
+        return [
+            (open_split, task, of, where or (root if of == data else None), "test", clip) for task, of, where in asked
+        ]
+    if stage.kind in ("fvd", "convergence"):
+        plain = getattr(config, "protocols", (PAPER.name,)) == (PAPER.name,)  # others choose networks themselves
+        return [(load_chosen, config.features, data, "cpu")] if plain else []
+    found = []
+    if getattr(config, "data", None):
+        found.append((open_dataset, config.data, config.root, getattr(config, "split", "train")))
+    if getattr(config, "images", None):
+        found.append((open_dataset, config.images, config.images_root, "train"))
+    return found
+
+
+def check_flags(stage: Stage, source: str):
+    """What a command refuses of its flags, refused before anything is started; else its flags."""
     command, *words = stage.argv
     try:
         module = importlib.import_module(command)
@@ -66,6 +117,7 @@ def check_flags(stage: Stage, source: str) -> None:
         raise InputError(f"{source}: {error}") from error
     if config.dry_run:
         raise InputError(f"{source}: --dry-run is no flag of a study's file; give it to eval.ablation")
+    return config
 
 
 class Maker:

@@ -1,13 +1,17 @@
 """What a comparison says that its stages cost, by measured speeds."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from eval.compare import CompareConfig
 from eval.comparison.facts import Facts, Speeds
 from eval.comparison.plan import curve, judging, kept_steps, training
+from eval.convergence import ConvergenceConfig
 from eval.entries import Entry
+from eval.fvd import FVDConfig
+from runtime.command import parse
 from tokenizer.spec import TokenizerSpec
 
 SPEC = TokenizerSpec(name="x", temporal=4, spatial=8, channels=12)
@@ -25,6 +29,13 @@ def test_clips_of_an_untrained_generator_cost_as_much_as_others(facts):
     assert judging(replace(config, controls=False), facts).seconds == 10 * 100 * (1 + 2)
     config = replace(config, curve_samples=7)
     assert curve(config, facts).seconds == 7 * 100 * (len(kept_steps(config)) + 1)
+
+
+def test_numbers_of_a_comparison_are_its_own_and_not_those_of_a_call_by_hand(facts):
+    config = CompareConfig(tokenizers=("x",))
+    for stage, config_class in ((judging(config, facts), FVDConfig), (curve(config, facts), ConvergenceConfig)):
+        out = parse(stage.argv[1:], config_class).out
+        assert (Path(out),) == stage.results and "step" not in out and f"n{config.samples}" not in out
 
 
 def test_hours_are_shared_by_processes(facts):

@@ -95,7 +95,7 @@ def test_the_curve_of_another_decoder_stands_beside_the_generators_own(chain, ju
     written = own.read_bytes()
     (other,) = convergence(ConvergenceConfig(**flags, tokenizer=before))
     facts, rows = read_results(other)
-    assert other.name == f"convergence-shapes-n4-vae-{video[0]}-{load(before).decoder_hash[:8]}.json"
+    assert other.name == f"convergence-shapes-n4_euler1-vae-{video[0]}-{load(before).decoder_hash[:8]}.json"
     assert own.read_bytes() == written and read_results(own)[0]["curve"] != facts["curve"]
     assert facts["encoder_hash"] == read_results(own)[0]["encoder_hash"] == load(before).encoder_hash
     assert facts["decoder_hash"] == load(before).decoder_hash != read_results(own)[0]["decoder_hash"]
@@ -113,7 +113,7 @@ def test_curves_by_other_sampling_have_other_names_and_say_so(chain, judge):
     ways = {"guidance_scale": 2.0, "guidance_interval": (0.25, 0.75), "labels": "drawn"}
     (out,) = convergence(ConvergenceConfig(**flags, **ways))
     facts, _ = read_results(out)
-    assert out.name == "convergence-shapes-n4_guidance2_interval0.25-0.75_labelsdrawn.json"
+    assert out.name == "convergence-shapes-n4_euler2_guidance2_interval0.25-0.75_labelsdrawn.json"
     assert (facts["guidance_scale"], facts["guidance_interval"], facts["labels"]) == (2.0, [0.25, 0.75], "drawn")
     assert "guidance at times 0.25 to 0.75 alone, noise being 0" in facts["differences"]
     assert all("guidance2_interval0.25-0.75_labelsdrawn" in name for name in facts["samples_of"].values()

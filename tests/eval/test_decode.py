@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from eval.decode import DecodeConfig, decode, decoded_clips, fitting_tokenizer, side_by_side
+from eval.clip_sets import reconstructed
+from eval.decode import DecodeConfig, decode, decoded, decoded_clips, fitting_tokenizer, side_by_side
+from eval.tokenizer_clips import encoder_of
 from latents_cache import open_latents
 from runtime.errors import InputError
+from tokenizer.spec import Posterior, TokenizerSpec
 
 COMMON = {"device": "cpu", "dtype": "float32"}
 
@@ -25,6 +30,45 @@ def test_decoded_clips_are_uint8_and_do_not_depend_on_the_batch_size(chain, monk
     # float32 sums in another order move a value by less than one step of uint8
     assert (video.int() - all_at_once[0][0].int()).abs().max() <= 1
     assert np.array_equal(np.concatenate([labels for _, labels in one]), all_at_once[0][1])
+
+
+class Sized:
+    """A tokenizer that notes how many clips it is given at once."""
+
+    def __init__(self):
+        self.spec, self.passes = TokenizerSpec(name="sized", temporal=4, spatial=8, channels=2), []
+
+    def to(self, device):
+        return self
+
+    def encode(self, video):
+        self.passes.append(len(video))
+        latents = torch.zeros(len(video), *self.spec.latent_shape(*video.shape[2:]))
+        latents[:, :] = video.mean((1, 2, 3, 4))[:, None, None, None, None]
+        return Posterior(latents, latents)
+
+    def decode(self, latents):
+        self.passes.append(len(latents))
+        frames, spatial = self.spec.frames(latents.shape[2]), self.spec.spatial
+        shape = (len(latents), 3, frames, latents.shape[3] * spatial, latents.shape[4] * spatial)
+        return latents.mean((1, 2, 3, 4))[:, None, None, None, None].expand(shape)
+
+
+@pytest.mark.parametrize(("limit", "passes"), [(3 * 5 * 16 * 8, [3, 3, 2]), (1, [1] * 8), (10**9, [8])])
+def test_no_pass_of_a_tokenizer_has_more_pixels_than_fit(limit, passes, monkeypatch):
+    """A block of clips is 32 of any size; of 256 pixels these are 95 GiB of the paper's decoder."""
+    monkeypatch.setattr("eval.decode.PIXELS", limit)
+    vae, cpu = Sized(), torch.device("cpu")
+    video = (torch.arange(8, dtype=torch.uint8) * 30)[:, None, None, None, None].expand(8, 3, 5, 16, 8).contiguous()
+    assert torch.equal(reconstructed(video, vae, cpu), video)
+    assert vae.passes == [size for size in passes for _ in range(2)]
+    latents = np.arange(8, dtype=np.float16).reshape(8, 1, 1, 1, 1) * np.ones((1, 2, 2, 2, 1), np.float16)
+    vae, reader = Sized(), SimpleNamespace(batch=lambda rows: {"mean": latents[list(rows)], "label": np.arange(8)})
+    ((made, _),) = decoded(reader, vae, [range(8)], cpu, torch.float32)
+    assert vae.passes == passes and made.shape == (8, 3, 5, 16, 8) and made[:, 0, 0, 0, 0].tolist() == list(range(8))
+    vae = Sized()
+    assert sum(len(clip) for clip, _ in encoder_of(vae, cpu, torch.float32, None)(video).parts) == 8
+    assert vae.passes == passes
 
 
 def test_the_decoder_of_another_encoder_is_refused(chain):

@@ -191,7 +191,7 @@ def test_the_verdict_knows_which_way_is_better(metric, value, wins):
     assert "no difference" in verdict(better(metric), replace(difference, low=-1.0, high=4.0))
 
 
-def judged_by(folder, name, features, reference):
+def judged_by(folder, name, features, reference, **facts):
     """Results of a generator whose clips have these features."""
     found = []
     for picture, rows in (("generated", features), ("real", reference)):
@@ -203,7 +203,20 @@ def judged_by(folder, name, features, reference):
             segment.finish()
         found.append(store.gather(clips))
     rows = distance_rows(*found, "generated", infinity=True)
-    write_results(folder / f"{name}.json", kind="fvd", rows=rows, data="ucf101", seed=0)
+    write_results(folder / f"{name}.json", kind="fvd", rows=rows, data="ucf101", seed=0, **facts)
+
+
+def test_samples_that_were_drawn_in_different_ways_are_compared_with_a_word(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    alike = {"steps": 100, "guidance_scales": [1.0]}
+    judged_by(tmp_path, "plain", random.normal(size=(30, 4)), reference := random.normal(size=(30, 4)), **alike)
+    judged_by(tmp_path, "same", random.normal(size=(30, 4)), reference, **alike)
+    judged_by(tmp_path, "other", random.normal(size=(30, 4)), reference, **alike | {"steps": 32, "labels": "drawn"})
+    assert not any("different ways" in words for words in run_compare(tmp_path, "plain", "same")[0]["differences"])
+    words = run_compare(tmp_path, "plain", "other")[0]["differences"]
+    assert "drawn in different ways: steps is 100 of a, 32 of b" in words
+    assert "drawn in different ways: labels is as by default of a, drawn of b" in words
+    assert "steps is 100 of a" in capsys.readouterr().out
 
 
 def test_the_verdict_is_that_of_infinitely_many_clips(tmp_path):

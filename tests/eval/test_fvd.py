@@ -29,10 +29,12 @@ from eval.fvd import FVDConfig, fvd
 from eval.quantities import distance_rows, judge_rows, no_infinity, score_rows
 from eval.results.rows import read_results
 from eval.verify import UNCHECKED, VERIFIED, checks_of
+from runtime.checkpoint import list_checkpoints
 from runtime.command import parse
 from runtime.errors import InputError
 from runtime.processes import World
 from tokenizer.pvvae import PVVAE
+from tokenizer.zoo import load, video_folder
 from videos.moving_shapes import MovingShapes
 from videos.unreadable import UnreadableClip
 
@@ -244,6 +246,18 @@ def test_other_ways_to_sample_are_other_results(chain, judge, tmp_path):
     assert {*states.values()} - {UNCHECKED} == {VERIFIED} and states["accuracy-shape, generated"] == VERIFIED
     with pytest.raises(InputError, match="not of the same clips"):
         difference(DifferenceConfig(a=str(tmp_path / "plain.json"), b=str(tmp_path / "fvd.json")))
+
+
+def test_results_made_in_another_way_have_another_name(chain, judge):
+    """Neither overwrites the other."""
+    flags = {"runs_dir": str(chain.runs), "controls": False, **COMMON, "samples": 4}
+    video = next(step for step, folder in list_checkpoints(chain.tokenizer) if folder == video_folder(chain.tokenizer))
+    before = f"{chain.tokenizer}@{video}"
+    ways = [{"steps": 1}, {"steps": 1, "seed": 1}, {"steps": 100}, {"steps": 1, "guidance_scales": (2.0, 1.0)}]
+    ways.append({"steps": 1, "tokenizer": before})
+    names = [fvd(FVDConfig(**flags | way)).name.removeprefix("fvd-shapes-step00000004-n4") for way in ways]
+    of_decoder = f"_euler1-{chain.tokenizer.name}-{video}-{load(before).decoder_hash[:8]}.json"
+    assert names == ["_euler1.json", "_euler1_seed1.json", ".json", "_euler1_guidance2-1.json", of_decoder]
 
 
 def test_accuracy_counts_shape_and_motion_apart():

@@ -344,15 +344,32 @@ def test_a_generator_that_is_slower_in_every_seed_counts_against_the_claim(tmp_p
     assert verdicts_of(study, {}, {"A": {0: slow, 1: slower}, "D": {0: fast, 1: faster}}, {})["H"][1].word == FOR
 
 
-@pytest.mark.parametrize("more", [{"data": "sky"}, {"seed": 1}, {"split": "train"}, {"samples": 2000}, {"samples": 3}])
+def test_of_two_curves_one_leads_and_the_other_lags_by_as_much():
+    """Also where both, by chance, were once as low as the other ends."""
+    a, b = curve(198, 168, 150, 154, 143, 142)["curve"], curve(198, 168, 141, 150, 146, 145)["curve"]
+    assert lead(a, b) == -lead(b, a) > 0
+    assert lead(a, a) == -lead(a, a) == 0
+    assert lead(a, curve(10, 9, 0)["curve"]) is None is lead(curve(10, 9, 0)["curve"], a)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({"data": "sky"}, {"seed": 1}, {"split": "train"}, {"samples": 2000}, {"samples": 3}),
+        *({"size": 64}, {"num_frames": 9}),
+    ],
+)
 def test_latents_that_were_measured_in_another_way_are_not_the_studys(more):
     facts = {"data": "moving_shapes", "split": "test", "seed": 0, "samples": 1000, "created": "2026-01-01"}
+    trained = {"data": "moving_shapes", "size": 32, "num_frames": 17, "frame_stride": [1, 3]}
+    facts |= {"size": 32, "num_frames": 17}
     words = ["--tokenizer", "x", "--data", "moving_shapes", "--samples", "1000", "--seed", "0"]
     asked = parse(words, LatentsConfig)
     found = [(Path("a"), facts, []), (Path("b"), facts | more | {"created": "2026-01-02"}, [])]
-    assert [path.name for path, _, _ in asked_for(found, asked)] == ["a"]
+    assert [path.name for path, _, _ in asked_for(found, asked, trained)] == ["a"]
     found.append((Path("c"), facts | {"created": "2026-01-03"}, []))
-    assert [path.name for path, _, _ in asked_for(found, asked)] == ["c"] and asked_for([], asked) == []
+    assert [path.name for path, _, _ in asked_for(found, asked, trained)] == ["c"]
+    assert asked_for([], asked, trained) == []
 
 
 def test_a_difference_to_an_arm_that_does_not_count_is_in_brackets(tmp_path):
@@ -371,6 +388,31 @@ def test_a_wrong_flag_of_an_arm_that_was_not_asked_for_is_refused_before_any_wor
     monkeypatch.setattr("eval.arms.engine.work_through", lambda *_: pytest.fail("it began"))
     with pytest.raises(InputError, match="arm D, stage decoder: --steps"):
         ablation(AblationConfig(plan=str(tmp_path / "plan.toml"), arms=("A",), runs_dir=str(tmp_path / "runs")))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("[eval.fvd]", '[eval.fvd]\nfeatures = "i3d"'), "arm A, stage fvd: "),
+        (
+            ("[eval.fvd]", '[eval.probe]\ntask = "flow"\ndata = "sintel"\nroot = "absent"\n[eval.fvd]'),
+            "arm A, stage probe: ",
+        ),
+        (('data = "moving_shapes"', 'data = "ucf101"\nroot = "absent"'), "arm A, stage images: "),
+    ],
+)
+def test_what_is_not_here_is_missed_before_any_work(change, words, tmp_path, monkeypatch):
+    """And not by the command that needs it, after days of others."""
+    (tmp_path / "plan.toml").write_text(GOOD.replace(*change, 1))
+    monkeypatch.setattr("eval.arms.engine.work_through", lambda *_: pytest.fail("it began"))
+    monkeypatch.setenv("PVVAE_WEIGHTS", str(tmp_path / "none"))
+    with pytest.raises(InputError, match=words):
+        ablation(AblationConfig(plan=str(tmp_path / "plan.toml"), runs_dir=str(tmp_path / "runs"), device="cpu"))
+
+
+def test_the_papers_plan_names_its_data():
+    (stated,) = re.findall(r"not published: (\w+) stands for them", (STUDIES / "paper.toml").read_text())
+    assert stated.lower() == read_study(STUDIES / "paper.toml").data
 
 
 def test_faster_is_a_mean_over_seeds_and_none_where_a_seed_never_gets_there(tmp_path):
