@@ -94,13 +94,16 @@ class Adversary:
         frames, clips = self._judge(output)
         return 0.5 * (hinge_generator_loss(frames) + hinge_generator_loss(clips))
 
-    def discriminator_step(self, video: Tensor, output: Tensor, learning_rate: float | None = None) -> dict[str, float]:
+    def discriminator_step(
+        self, video: Tensor, output: Tensor, learning_rate: float | None = None, *, parts: int = 1
+    ) -> dict[str, float]:
         """One update towards telling `video` from `output`, both `[B, 3, 1+T, H, W]` in [-1, 1].
 
         Args:
             video: Real clips.
             output: What was decoded of them before the tokenizer's update; no gradient goes into it.
             learning_rate: Of this and later steps; None: as before.
+            parts: Clips are judged in so many parts, one after the other, to save memory; a divisor of B.
 
         Returns:
             discriminator_loss, real_logits and fake_logits (means), discriminator_grad_norm (before clipping) and
@@ -110,11 +113,15 @@ class Adversary:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
         self.discriminator.requires_grad_(True)
-        loss, real, fake = self.discriminator_loss(video, output)
-        loss.backward()
+        size, sums = len(video) // parts, torch.zeros(3, device=video.device)
+        for real, fake in zip(video.split(size), output.split(size), strict=True):
+            loss, *logits = self.discriminator_loss(real, fake)
+            (loss / parts).backward()
+            sums += torch.stack([loss.detach(), *logits]) / parts
+        loss, real, fake = sums
         self.discriminator.requires_grad_(False)
         # Averaging hands a loss that is not finite to every process this way, also where relu would have hidden it.
-        self.parameters[0].grad.add_(0.0 * loss.detach())
+        self.parameters[0].grad.add_(0.0 * loss)
         if self.average_gradients is not None:
             self.average_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip or float("inf"))
@@ -127,7 +134,7 @@ class Adversary:
             self.skipped_in_a_row += 1
         self.optimizer.zero_grad(set_to_none=True)
         return {
-            "discriminator_loss": float(loss.detach()),
+            "discriminator_loss": float(loss),
             "real_logits": float(real),
             "fake_logits": float(fake),
             "discriminator_grad_norm": float(norm),

@@ -45,7 +45,10 @@ class EncodeConfig(DownloadFlags):
         None, "height and width in pixels; default: the tokenizer run's, else 256", low=8, high=8192
     )
     frame_stride: int | None = flag(
-        None, "source frames between two kept ones; default: 3 for ucf101, else the run's or 1", low=1
+        None,
+        "source frames between two kept ones; default: the run's on the same data if that is one number; else 3 for "
+        "ucf101, and the lowest of the run's or 1 for others",
+        low=1,
     )
     windows: int = flag(1, "random windows of each video", low=1, high=10_000)
     flip: bool = flag(False, "also encode each window mirrored left to right")

@@ -274,7 +274,7 @@ class StageTraining:
                 keep = config.keep_every is not None and is_due(self.step, config.keep_every, stage.stop)
                 due = keep or is_due(self.step, config.save_every, stage.stop)
                 if stop or due:
-                    self._save(keep=keep, passing=not due)
+                    self._save(log, keep=keep, passing=not due)
                 if stop:
                     self.trainer.stop()
         finally:
@@ -303,7 +303,7 @@ class StageTraining:
         finite, rate = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]), self._learning_rate()
         self.step = self.trainer.update(self.step, rate, finite, self.run_dir)
         if adversary:
-            values |= self._update_adversary(adversary, video, torch.cat(outputs), rate)
+            values |= self._update_adversary(adversary, video, outputs, rate)
         values |= {"learning_rate": rate, "dropped": len(dropped), "stage": STAGES.index(self.stage.name)}
         return values | {"size": video.shape[-1], "skipped": self.trainer.skipped}, stop
 
@@ -332,13 +332,15 @@ class StageTraining:
         *sums, norm, asked = self.world.sum(exchanged)
         return dict(zip(terms, sums, strict=True)) | {"grad_norm": norm}, asked > 0
 
-    def _update_adversary(self, adversary: Adversary, video: Tensor, output: Tensor, rate: float) -> dict[str, float]:
+    def _update_adversary(
+        self, adversary: Adversary, video: Tensor, outputs: list[Tensor], rate: float
+    ) -> dict[str, float]:
         """One update of the discriminator from the same batch; means over all processes of what it logs.
 
         Raises:
             InputError: When its loss or gradient stay non-finite.
         """
-        found = adversary.discriminator_step(video, output, rate)
+        found = adversary.discriminator_step(video, torch.cat(outputs), rate, parts=len(outputs))
         if adversary.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise InputError(
                 f"{self.run_dir}: the discriminator's loss or gradient was not finite in {adversary.skipped_in_a_row} "
@@ -394,9 +396,11 @@ class StageTraining:
         with self.trainer.ema.applied():
             return validate(self.trainer.model, self.validation, self.world.device, self.dtype, self.validation_lpips)
 
-    def _save(self, keep: bool, passing: bool) -> None:
+    def _save(self, log: MetricsLog | None, keep: bool, passing: bool) -> None:
         """The end of the video stage is kept in any case, since decoder fine-tuning unlearns prediction."""
         ended = self.stage.name if self.step == self.stage.stop else None
+        if log is not None:
+            log.sync()
         self.trainer.save(
             self.run_dir,
             self.step,

@@ -94,17 +94,22 @@ def read_video(path: str | Path, frames: Sequence[int] | None = None) -> np.ndar
 
 def _open(path: Path) -> tuple[object | None, int, int, int]:
     """A decord reader (None where PyAV has to read), the number of frames, which is held against the header, and their
-    height and width."""
+    height and width.
+
+    What is cut without encoding it anew begins at a key frame, and an edit list says which frames in front not to show.
+    decord counts those too, and gives the last frame in their stead.
+    """
     # PyAV looks first: decord prints to stderr about what is no video, and cannot be told not to.
-    with _open_with_av(path) as container:
+    with _reading(path) as container:
         stream = container.streams.video[0]
         promised, height, width = stream.frames, stream.height, stream.width  # 0 frames: the container does not say
-    check_picture(path, height, width)
-    reader = _decord(path)
+        check_picture(path, height, width)
+        hides = next((packet.is_discard for packet in container.demux(video=0)), False)
+    reader = None if hides else _decord(path)
     length = _count_with_av(path) if reader is None else len(reader)
     if length == 0:
         raise InputError(f"{path}: the video has no frames")
-    if length < promised:
+    if length < promised and not hides:
         raise InputError(f"{path}: truncated, it promises {promised} frames and holds {length}")
     return reader, length, height, width
 
@@ -177,7 +182,7 @@ def _reading(path: Path) -> Iterator:
 
 def _count_with_av(path: Path) -> int:
     with _reading(path) as container:
-        return sum(packet.size > 0 for packet in container.demux(video=0))
+        return sum(packet.size > 0 and not packet.is_discard for packet in container.demux(video=0))
 
 
 def iterate_video(path: str | Path) -> Iterator[np.ndarray]:

@@ -213,6 +213,18 @@ def test_a_discriminator_step_sends_no_gradient_to_the_output_and_keeps_none():
     assert output.grad is None and all(p.grad is None and not p.requires_grad for p in adversary.parameters)
 
 
+def test_a_step_in_parts_is_the_same_step_with_fewer_clips_at_a_time(monkeypatch):
+    found, sizes = [], []
+    judge = Discriminator.forward
+    monkeypatch.setattr(Discriminator, "forward", lambda self, video: sizes.append(len(video)) or judge(self, video))
+    keep = dict(average_gradients=lambda parameters: found.append([one.grad.clone() for one in parameters]))
+    video, output = clips(batch=4), clips(batch=4, seed=1)
+    values = [tiny_adversary(**keep).discriminator_step(video, output, parts=parts) for parts in (1, 2)]
+    assert sizes == [8, 4, 4] and values[0] == pytest.approx(values[1], rel=1e-4)
+    whole, summed = (torch.cat([one.flatten() for one in gradients]) for gradients in found)
+    assert (whole - summed).norm() < 1e-3 * whole.norm()
+
+
 @pytest.mark.parametrize("frames", [1, 5])
 def test_every_parameter_gets_a_gradient_also_from_images(frames):
     found = []

@@ -409,6 +409,10 @@ class Failing(torch.nn.Module):
 
 def function():
     pass
+
+
+class Fixed(Halves):
+    spec = property(lambda self: Halves.spec)
 """
 
 
@@ -421,7 +425,9 @@ def test_a_class_of_ones_own_is_a_tokenizer(tmp_path, monkeypatch):
     assert vae.decode(vae.encode(video).mode()).shape == video.shape and vae.weights is None
     assert load("own_tokenizers:Halves", weights="a.pth").weights == "a.pth"
     assert load("own_tokenizers:Halves", weights="random").spec.name == "halves (random weights)"
-    assert vae.spec.name == "halves"
+    assert vae.spec.name == load("own_tokenizers:Fixed").spec.name == "halves"
+    with pytest.raises(InputError, match="its spec is a property, which --weights random cannot rename"):
+        load("own_tokenizers:Fixed", weights="random")
     for name, words in (
         ("own_tokenizers:Nothing", "it lacks normalize, denormalize, encoder_hash, decoder_hash"),
         ("own_tokenizers:Failing", r"cannot be made without arguments \(OSError: no\)"),

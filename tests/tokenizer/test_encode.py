@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,24 @@ def test_the_shipped_tokenizer_encodes_clips_as_it_was_trained_on(tmp_path):
     assert (source.data, source.root, source.num_frames, source.size, source.frame_stride) == (
         "moving_shapes", None, 17, 32, 1
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "trained", "stride"),
+    [
+        ("ucf101", {"data": "ucf101", "frame_stride": [1, 3]}, 3),
+        ("ucf101", {"data": "ucf101", "frame_stride": 1}, 1),
+        ("videos", {"data": "videos", "frame_stride": [2, 3]}, 2),
+        ("videos", {"data": "ucf101", "frame_stride": 3}, 1),
+        ("ucf101", {}, 3),
+    ],
+)
+def test_the_stride_is_the_runs_own_where_it_has_one_on_the_same_data(data, trained, stride, monkeypatch):
+    """What --help and docs/tokenizer.md say."""
+    monkeypatch.setattr("tokenizer.zoo.trained_on", lambda tokenizer: trained)
+    config = EncodeConfig(tokenizer="moving-shapes", data=data, root="x")
+    assert resolve(config).frame_stride == stride
+    assert resolve(replace(config, frame_stride=5)).frame_stride == 5
 
 
 def test_a_second_call_keeps_the_file_and_other_settings_are_refused(folder):

@@ -228,9 +228,10 @@ def test_generator_and_discriminator_learn_from_the_same_batch(tmp_path, monkeyp
         seen["outputs"].append(found[0].detach().clone())
         return found
 
-    def spy_step(self, video, output, learning_rate=None):
+    def spy_step(self, video, output, learning_rate=None, *, parts=1):
         seen["judged"].append((video.clone(), output.clone(), learning_rate))
-        return step(self, video, output, learning_rate)
+        assert parts == int(accumulate)
+        return step(self, video, output, learning_rate, parts=parts)
 
     monkeypatch.setattr(StageTraining, "_loss", spy_loss)
     monkeypatch.setattr(Adversary, "discriminator_step", spy_step)

@@ -8,7 +8,7 @@ import pytest
 
 from runtime.errors import InputError
 from videos import read_video, write_video
-from videos.codec import check_video, count_frames, frame_rate
+from videos.codec import check_video, count_frames, frame_rate, iterate_video
 
 
 def read_with_av(path: Path) -> np.ndarray:
@@ -63,6 +63,46 @@ def test_a_file_that_decord_gives_up_on_while_decoding_is_read_with_av(make_vide
     path = make_video("clip.mp4", num_frames=12)
     monkeypatch.setattr("videos.codec._read_with_decord", lambda reader, wanted: None)
     assert which_frames(read_video(path, [9, 4])) == [9, 4]
+
+
+def cut_without_encoding(source: Path, start: int) -> Path:
+    """A copy that begins at a frame: from the key frame before it, and an edit list hides those between."""
+    path = source.with_name(f"from-{start}.mp4")
+    with av.open(str(source)) as given, av.open(str(path), "w") as made:
+        stream = given.streams.video[0]
+        copy = made.add_stream_from_template(stream)
+        offset = int(start / 25 / stream.time_base)
+        given.seek(offset, stream=stream)
+        for packet in given.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - offset, packet.dts - offset, copy
+                made.mux(packet)
+    return path
+
+
+def test_a_file_that_was_cut_without_encoding_shows_what_was_kept(tmp_path):
+    """decord counts the hidden frames, and repeats the last one in their stead."""
+    import av
+
+    source, frames = tmp_path / "whole.mp4", np.empty((60, 48, 64, 3), np.uint8)
+    frames[:] = 4 * np.arange(60)[:, None, None, None]
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "12", "bf": "2", "crf": "1"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+    def shown(video: np.ndarray) -> list[int]:
+        return np.round(video.reshape(len(video), -1).mean(1) / 4).astype(int).tolist()
+
+    assert shown(read_video(source)) == list(range(60))
+    for start in (18, 30):
+        path, kept = cut_without_encoding(source, start), list(range(start, 60))
+        assert count_frames(path) == len(kept) and shown(read_video(path)) == kept
+        assert shown(read_video(path, range(20, 28))) == kept[20:28]
+        assert shown(np.stack(list(iterate_video(path)))) == kept
+        check_video(path)
 
 
 def damaged(folder: Path, kind: str, whole: bytes) -> Path:

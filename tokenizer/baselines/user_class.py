@@ -41,7 +41,12 @@ def load_class(name: str, weights: str | Path | None = None) -> nn.Module:
         lacks = ", ".join(absent) or "a tokenizer.TokenizerSpec as its spec"
         raise InputError(f"tokenizer {name}: it is no VideoTokenizer (tokenizer/spec.py); it lacks {lacks}")
     if weights == RANDOM:
-        made.spec = said_to_be_random(made.spec)
+        try:
+            made.spec = said_to_be_random(made.spec)
+        except AttributeError as error:
+            raise InputError(
+                f"tokenizer {name}: its spec is a property, which --weights random cannot rename"
+            ) from error
     return made
 
 
