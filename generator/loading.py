@@ -32,6 +32,8 @@ class LoadedGenerator:
         latents: What is known of its training latents: mean and std `[C]`, encoder_hash, tokenizer, data, clip.
         step: Training step of the weights.
         dir: The run directory, or the folder of the shipped weights.
+        weights: Their file.
+        class_dropout: How often it was trained without a class, which is what guidance needs.
     """
 
     model: Latte
@@ -39,6 +41,8 @@ class LoadedGenerator:
     latents: dict
     step: int
     dir: Path
+    weights: Path
+    class_dropout: float
 
     @property
     def classes(self) -> list[int]:
@@ -90,7 +94,8 @@ def load_generator(
         raise InputError(f"the shipped generator {name_or_path} has step {state['step']} only; leave --step out")
     model, _ = load_model(lambda: Latte(config), weights)
     model.to(device).eval().requires_grad_(False)
-    return LoadedGenerator(model, config, state["latents"], state["step"], directory)
+    dropout = float((read_run(directory, "generator").config if shipped is None else {}).get("class_dropout", 0.1))
+    return LoadedGenerator(model, config, state["latents"], state["step"], directory, weights, dropout)
 
 
 def read_state(folder: Path, config: LatteConfig) -> dict:

@@ -25,9 +25,6 @@ def interpolate(data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     return (1.0 - t) * noise + t * data
 
 
-DENSITIES = ("uniform", "logit-normal")
-
-
 def shaped_time(uniform: Tensor, density: str = "uniform", shift: float = 1.0) -> Tensor:
     """Times of training `[B]` in [0, 1] from uniform numbers.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import sys
 import time
@@ -114,9 +115,13 @@ def sample(config: SampleConfig) -> Path:
     # The main process chooses: a run that is being trained may get a newer checkpoint at any moment.
     run, step = world.same(world.first(lambda: chosen(config.run, config.step, config.runs_dir)))
     generator = load_generator(run, step, device=world.device)
+    scale = f"--guidance-scale {config.guidance_scale:g}"
     if config.guidance_scale != 1.0 and not generator.config.num_classes:
-        scale = f"--guidance-scale {config.guidance_scale:g}"
         raise InputError(f"{scale} needs a class-conditional generator; {run} has no classes: use 1")
+    if config.guidance_scale != 1.0 and generator.class_dropout == 0:
+        raise InputError(
+            f"{scale}: {run} was trained with --class-dropout 0 and knows no unconditional velocity: use 1"
+        )
     folder = Path(config.runs_dir) / f"shipped-{run}" if run in SHIPPED else generator.dir
     settings = (generator.step, config.steps, config.guidance_scale, config.seed, config.untrained)
     default = sample_path(folder, *settings, **sampling_options(config, config.guidance_scale))
@@ -126,9 +131,10 @@ def sample(config: SampleConfig) -> Path:
         convert_weights(generator.model, dtype)
     growing = out.with_name(f"{out.stem}.growing.h5")
     with orderly():  # to the end: a process that left early would let the others wait
-        while True:
+        for round_number in itertools.count():
             if world.is_main and growing.is_file():  # whole, but killed before it got its name
-                os.replace(growing, out)
+                with contextlib.suppress(FileNotFoundError):  # or being named by another command now
+                    os.replace(growing, out)
                 lock_path(growing).unlink(missing_ok=True)
             world.barrier()
             before = world.same(world.first(lambda: finished_rows(out, attributes)))
@@ -137,7 +143,7 @@ def sample(config: SampleConfig) -> Path:
             smaller, target = (out, growing) if before else (None, out)
             if fill(config, world, dtype, generator, attributes, smaller=smaller, target=target):
                 break
-            wait(world, target)
+            wait(world, target, tell=round_number == 0)
         if before and world.is_main:
             with contextlib.suppress(FileNotFoundError):  # a command that waited for it has named it
                 os.replace(growing, out)
@@ -146,9 +152,9 @@ def sample(config: SampleConfig) -> Path:
     return out
 
 
-def wait(world, target: Path) -> None:
+def wait(world, target: Path, tell: bool) -> None:
     """Let another command go on that fills the file, as one that judges the same generator; Stopped if asked to."""
-    if world.is_main:
+    if world.is_main and tell:
         print(f"generator.sample: waiting for another process that fills {target}", file=sys.stderr, flush=True)
     time.sleep(WAIT_SECONDS)
     if world.any(stop_asked()):
@@ -156,7 +162,7 @@ def wait(world, target: Path) -> None:
 
 
 def finished_rows(out: Path, attributes: dict) -> int:
-    """How many samples the file has, 0 without a file; InputError when they are of other settings."""
+    """How many samples the file has, 0 without a file; InputError when they are of other settings, or weights."""
     from latents_cache import open_latents
 
     if not out.is_file():
@@ -166,7 +172,7 @@ def finished_rows(out: Path, attributes: dict) -> int:
         changed = [
             f"{name}: {found.get(name)!r}, now {value!r}"
             for name, value in {**dict.fromkeys(OPTIONS), **attributes}.items()
-            if found.get(name) != value
+            if found.get(name) != value and not (name == "generator_hash" and name not in found)  # an earlier version
         ]
         if changed:
             raise InputError(
@@ -281,6 +287,8 @@ def convert_weights(model, dtype) -> None:
 
 def sample_attributes(config: SampleConfig, generator, dtype: str) -> dict:
     """What a samples file says about itself."""
+    from runtime.run import file_sha256
+
     facts = generator.latents
     known = (
         "tokenizer",
@@ -300,6 +308,7 @@ def sample_attributes(config: SampleConfig, generator, dtype: str) -> dict:
         "kind": "samples",
         "generator_run": generator.dir.resolve().name,
         "step": 0 if config.untrained else generator.step,
+        **({} if config.untrained else {"generator_hash": file_sha256(generator.weights)[:16]}),
         "untrained": int(config.untrained),
         "steps": config.steps,
         "nfe": 0 if config.untrained else config.steps,

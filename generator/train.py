@@ -275,6 +275,8 @@ def train_loop(
         while len(owed) > (0 if due or stop else behind):
             stop = settle() or stop
         if due or stop:
+            if world.is_main:
+                log.sync()
             save(run_dir, step, trainer, latents=facts, keep=keep, passing=not due)
         if stop and step < config.steps:
             trainer.stop()

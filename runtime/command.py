@@ -137,6 +137,11 @@ def run_command(
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what was saved last", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # of torch, which is not imported here
+            raise
+        said = str(error).partition(". ")[0]
+        _end(f"{said}; a smaller --batch-size needs less, in training also --accumulate and --checkpoint-blocks", 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         if error.errno in MACHINE_FAULTS:

@@ -62,6 +62,11 @@ class MetricsLog:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
 
+    def sync(self) -> None:
+        """Bring what was written to the disk, as before a checkpoint, which is: else a power cut may leave a checkpoint
+        of steps that the log has no lines of."""
+        os.fsync(self._end)
+
     def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Show the pictures of one step in TensorBoard, where it is installed; metrics.jsonl holds numbers alone.
 

@@ -58,7 +58,8 @@ def stated_peak(device: torch.device, dtype: torch.dtype) -> float | None:
     if device.type != "cuda":
         return None
     words = torch.cuda.get_device_name(device).upper().replace("-", " ").split()
-    stated = next((peak for name, peak in _STATED.items() if name in words), None)
+    # Cards of the same chip with less power than the module do not reach what is stated of that.
+    stated = None if {"PCIE", "NVL"} & {*words} else next((_STATED[name] for name in _STATED if name in words), None)
     return stated if stated and dtype == torch.bfloat16 else matmul_flops(device, dtype)
 
 

@@ -7,11 +7,16 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import torch
 from torch import Tensor
 
 from runtime.errors import InputError
+
+# How long a process waits for the others, which may have more of the work, or slower disks; NCCL's ten minutes would
+# end the whole launch. One that has died is noticed by torchrun or srun.
+PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -109,12 +114,13 @@ def start_processes(device: str = "auto") -> World:
     """Join the launch that torchrun describes; alone, a world of one."""
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     resolved = resolve_device(device)
-    if size > 1:
-        if resolved.type == "cuda":
+    if resolved.type == "cuda":
+        if size > 1:
             resolved = resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        if resolved.index is not None:  # streams and events that name no device are the current one's
             torch.cuda.set_device(resolved)
-        if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("nccl" if resolved.type == "cuda" else "gloo")
+    if size > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if resolved.type == "cuda" else "gloo", timeout=PATIENCE)
     world = World(rank, size, resolved)
     return replace(world, launch=world.same(secrets.token_hex(8))) if size > 1 else world
 
@@ -146,7 +152,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The compute type of a `--dtype` flag; "auto" is bfloat16 where the device multiplies it natively."""
     if dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else native_bfloat16()
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else native_bfloat16()
     return torch.bfloat16 if native else torch.float32
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from runtime.errors import InputError
 
+CGROUP = Path("/sys/fs/cgroup")  # where a container's limits are
+
 
 def readable(size: float) -> str:
     """1536 -> "1.5 KiB"."""
@@ -44,12 +46,21 @@ def free_main_memory() -> int | None:
     except (OSError, StopIteration):
         return None
     # In a container the limit may be lower than what the machine has.
-    limit, used = (_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    return free if limit is None or used is None else min(free, limit - used)
+    limit, used = (_number(CGROUP / f"memory.{name}") for name in ("max", "current"))
+    return free if limit is None or used is None else min(free, limit - used + _cached())
 
 
-def _number(path: str) -> int | None:
+def _cached() -> int:
+    """Of what a container uses, the files that are kept in memory until something needs it."""
     try:
-        return int(Path(path).read_text())
+        lines = (CGROUP / "memory.stat").read_text().splitlines()
+        return sum(int(size) for name, size in map(str.split, lines) if name in ("inactive_file", "active_file"))
+    except (OSError, ValueError):
+        return 0
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
     except (OSError, ValueError):
         return None

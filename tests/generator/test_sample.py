@@ -184,6 +184,53 @@ def test_a_file_that_another_command_fills_is_waited_for(first, finishes, run, m
     assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 
+def test_a_long_wait_is_told_of_once(run, monkeypatch, capsys):
+    path = sample_path(run, 6, 3, 1.0, 0)
+    attributes = sample_attributes(configure(run), loading.load_generator(run), "torch.float32")
+    other, looks = create_latents(path, 8, SHAPE, attributes, has_logvar=False), []
+    monkeypatch.setattr("generator.sample.time.sleep", lambda s: looks.append(s) or len(looks) > 2 and other.close())
+    assert sample(configure(run)) == path and len(looks) == 3
+    assert capsys.readouterr().err.count("waiting for another process") == 1
+
+
+def test_a_grown_file_that_another_command_names_first_is_taken(run, monkeypatch):
+    path = sample(configure(run, samples=4))
+    growing = path.with_name(f"{path.stem}.growing.h5")
+    whole = sample(configure(run, samples=8))
+    os.rename(whole, growing)
+    sample(configure(run, samples=4))
+    rename = os.replace
+
+    def named_by_another(old, new):
+        rename(old, new)
+        if str(old) == str(growing):
+            raise FileNotFoundError(old)
+
+    monkeypatch.setattr(os, "replace", named_by_another)
+    assert sample(configure(run, samples=8)) == path and len(open_latents(path)) == 8
+
+
+def test_samples_of_other_weights_under_the_same_name_are_refused(run, tmp_path):
+    """As of a run that was removed and trained anew."""
+    out = str(tmp_path / "samples.h5")
+    sample(configure(run, out=out, samples=4))
+    file = run / "checkpoints" / "step_00000006" / "ema.safetensors"
+    save_file({name: value + 1 for name, value in load_file(file).items()}, file)
+    with pytest.raises(InputError, match="holds other samples.*generator_hash"):
+        sample(configure(run, out=out))
+    with h5py.File(out, "a") as samples:  # as an earlier version wrote them
+        del samples.attrs["generator_hash"]
+    assert sample(configure(run, out=out, samples=4)) == tmp_path / "samples.h5"
+
+
+def test_guidance_is_refused_of_a_generator_that_never_learned_without_a_class(run):
+    config = read_json(run / "config.json")
+    write_json(run / "config.json", config | {"class_dropout": 0.0})
+    sample(configure(run, samples=4))
+    with pytest.raises(InputError, match="--guidance-scale 2: .* was trained with --class-dropout 0"):
+        sample(configure(run, samples=4, guidance_scale=2.0))
+
+
 def test_fewer_samples_than_there_are_change_nothing(run):
     path = sample(configure(run, samples=8))
     before = os.stat(path)

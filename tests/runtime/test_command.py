@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -271,6 +272,11 @@ def test_what_the_file_system_refuses_is_one_line_and_other_errors_are_bugs(caps
     def fail(config):
         raise OSError("no number, no file")
 
+    def fill_the_gpu(config):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of …")
+
+    told = "error: CUDA out of memory; a smaller --batch-size needs less, in training also --accumulate and "
+    assert run([], fill_the_gpu, capsys) == (1, ("", f"{told}--checkpoint-blocks\n"))
     assert run([], open_a_folder, capsys) == (2, ("", f"error: {tmp_path}: Is a directory\n"))
     told = "error: No space left on device; what was saved is whole: mend that, and the same command goes on\n"
     assert run([], fill_the_disk, capsys) == (1, ("", told))

@@ -62,3 +62,16 @@ def test_a_finished_run_needs_none(tmp_path, monkeypatch):
     require(tmp_path, 0, monkeypatch)
     with pytest.raises(InputError, match="make room"):
         require(tmp_path, 0, monkeypatch, steps=11)
+
+
+def test_files_that_a_container_keeps_in_memory_are_free_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(resources, "CGROUP", tmp_path)
+    machine = resources.free_main_memory()
+    limit, used, cached = 2**20, 2**20 - 2**12, 2**19
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text(f"{used}\n")
+    assert resources.free_main_memory() == 2**12 < machine
+    (tmp_path / "memory.stat").write_text(f"anon 77\ninactive_file {cached - 5}\nactive_file 5\nslab 3\n")
+    assert resources.free_main_memory() == 2**12 + cached
+    (tmp_path / "memory.max").write_text("max\n")
+    assert resources.free_main_memory() > limit

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime import processes
+from runtime import measuring, processes
 from runtime.ema import EMA, share_of_newest
 from runtime.errors import InputError
 from runtime.files import replacing
@@ -156,6 +156,41 @@ def test_devices_that_are_not_there_are_refused(device):
     assert resolve_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
 
 
+def test_a_gpu_that_was_asked_for_is_the_current_one(monkeypatch):
+    """Streams and events that name no device are that one's."""
+    calls = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    assert start_processes("cuda:1").device == torch.device("cuda:1") and calls == [torch.device("cuda:1")]
+    start_processes("cuda"), start_processes("cpu")
+    assert len(calls) == 1
+
+
+def test_processes_wait_for_each_other_for_hours(monkeypatch):
+    """NCCL by itself ends a launch whose processes are ten minutes apart."""
+    given = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **more: given.update(more))
+    monkeypatch.setattr(World, "same", lambda self, value: value)
+    assert start_processes("cpu").size == 2 and given["timeout"].total_seconds() >= 12 * 3600
+
+
+def test_auto_is_bfloat16_only_on_gpus_that_have_its_products(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert resolve_dtype("auto", torch.device("cuda")) == torch.float32
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
+
+
+@pytest.mark.parametrize(("name", "is_stated"), [("NVIDIA H100 80GB HBM3", True), ("NVIDIA H100 PCIe", False),
+                                                 ("NVIDIA H100 NVL", False), ("NVIDIA A10", False)])  # fmt: skip
+def test_the_peak_of_a_gpu_is_what_its_maker_states_of_it_or_measured(name, is_stated, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    monkeypatch.setattr(measuring, "matmul_flops", lambda device, dtype: 1.0)
+    assert (measuring.stated_peak(torch.device("cuda"), torch.bfloat16) > 1) is is_stated
+
+
 def test_weights_come_back_when_the_block_under_ema_fails():
     model = torch.nn.Linear(2, 2)
     ema, before = EMA(model), model.weight.detach().clone()
@@ -219,6 +254,17 @@ def test_the_log_is_cut_back_to_the_checkpoint_on_resume(tmp_path):
     MetricsLog(tmp_path, resume_step=3).close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3] and lines[1]["loss"] is None
+
+
+def test_a_log_is_brought_to_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+    log = MetricsLog(tmp_path)
+    log.write(1, {"loss": 0.5})
+    assert not any("metrics" in name for name in synced)
+    log.sync()
+    assert synced[-1] == str(tmp_path / "metrics.jsonl")
+    log.close()
 
 
 def test_pictures_go_to_tensorboard_as_stills_or_playing_and_not_into_the_numbers(tmp_path):

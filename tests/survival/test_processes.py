@@ -186,7 +186,9 @@ EVERY_OPTION = (
 )
 
 
-@pytest.mark.parametrize("more", ["--compile true", "--parallel fsdp --checkpoint-blocks true"])
+@pytest.mark.parametrize(
+    "more", ["--compile true", "--parallel fsdp --checkpoint-blocks true", "--parallel fsdp --compile true"]
+)
 def test_two_processes_resume_exactly_with_every_option_on(more, begin, launcher):
     line = f"{WITHOUT_KERNELS} {chain.CHAIN['generator']} --dtype float32 {EVERY_OPTION} {more}"
     whole = begin("generator")
