@@ -111,7 +111,7 @@ def faster_than(curve: Sequence[dict], rival: Sequence[dict]) -> Faster:
 
 def lead(curve: Sequence[dict], rival: Sequence[dict]) -> float | None:
     """By how many percent of training one curve is ahead of another: where it ends at least as low, how much faster it
-    is at the other's final value; else, less how much faster the other is at its own. None where a distance is not above 0.
+    is at the other's final value; else, less how much faster the other is at its own. None where one is not above 0.
 
     So `lead(a, b) == -lead(b, a)`. Of two curves that fall and rise by chance each may reach the other's final value.
     """

@@ -7,6 +7,7 @@ was done to the clip before. So nothing is made twice, whichever command asked f
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -98,7 +99,7 @@ def extract(
         Stopped: When a signal or the time limit asks for it; what is made stays.
     """
     with ExitStack() as stack, orderly():
-        segments, rows = world.first(lambda: _open_segments(views, clips, stack)) or ({}, {})
+        segments, rows = _opened(views, clips, stack, world)
         rows = world.same(rows)
         unwritten = {name: set(segment.missing()) for name, segment in segments.items()}
         todo = {name: {p for p, row in rows[name].items() if row in left} for name, left in unwritten.items()}
@@ -137,33 +138,37 @@ def extract(
     return world.first(gathered) or gathered()
 
 
-def _open_segments(views: Mapping[Hashable, View], clips: Sequence[str], stack: ExitStack) -> tuple[dict, dict]:
-    """Segments for what no view has kept yet, and their rows by place; another launch that fills one is waited for."""
-    waited = False
-    while True:
-        missing = {name: view.store.missing(clips[: view.count]) for name, view in views.items()}
-        rows = {name: {place: row for row, place in enumerate(found)} for name, found in missing.items() if found}
-        segments: dict[Hashable, Segment] = {}
-        try:
-            for name, places in rows.items():
-                segments[name] = views[name].store.segment([clips[place] for place in places])
-        except Taken as error:
-            for segment in segments.values():  # so that nobody waits for us meanwhile
-                segment.close()
-            if stop_asked():
-                raise Stopped(stop_asked()) from error
-            if not waited:
-                print(f"waiting for another process that makes the same features ({error})", file=sys.stderr)
-            waited = True
-            time.sleep(WAIT_SECONDS)
-            continue
-        except BaseException:
-            for segment in segments.values():
-                segment.close()
-            raise
-        for segment in segments.values():
-            stack.enter_context(segment)
-        return segments, rows
+def _opened(views: Mapping[Hashable, View], clips: Sequence[str], stack: ExitStack, world: World) -> tuple[dict, dict]:
+    """What `_open_segments` gives, on the main process, once no other launch fills one of them; the processes look at
+    the clock together, since none of them waits for another for as long as that may take."""
+    for look in itertools.count():
+        found = world.first(lambda: _open_segments(views, clips, stack))
+        if not world.same(isinstance(found, Taken)):
+            return found or ({}, {})
+        if world.is_main and look == 0:
+            print(f"waiting for another process that makes the same features ({found})", file=sys.stderr)
+        if world.any(stop_asked()):
+            raise Stopped(stop_asked() or "another process")
+        time.sleep(WAIT_SECONDS)
+
+
+def _open_segments(views: Mapping[Hashable, View], clips: Sequence[str], stack: ExitStack) -> tuple[dict, dict] | Taken:
+    """Segments for what no view has kept yet, and their rows by place; or that another launch fills one."""
+    missing = {name: view.store.missing(clips[: view.count]) for name, view in views.items()}
+    rows = {name: {place: row for row, place in enumerate(found)} for name, found in missing.items() if found}
+    segments: dict[Hashable, Segment] = {}
+    try:
+        for name, places in rows.items():
+            segments[name] = views[name].store.segment([clips[place] for place in places])
+    except BaseException as error:
+        for segment in segments.values():  # so that nobody waits for us meanwhile
+            segment.close()
+        if isinstance(error, Taken):
+            return error
+        raise
+    for segment in segments.values():
+        stack.enter_context(segment)
+    return segments, rows
 
 
 def in_turn(world: World, own: Iterator, total: int) -> Iterator:

@@ -13,7 +13,7 @@ import torch
 from eval.extract import BATCH, Batch, View, extract, read_items, seen_by
 from eval.features.store import FeatureSet, FeatureStore, load_feature_set
 from runtime.errors import InputError
-from runtime.processes import start_processes
+from runtime.processes import World, start_processes
 from runtime.stopping import Stopped, listening
 from videos.unreadable import UnreadableClip, UnreadableFiles
 
@@ -205,6 +205,29 @@ def test_features_that_another_process_makes_are_waited_for(tmp_path, monkeypatc
     found = run({"": view(tmp_path, network=network)}, clips)[""]
     assert network.sizes == [] and clips.read == [] and len(found.features) == 40
     assert capsys.readouterr().err.count("waiting for another process") == 1
+
+
+def test_no_process_waits_for_another_as_long_as_features_take(tmp_path, monkeypatch):
+    """Between two looks the processes meet, so that none of their waits is a long one."""
+    clips, looks, met = Clips(40), [], []
+    other = view(tmp_path).store.segment([f"clip-{item}" for item in range(40)])
+    monkeypatch.setattr(World, "any", lambda self, flag: met.append(flag) or bool(flag))
+
+    def sleep(seconds):
+        looks.append(len(met))
+        if len(looks) == 3:
+            other.close()
+
+    monkeypatch.setattr("eval.extract.time.sleep", sleep)
+    assert len(run({"": view(tmp_path)}, clips)[""].features) == 40
+    assert looks == [1, 2, 3]
+
+
+def test_a_wait_for_features_can_be_stopped(tmp_path, monkeypatch):
+    with view(tmp_path).store.segment([f"clip-{item}" for item in range(40)]):
+        monkeypatch.setattr("eval.extract.time.sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
+        with listening(), pytest.raises(Stopped):
+            run({"": view(tmp_path)}, Clips(40))
 
 
 def test_too_many_of_them_end_it(tmp_path):
