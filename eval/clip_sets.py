@@ -20,7 +20,7 @@ from eval.extract import Batch, View, extract, read_items, record_of, seen_by
 from eval.features import load_features
 from eval.features.store import FeatureSet, FeatureStore
 from generator.loading import SHIPPED, load_generator
-from generator.sample import options_word, sampling_options
+from generator.sample import check_guidance, options_word, sampling_options
 from latents_cache import open_latents
 from runtime.errors import InputError
 from runtime.processes import resolve_dtype, start_processes
@@ -170,6 +170,11 @@ class Watcher:
         return View(store=store, see=seen_by(self.network, device), change=change, count=count)
 
 
+def scales_of(config) -> tuple[float, ...]:
+    """The scales of guidance that a command asks for, one or several."""
+    return tuple(getattr(config, "guidance_scales", None) or (config.guidance_scale,))
+
+
 # -- the sets of one generator -----------------------------------------------------------------------------------------
 
 
@@ -206,6 +211,8 @@ class Judge:
         self.world = start_processes(config.device)
         self.device, self.config, self.run = self.world.device, config, run
         generator = load_generator(run, step)
+        for scale in scales_of(config):
+            check_guidance(generator, run, scale)
         self.facts, self.step = generator.latents, generator.step
         check_fields(self.facts, {"data": str, "split": str, "clip": str, "rows": int}, f"{run}: facts of its latents")
         self.network = features and load_chosen(features, self.facts["data"], self.device)
@@ -282,18 +289,15 @@ class Judge:
     @property
     def options(self) -> dict:
         """Of `generator.sample.sampling_options`, for all scales of guidance."""
-        config = self.config
-        scales = getattr(config, "guidance_scales", None) or (config.guidance_scale,)
-        return sampling_options(config, *scales)
+        return sampling_options(self.config, *scales_of(self.config))
 
     @property
     def way(self) -> str:
         """What of the flags departs from the plain way, as part of the name of a results file: what two such files
         would otherwise overwrite each other by. The name of a decoder that was asked for comes last."""
-        config, words = self.config, ""
-        scales = getattr(config, "guidance_scales", None) or (config.guidance_scale,)
+        config, words, scales = self.config, "", scales_of(self.config)
         words += "" if config.steps == type(config).steps else f"_euler{config.steps}"
-        words += "" if tuple(scales) == (1.0,) else f"_guidance{'-'.join(f'{scale:g}' for scale in scales)}"
+        words += "" if scales == (1.0,) else f"_guidance{'-'.join(f'{scale:g}' for scale in scales)}"
         words += options_word(self.options)
         words += "" if config.seed == type(config).seed else f"_seed{config.seed}"
         if config.tokenizer or config.weights:

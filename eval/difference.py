@@ -92,8 +92,12 @@ def difference(config: DifferenceConfig) -> Path:
     out = Path(config.out) if config.out else path_a.parent / f"difference-{kind}-with-{name_of(path_b)}.json"
     words = ["intervals cover fresh clips, not other training seeds; each of the verdicts errs in 5 % of cases"]
     if kind == "fvd":
-        ways = ("steps", "guidance_scales", *OPTIONS)
-        pairs = [(name, *(facts.get(name, "as by default") for facts in (facts_a, facts_b))) for name in ways]
+        ways = [
+            {**facts, "guidance scale": (facts.get("guidance_scales") or [1.0])[0]}  # of "generated", the headline
+            for facts in (facts_a, facts_b)
+        ]
+        names = ("steps", "guidance scale", *OPTIONS)
+        pairs = [(name, *(way.get(name, "as by default") for way in ways)) for name in names]
         words += [
             f"drawn in different ways: {name} is {ours} of a, {theirs} of b"
             for name, ours, theirs in pairs

@@ -115,13 +115,7 @@ def sample(config: SampleConfig) -> Path:
     # The main process chooses: a run that is being trained may get a newer checkpoint at any moment.
     run, step = world.same(world.first(lambda: chosen(config.run, config.step, config.runs_dir)))
     generator = load_generator(run, step, device=world.device)
-    scale = f"--guidance-scale {config.guidance_scale:g}"
-    if config.guidance_scale != 1.0 and not generator.config.num_classes:
-        raise InputError(f"{scale} needs a class-conditional generator; {run} has no classes: use 1")
-    if config.guidance_scale != 1.0 and generator.class_dropout == 0:
-        raise InputError(
-            f"{scale}: {run} was trained with --class-dropout 0 and knows no unconditional velocity: use 1"
-        )
+    check_guidance(generator, run, config.guidance_scale)
     folder = Path(config.runs_dir) / f"shipped-{run}" if run in SHIPPED else generator.dir
     settings = (generator.step, config.steps, config.guidance_scale, config.seed, config.untrained)
     default = sample_path(folder, *settings, **sampling_options(config, config.guidance_scale))
@@ -150,6 +144,15 @@ def sample(config: SampleConfig) -> Path:
             reach("samples.grown")
         world.barrier()
     return out
+
+
+def check_guidance(generator, run: str, scale: float) -> None:
+    """Refuse guidance by a generator that has no classes, or never learned to do without one."""
+    flag_text = f"--guidance-scale {scale:g}"
+    if scale != 1.0 and not generator.config.num_classes:
+        raise InputError(f"{flag_text} needs a class-conditional generator; {run} has no classes: use 1")
+    if scale != 1.0 and generator.class_dropout == 0:
+        raise InputError(f"{flag_text}: {run} was trained with --class-dropout 0 and always needs a class: use 1")
 
 
 def wait(world, target: Path, tell: bool) -> None:
@@ -197,6 +200,8 @@ def fill(
     from runtime.log import Progress
 
     shape = generator.config.latent_shape
+    if world.same(world.first(lambda: begun_without_hash(target))):
+        attributes = {name: value for name, value in attributes.items() if name != "generator_hash"}
     open_file = functools.partial(
         create_latents, target, config.samples, shape, attributes, has_logvar=False, launch=world.launch
     )
@@ -235,6 +240,16 @@ def fill(
             progress.close()
             writer.finish()
     return True
+
+
+def begun_without_hash(target: Path) -> bool:
+    """Whether an earlier version began this file, which did not note the generator's weights."""
+    from latents_cache.row_file import DAMAGE, header, partial_path
+
+    try:
+        return "generator_hash" not in header(partial_path(target))[0]
+    except DAMAGE:
+        return False
 
 
 def sample_rows(config: SampleConfig, generator, rows: range, device, dtype):

@@ -15,8 +15,8 @@ from torch import Tensor
 from runtime.errors import InputError
 
 # How long a process waits for the others, which may have more of the work, or slower disks; NCCL's ten minutes would
-# end the whole launch. One that has died is noticed by torchrun or srun.
-PATIENCE = timedelta(days=1)
+# end the whole launch. No longer than that, since not every launcher notices that one has died.
+PATIENCE = timedelta(hours=3)
 
 
 @dataclass(frozen=True)

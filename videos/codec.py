@@ -96,21 +96,23 @@ def _open(path: Path) -> tuple[object | None, int, int, int]:
     """A decord reader (None where PyAV has to read), the number of frames, which is held against the header, and their
     height and width.
 
-    What is cut without encoding it anew begins at a key frame, and an edit list says which frames in front not to show.
-    decord counts those too, and gives the last frame in their stead.
+    What was cut without encoding it anew holds frames that an edit list says not to show: from a key frame to the cut,
+    and after the end. decord counts those too, and repeats another one in their stead; PyAV leaves them out.
     """
     # PyAV looks first: decord prints to stderr about what is no video, and cannot be told not to.
     with _reading(path) as container:
         stream = container.streams.video[0]
         promised, height, width = stream.frames, stream.height, stream.width  # 0 frames: the container does not say
-        check_picture(path, height, width)
-        hides = next((packet.is_discard for packet in container.demux(video=0)), False)
-    reader = None if hides else _decord(path)
-    length = _count_with_av(path) if reader is None else len(reader)
+        # The index of a mov or mp4 file is that of its header; others have one of what was read.
+        entries = list(stream.index_entries) if promised and "mov" in container.format.name else []
+    check_picture(path, height, width)
+    reader = None if any(entry.is_discard for entry in entries) else _decord(path)
+    held, length = _count_with_av(path) if reader is None else (len(reader), len(reader))
+    promised = len(entries) or promised
     if length == 0:
         raise InputError(f"{path}: the video has no frames")
-    if length < promised and not hides:
-        raise InputError(f"{path}: truncated, it promises {promised} frames and holds {length}")
+    if held < promised:
+        raise InputError(f"{path}: truncated, it promises {promised} frames and holds {held}")
     return reader, length, height, width
 
 
@@ -180,9 +182,11 @@ def _reading(path: Path) -> Iterator:
         raise InputError(f"{path}: damaged video ({_reason(error)})") from error
 
 
-def _count_with_av(path: Path) -> int:
+def _count_with_av(path: Path) -> tuple[int, int]:
+    """Frames that a file holds, and those of them that are shown."""
     with _reading(path) as container:
-        return sum(packet.size > 0 and not packet.is_discard for packet in container.demux(video=0))
+        shown = [not packet.is_discard for packet in container.demux(video=0) if packet.size > 0]
+    return len(shown), sum(shown)
 
 
 def iterate_video(path: str | Path) -> Iterator[np.ndarray]:

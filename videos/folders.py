@@ -122,7 +122,14 @@ class ClipDataset:
 
     def _gone(self, listed: Sequence[ListedFile], flag: str) -> list[str]:
         before, now = ({file.name: file for file in files} for files in (listed, self.files))
-        changed = [f"{name} has changed" for name in now if name in before and before[name].bytes != now[name].bytes]
+        same = [name for name in now if name in before]
+        changed = [f"{name} has changed" for name in same if before[name].bytes != now[name].bytes]
+        # Of files that an edit list cuts, earlier versions counted what is not shown, too.
+        changed += [
+            f"{name} has {now[name].frames} frames, and had {before[name].frames}"
+            for name in same
+            if before[name].bytes == now[name].bytes and before[name].frames != now[name].frames
+        ]
         new = [f"{name} is new" for name in now if name not in before and self.clip.fitting_stride(now[name].frames)]
         if changed or new:
             found = [*changed, *new]

@@ -16,7 +16,7 @@ from runtime.errors import InputError
 from runtime.files import replacing
 from runtime.records import parse_json
 
-FORMAT = 2
+FORMAT = 3
 # Files between two writes of what was found out, so that a kill loses little.
 CHUNK = 20_000
 

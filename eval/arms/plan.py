@@ -146,10 +146,14 @@ class Plan:
 
     def held(self, stage: Stage) -> bool:
         """Whether some process, which may be this one, is at work on a stage."""
-        if not self._lock(stage.name).exists():
+        try:
+            with open(self._lock(stage.name)) as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that ask do not take each other for one
+        except FileNotFoundError:
             return False
-        with self.locked(stage.name) as lock:
-            return lock is None
+        except BlockingIOError:
+            return True
+        return False
 
     def _lock(self, name: str) -> Path:
         return self.folder / "locks" / name

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eval.clip_sets import open_training_clips, real_clips, stratified_halves
-from eval.decode import decoded_clips, fitting_tokenizer, sampled
+from eval.decode import clips_at_once, decoded_clips, fitting_tokenizer, sampled
 from eval.features import load_features
 from eval.page.clips import Clip, clip_grid, clip_table
 from eval.page.document import bullet_list, facts_table, folded, quiet, results_table, section
@@ -59,11 +59,16 @@ def real_section(config, run, facts: dict) -> str:
     device = resolve_device(config.device)
     vae = fitting_tokenizer(facts, run.dir, device=config.device)
     predictor = load_predictor(facts["tokenizer"], device=device)
-    video, groups = to_float(clip.to(device)), vae.spec.groups(clip.shape[2])
+    groups = vae.spec.groups(clip.shape[2])
     observed = vae.spec.frames(groups - groups // 2)
+    decoded, ahead = [], []
     with torch.no_grad(), autocast(device, resolve_dtype(config.dtype, device)):
-        decoded = to_uint8(vae.decode(vae.encode(video).mode())).cpu()
-        ahead = predictor and to_uint8(predictor.predict(video[:, :, :observed], groups // 2)).cpu()
+        for part in clip.split(clips_at_once(*clip.shape[2:])):
+            video = to_float(part.to(device))
+            decoded.append(to_uint8(vae.decode(vae.encode(video).mode())).cpu())
+            if predictor:
+                ahead.append(to_uint8(predictor.predict(video[:, :, :observed], groups // 2)).cpu())
+    decoded, ahead = torch.cat(decoded), torch.cat(ahead) if predictor else None
     kinds, shown = ["real", "reconstructed"], [frames(clip), frames(decoded)]
     title, words = "Real, reconstructed", f"{seen}: the clip itself, and what comes out of encoder and decoder."
     if predictor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from eval.clip_sets import names_of
+from eval.decode import clips_at_once
 from eval.extract import View, extract, read_items, record_of
 from eval.features.store import FeatureStore
 from eval.probes.flow import FlowTruth
@@ -120,9 +121,10 @@ def load_clips(
     names, shape = names_of(dataset, items), vae.spec.latent_shape(observed, dataset.clip.height, dataset.clip.width)
 
     def see(video: Tensor) -> tuple[Tensor, None]:
+        parts = video[:, :, :observed].split(clips_at_once(observed, *video.shape[3:]))
         with torch.no_grad(), autocast(world.device, dtype):
-            seen = to_float(video[:, :, :observed].to(world.device))
-            return vae.encode(seen).mode().float().flatten(1), None
+            seen = [vae.encode(to_float(part.to(world.device))).mode() for part in parts]
+            return torch.cat(seen).float().flatten(1), None
 
     key = {"network": "encoder", "weights": vae.encoder_hash, "data": dataset.name, "clip": asdict(dataset.clip)}
     key |= {"fingerprint": dataset.fingerprint(), "frames": observed, "dtype": str(dtype).removeprefix("torch.")}

@@ -84,21 +84,23 @@ def inputs_of(stage: Stage, data: str, root: str | None) -> list[tuple]:
     from eval.protocols.presets import PAPER
     from videos import ClipSpec, open_dataset
 
-    config = check_flags(stage, stage.kind)
+    def own_root(name: str) -> str | None:
+        return root if name == data else None  # which commands find in the run of a tokenizer or generator
+
+    config, one_frame = check_flags(stage, stage.kind), ClipSpec(num_frames=1)
     if stage.kind == "probe":
         asked = [(task, config.of_task("data", task) or data, config.of_task("root", task)) for task in config.task]
-        clip = ClipSpec()
-        return [
-            (open_split, task, of, where or (root if of == data else None), "test", clip) for task, of, where in asked
-        ]
+        return [(open_split, task, of, where or own_root(of), "test", one_frame) for task, of, where in asked]
     if stage.kind in ("fvd", "convergence"):
         plain = getattr(config, "protocols", (PAPER.name,)) == (PAPER.name,)  # others choose networks themselves
         return [(load_chosen, config.features, data, "cpu")] if plain else []
     found = []
     if getattr(config, "data", None):
-        found.append((open_dataset, config.data, config.root, getattr(config, "split", "train")))
+        clip = ClipSpec(num_frames=getattr(config, "num_frames", None) or 1)
+        split = getattr(config, "split", "train")
+        found.append((open_dataset, config.data, config.root or own_root(config.data), split, clip))
     if getattr(config, "images", None):
-        found.append((open_dataset, config.images, config.images_root, "train"))
+        found.append((open_dataset, config.images, config.images_root, "train", one_frame))
     return found
 
 

@@ -4,6 +4,7 @@ The commands are small programs of the standard library, run as real processes.
 """
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -310,6 +311,16 @@ def test_time_is_foretold_from_finished_stages_of_the_kind_and_from_measured_spe
     assert expected(stage("b1", seconds=7.0), done) == 7.0
     slower = [(stage("a1", seconds=10.0), Done("", 30.0, 1.0, True))]
     assert expected(stage("a2", seconds=5.0), slower) == 15.0  # the machine is three times slower than was said
+
+
+def test_two_that_ask_who_is_at_work_do_not_take_each_other_for_one(place):
+    plan = plan_of([stage("a1")])
+    with plan.locked("a1"):
+        assert plan.held(plan.stages["a1"])
+    assert not plan.held(plan.stages["a1"])
+    with open(place / "plan" / "locks" / "a1") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        assert not plan.held(plan.stages["a1"])
 
 
 def test_costs_are_told_for_each_arm_and_the_unknown_is_called_so(place):

@@ -208,13 +208,15 @@ def judged_by(folder, name, features, reference, **facts):
 
 def test_samples_that_were_drawn_in_different_ways_are_compared_with_a_word(tmp_path, capsys):
     random = np.random.default_rng(0)
-    alike = {"steps": 100, "guidance_scales": [1.0]}
+    alike = {"steps": 100, "guidance_scales": [1.0, 4.0]}
     judged_by(tmp_path, "plain", random.normal(size=(30, 4)), reference := random.normal(size=(30, 4)), **alike)
-    judged_by(tmp_path, "same", random.normal(size=(30, 4)), reference, **alike)
-    judged_by(tmp_path, "other", random.normal(size=(30, 4)), reference, **alike | {"steps": 32, "labels": "drawn"})
+    judged_by(tmp_path, "same", random.normal(size=(30, 4)), reference, **alike | {"guidance_scales": [1.0]})
+    other = {"steps": 32, "labels": "drawn", "guidance_scales": [4.0]}
+    judged_by(tmp_path, "other", random.normal(size=(30, 4)), reference, **other)
     assert not any("different ways" in words for words in run_compare(tmp_path, "plain", "same")[0]["differences"])
     words = run_compare(tmp_path, "plain", "other")[0]["differences"]
     assert "drawn in different ways: steps is 100 of a, 32 of b" in words
+    assert "drawn in different ways: guidance scale is 1.0 of a, 4.0 of b" in words
     assert "drawn in different ways: labels is as by default of a, drawn of b" in words
     assert "steps is 100 of a" in capsys.readouterr().out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from runtime.checkpoint import list_checkpoints
 from runtime.command import parse
 from runtime.errors import InputError
 from runtime.processes import World
+from runtime.records import read_json, write_json
 from tokenizer.pvvae import PVVAE
 from tokenizer.zoo import load, video_folder
 from videos.moving_shapes import MovingShapes
@@ -130,6 +132,15 @@ def test_another_tokenizer_is_refused_before_anything_is_sampled(chain, judge, t
     monkeypatch.setattr("generator.sample.sample", lambda config: pytest.fail("sampled all the same"))
     with pytest.raises(InputError, match="decode with the tokenizer that encoded them"):
         run_fvd(chain, tmp_path, tokenizer=str(tmp_path / "other"))
+
+
+def test_guidance_that_a_generator_cannot_have_is_refused_before_anything_is_seen(chain, tmp_path):
+    run = shutil.copytree(chain.generator, tmp_path / "run")
+    write_json(run / "config.json", read_json(run / "config.json") | {"class_dropout": 0.0})
+    flags = {"runs_dir": str(tmp_path), "run": str(run), **COMMON, "guidance_scales": (1.0, 2.0)}
+    with pytest.raises(InputError, match="--guidance-scale 2: .* was trained with --class-dropout 0"):
+        fvd(FVDConfig(**flags))
+    assert not (tmp_path / "features").exists()
 
 
 def test_only_clips_that_were_encoded_are_references(chain, judge):

@@ -72,7 +72,7 @@ def test_the_noise_of_a_clip_is_its_own_at_every_level():
 
 
 @pytest.mark.parametrize("task", ["next-frame", "flow"])
-def test_no_later_frame_reaches_the_features_of_the_next_frame_probe(task, generator, tmp_path):
+def test_no_later_frame_reaches_the_features_of_the_next_frame_probe(task, generator, tmp_path, monkeypatch):
     """Frames 13 to 16 are replaced: what the probe of the next frame is given stays the same, bit for bit; what that of
     flow is given, which sees all frames, does not."""
     from eval.probes.clips import load_clips
@@ -101,10 +101,14 @@ def test_no_later_frame_reaches_the_features_of_the_next_frame_probe(task, gener
     assert groups == {"next-frame": 4, "flow": 5}[task]
     observed = vae.spec.frames(groups)
     make, found = maker(generator, 2, 0, CPU, torch.float32), []
+    passes, encode = [], PVVAE.encode
+    monkeypatch.setattr(PVVAE, "encode", lambda self, video: passes.append(len(video)) or encode(self, video))
+    monkeypatch.setattr("eval.decode.PIXELS", observed * 32 * 32)  # one clip
     for number, one in enumerate((dataset, Changed())):
         settings = {"observed": observed, "folder": tmp_path / str(number), "seed": 0, "dtype": torch.float32}
         clips = load_clips(task, one, [0, 1], vae, world=World(0, 1, CPU), **settings)
         found.append((make(GENERATOR, clips.latents, 0.0).values, clips))
+    assert passes == [1, 1] * 2
     assert torch.equal(found[0][0], found[1][0]) == (task == "next-frame")
     if task == "next-frame":
         assert clips.latents.shape[2] == 4 and clips.truth.next.shape == (2, 3, 32, 32)

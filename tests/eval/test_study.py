@@ -5,6 +5,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from plans import STUDY_HEAD
 
@@ -34,6 +35,7 @@ from generator.latte import forward_flops
 from generator.presets import PRESETS
 from runtime.command import parse
 from runtime.errors import InputError
+from videos import write_video
 
 STUDIES = Path(__file__).parents[2] / "studies"
 GOOD = f"""{STUDY_HEAD}[[arm]]
@@ -408,6 +410,22 @@ def test_what_is_not_here_is_missed_before_any_work(change, words, tmp_path, mon
     monkeypatch.setenv("PVVAE_WEIGHTS", str(tmp_path / "none"))
     with pytest.raises(InputError, match=words):
         ablation(AblationConfig(plan=str(tmp_path / "plan.toml"), runs_dir=str(tmp_path / "runs"), device="cpu"))
+
+
+def test_data_that_a_studys_commands_can_read_are_not_missed(tmp_path, monkeypatch):
+    """Shorter clips than those of the paper, and the study's data named again without their folder."""
+    for part in ("train", "test"):
+        (tmp_path / "clips" / part).mkdir(parents=True)
+        for number in range(2):
+            write_video(tmp_path / "clips" / part / f"{number}.mp4", np.zeros((12, 32, 32, 3), np.uint8), 8)
+    text = GOOD.replace('data = "moving_shapes"', f'data = "videos"\nroot = "{tmp_path / "clips"}"')
+    text = text.replace('preset = "demo"', 'preset = "demo"\nnum-frames = 9\nframe-stride = 1', 1)
+    more = '[eval.reconstruction]\ndata = "videos"\nnum-frames = 9\n[tokenizer.encode]\nnum-frames = 9\n[eval.fvd]'
+    (tmp_path / "plan.toml").write_text(text.replace("[eval.fvd]", f'{more}\nfeatures = "shapes"'))
+    began = []
+    monkeypatch.setattr("eval.arms.engine.work_through", lambda *given: began.append(given) or {})
+    ablation(AblationConfig(plan=str(tmp_path / "plan.toml"), runs_dir=str(tmp_path / "runs"), device="cpu"))
+    assert began
 
 
 def test_the_papers_plan_names_its_data():

@@ -223,6 +223,23 @@ def test_samples_of_other_weights_under_the_same_name_are_refused(run, tmp_path)
     assert sample(configure(run, out=out, samples=4)) == tmp_path / "samples.h5"
 
 
+def test_samples_that_an_earlier_version_began_go_on(run, monkeypatch, tmp_path):
+    import generator.sample as module
+
+    whole = sample(configure(run, out=str(tmp_path / "whole.h5")))
+    attributes = {name: value for name, value in sample_attributes(
+        configure(run), loading.load_generator(run), "torch.float32").items() if name != "generator_hash"}  # fmt: skip
+    path = sample_path(run, 6, 3, 1.0, 0)
+    with create_latents(path, 8, SHAPE, attributes, has_logvar=False) as begun:
+        raw, labels = module.sample_rows(configure(run), loading.load_generator(run), range(4), "cpu", torch.float32)
+        for row in range(4):
+            begun.write(row, raw[row], label=labels[row], name=f"sample-{row:06d}")
+    assert sample(configure(run)) == path
+    ours, theirs = contents(path), contents(whole)
+    assert theirs.pop("generator_hash") and ours == theirs
+    assert sample(configure(run)) == path
+
+
 def test_guidance_is_refused_of_a_generator_that_never_learned_without_a_class(run):
     config = read_json(run / "config.json")
     write_json(run / "config.json", config | {"class_dropout": 0.0})

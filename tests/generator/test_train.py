@@ -50,6 +50,19 @@ def same_state(a, b):
     return a == b
 
 
+def test_the_log_is_on_the_disk_before_a_checkpoint_is(latents_file, monkeypatch):
+    """A power cut leaves no checkpoint of steps that the log knows nothing of."""
+    from runtime.log import MetricsLog
+    from runtime.trainer import Trainer
+
+    order = []
+    for one, name in ((MetricsLog, "sync"), (Trainer, "save")):
+        genuine = getattr(one, name)
+        monkeypatch.setattr(one, name, lambda *a, name=name, f=genuine, **k: order.append(name) or f(*a, **k))
+    train(configure(latents_file, steps=4, save_every=2))
+    assert order == ["sync", "save"] * (len(order) // 2) and len(order) >= 4
+
+
 def test_ten_and_ten_steps_equal_twenty(latents_file):
     whole = train(configure(latents_file, name="whole"))
     resumed = train(configure(latents_file, name="resumed", steps=10))

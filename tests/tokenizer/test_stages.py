@@ -15,7 +15,9 @@ from runtime import checkpoint, parallel, trainer
 from runtime.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from runtime.command import parse
 from runtime.errors import InputError
+from runtime.log import MetricsLog
 from runtime.processes import World
+from runtime.trainer import Trainer
 from tokenizer import presets, stages
 from tokenizer.adversarial import Adversary
 from tokenizer.discriminator import Discriminator, DiscriminatorConfig, SpectralNorm
@@ -587,3 +589,12 @@ def test_a_discriminator_of_another_size_is_refused_before_anything_is_written(t
     with pytest.raises(InputError, match="holds weights alone, with which its discriminator cannot go on"):
         train(config_for(tmp_path / "other", *GAN, *words[:-2]))
     assert not (tmp_path / "other").exists()
+
+
+def test_the_log_is_on_the_disk_before_a_checkpoint_is(tmp_path, monkeypatch):
+    order = []
+    for one, name in ((MetricsLog, "sync"), (Trainer, "save")):
+        genuine = getattr(one, name)
+        monkeypatch.setattr(one, name, lambda *a, name=name, f=genuine, **k: order.append(name) or f(*a, **k))
+    train(config_for(tmp_path, "--steps", "3"))
+    assert order == ["sync", "save"] * (len(order) // 2) and len(order) >= 2

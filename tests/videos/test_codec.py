@@ -80,22 +80,26 @@ def cut_without_encoding(source: Path, start: int) -> Path:
     return path
 
 
-def test_a_file_that_was_cut_without_encoding_shows_what_was_kept(tmp_path):
-    """decord counts the hidden frames, and repeats the last one in their stead."""
-    import av
-
-    source, frames = tmp_path / "whole.mp4", np.empty((60, 48, 64, 3), np.uint8)
-    frames[:] = 4 * np.arange(60)[:, None, None, None]
-    with av.open(str(source), "w") as container:
+def numbered(path: Path, count: int, **options: str) -> Path:
+    """Frames of which each tells its number, a key frame every twelve."""
+    with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream("libx264", rate=25, options={"g": "12", "bf": "2", "crf": "1"})
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for frame in frames:
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for number in range(count):
+            frame = np.full((48, 64, 3), 4 * number, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+    return path
 
-    def shown(video: np.ndarray) -> list[int]:
-        return np.round(video.reshape(len(video), -1).mean(1) / 4).astype(int).tolist()
 
+def shown(video: np.ndarray) -> list[int]:
+    """The numbers of frames."""
+    return np.round(video.reshape(len(video), -1).mean(1) / 4).astype(int).tolist()
+
+
+def test_a_file_that_was_cut_without_encoding_shows_what_was_kept(tmp_path):
+    """decord counts the hidden frames, and repeats the last one in their stead."""
+    source = numbered(tmp_path / "whole.mp4", 60)
     assert shown(read_video(source)) == list(range(60))
     for start in (18, 30):
         path, kept = cut_without_encoding(source, start), list(range(start, 60))
@@ -103,6 +107,35 @@ def test_a_file_that_was_cut_without_encoding_shows_what_was_kept(tmp_path):
         assert shown(read_video(path, range(20, 28))) == kept[20:28]
         assert shown(np.stack(list(iterate_video(path)))) == kept
         check_video(path)
+
+
+def edited(source: Path, first: int, count: int) -> Path:
+    """A copy whose edit list shows so many frames from one on."""
+    raw = bytearray(source.read_bytes())
+    scales = [int.from_bytes(raw[(at := raw.index(box)) + 16 : at + 20]) for box in (b"mvhd", b"mdhd")]
+    at = raw.index(b"elst")
+    begin = int.from_bytes(raw[at + 16 : at + 20])
+    raw[at + 12 : at + 16] = (count * scales[0] // 25).to_bytes(4)
+    raw[at + 16 : at + 20] = (begin + first * scales[1] // 25).to_bytes(4)
+    path = source.with_name(f"{first}-{count}.mp4")
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 36), (0, 18), (12, 24), (15, 21), (15, 9)])
+def test_an_edit_list_says_what_is_shown(first, count, tmp_path):
+    """Also where it begins at a later key frame, and where it ends before the frames do."""
+    path, kept = edited(numbered(tmp_path / "whole.mp4", 36), first, count), list(range(first, first + count))
+    assert (count_frames(path), shown(read_video(path))) == (count, kept)
+    assert shown(np.stack(list(iterate_video(path)))) == kept
+    check_video(path)
+
+
+def test_a_truncated_file_with_an_edit_list_is_no_sound_one(tmp_path):
+    path = edited(numbered(tmp_path / "whole.mp4", 36, movflags="faststart"), 15, 21)
+    path.write_bytes(path.read_bytes()[:-150])
+    with pytest.raises(InputError, match="truncated|damaged|cannot be decoded"):
+        read_video(path)
 
 
 def damaged(folder: Path, kind: str, whole: bytes) -> Path:

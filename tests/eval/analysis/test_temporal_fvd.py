@@ -81,14 +81,19 @@ class Frames:
 
 
 @pytest.mark.parametrize("spec", [FOURS, TokenizerSpec(name="one", temporal=4, spatial=1, channels=3)])
-def test_a_mean_of_neighbours_changes_nothing_on_a_line_and_takes_a_jump_away(spec):
+def test_a_mean_of_neighbours_changes_nothing_on_a_line_and_takes_a_jump_away(spec, monkeypatch):
     rule = frame_rule(spec)
     frames = torch.arange(rule.num_frames).repeat_interleave(1)
     group = -(-frames // 4) if rule.suffix else frames // 4
     line, jump = 10 * group, 100 * (group == 3)
     video = torch.stack([line, jump]).to(torch.uint8)[:, None, :, None, None].expand(2, 3, -1, 2, 2)
-    view = TemporalView(vae=Groups(spec), network=Frames(), rule=rule, device=torch.device("cpu"), batch_size=1)
+    settings = {"network": Frames(), "rule": rule, "device": torch.device("cpu")}
+    view = TemporalView(vae=Groups(spec), batch_size=1, **settings)
     rows, _ = view.see(video)
+    passes, see = [], TemporalView._see
+    monkeypatch.setattr("eval.decode.PIXELS", rule.num_frames * 2 * 2)  # one clip
+    monkeypatch.setattr(TemporalView, "_see", lambda self, part: passes.append(len(part)) or see(self, part))
+    assert torch.equal(TemporalView(vae=Groups(spec), **settings).see(video)[0], rows) and passes == [1, 1]
     kept = FeatureSet(rows.numpy(), None, np.array([-1, -1]), key=view.key(ClipSpec(rule.num_frames, 2), False))
     (means, real), (plain, same) = (
         temporal_features(kept, what) for what in ("averaged latents", "latents as they are")
