@@ -9,8 +9,11 @@ A slice whose packages are not installed is named and left out. Nothing here nee
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,6 +62,7 @@ def gpu(config: GpuConfig) -> None:
 
 def file_of(config: GpuConfig, name: str) -> Path:
     """Where a slice's results go; what is committed of them is copied there first."""
+    name = f"{name}-smoke" if config.smoke else name  # numbers without meaning, which stand for no measurement
     path, before = Path(config.out) / f"gpu-{name}.json", COMMITTED / f"gpu-{name}.json"
     if before.is_file() and not path.is_file() and not config.smoke:
         shutil.copyfile(before, path)
@@ -73,17 +77,28 @@ def is_complete(path: Path) -> bool:
 
 
 def attend(work: Callable, arguments: tuple, seconds: float) -> str:
-    """Do `work` in a new process; how it ended, in words."""
+    """Do `work` in a new process; how it ended, in words. What it has started ends with it: on the GPU it would keep
+    memory, and slow what is measured next."""
     import multiprocessing
 
-    process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
+    process = multiprocessing.get_context("spawn").Process(target=_alone, args=(work, arguments))
     process.start()
-    process.join(seconds)
-    if process.is_alive():
+    try:
+        process.join(seconds)
+        is_late = process.is_alive()
+    finally:  # Ctrl-C, too, does not reach it by itself
         process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.join()
+    if is_late:
         return f"cut off after {seconds:.0f} s"
     return "done" if process.exitcode == 0 else f"ended with {process.exitcode}"
+
+
+def _alone(work: Callable, arguments: tuple) -> None:
+    os.setsid()
+    work(*arguments)
 
 
 def run_slice(config: GpuConfig, name: str) -> None:

@@ -86,7 +86,7 @@ def compiled_or_not(flags: type) -> list[dict]:
 
 
 def training(config: GpuConfig, results: Results) -> None:
-    """`generator.train` as users call it, on latents made of noise: seconds a step, and what its log says."""
+    """`generator.train` as users call it, on latents made of noise: seconds a step, and MFU."""
     from generator.train import TrainConfig
 
     cases = [("latte-xl", {**flags, "accumulate": 1}) for flags in compiled_or_not(TrainConfig)]
@@ -102,12 +102,16 @@ def training(config: GpuConfig, results: Results) -> None:
 
 
 def train_a_little(config: GpuConfig, preset: str, flags: dict) -> dict:
-    """Seconds of a step, the median of the second half of a short run, and peak memory."""
+    """Seconds of a step, the median of the second half of a short run, its share of what the GPU is made for, and peak
+    memory."""
     import torch
 
     from benchmarks.measuring import noise_latents
+    from generator.latte import forward_flops
+    from generator.loading import load_generator
     from generator.train import TrainConfig, train
-    from runtime.measuring import peak_memory_gib
+    from runtime.measuring import peak_memory_gib, stated_peak
+    from runtime.processes import resolve_dtype
     from runtime.records import read_lines
 
     device = torch.device(config.device)
@@ -123,8 +127,12 @@ def train_a_little(config: GpuConfig, preset: str, flags: dict) -> dict:
         common = {"runs_dir": folder, "name": "run", "device": config.device, "seed": config.seed}
         run = train(TrainConfig(latents=str(latents), preset=preset, **size, **common, **flags))
         lines = read_lines(run / "metrics.jsonl", {"step": int, "time": float})
+        flops = 3 * forward_flops(load_generator(run).config) * size["batch_size"]
     each = [after["time"] - before["time"] for before, after in itertools.pairwise(lines)][steps // 2 - 1 :]
     found = {"seconds": statistics.median(each), "slowest": max(each), "steps": len(each)}
+    found |= {"tflops": flops / found["seconds"] / 1e12}
+    if peak := stated_peak(device, resolve_dtype("auto", device)):
+        found["mfu"] = flops / found["seconds"] / peak
     return found | {"peak_memory_gib": peak_memory_gib(device), "last_line": lines[-1]}
 
 
@@ -205,7 +213,7 @@ def demo(config: GpuConfig, results: Results) -> None:
     from tokenizer import encode as tokenizer_encode
     from tokenizer import train as tokenizer_train
 
-    small, runs = config.smoke, str(Path(config.out) / "gpu-runs")
+    small, runs = config.smoke, str(Path(config.out) / ("gpu-runs-smoke" if config.smoke else "gpu-runs"))
     common = {"runs_dir": runs, "device": config.device, "seed": config.seed}
     latents = f"{runs}/latents.h5"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -57,6 +58,9 @@ class Results(dict):
             return {}
         if self.unattended:
             self._keep(dict.fromkeys(names, {"failed": "ended from outside while it ran"}))
+        gc.collect()  # compiled blocks are in cycles, which keep their weights until then
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         try:
             found = work()
         except (torch.OutOfMemoryError, MemoryError):

@@ -27,6 +27,10 @@ def exact_convolutions():
         yield
 
 
+# Cells along a side of latents: of 4 attention is written out, of 8 it is a fused kernel, as of all presets of Latte.
+SIDES = (4, 8)
+
+
 def clip() -> torch.Tensor:
     return torch.rand(2, 3, 17, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -78,15 +82,15 @@ def test_batches_made_beside_a_step_are_those_made_alone(tmp_path):
             assert torch.equal(batch.noise.cpu(), alone.noise) and torch.equal(batch.t.cpu(), alone.t)
 
 
-def test_the_generator_samples_the_cpus_latents(exact_convolutions):
+@pytest.mark.parametrize("side", SIDES)
+def test_the_generator_samples_the_cpus_latents(side, exact_convolutions):
     torch.manual_seed(0)
-    model = Latte(
-        LatteConfig(channels=4, groups=3, height=4, width=4, num_classes=3, hidden_size=32, depth=4, num_heads=4)
-    )
+    size = {"channels": 4, "groups": 3, "height": side, "width": side}
+    model = Latte(LatteConfig(**size, num_classes=3, hidden_size=32, depth=4, num_heads=4))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    noise, labels = torch.randn(3, 4, 3, 4, 4), torch.tensor([0, 1, 2])
+    noise, labels = torch.randn(3, 4, 3, side, side), torch.tensor([0, 1, 2])
     expected = integrate(model, noise, labels, steps=8, guidance_scale=2.0)
     found = integrate(model.cuda(), noise.cuda(), labels.cuda(), steps=8, guidance_scale=2.0)
     assert torch.allclose(found.cpu(), expected, atol=1e-3)
@@ -103,12 +107,14 @@ def test_feature_networks_give_the_cpus_features(make):
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_a_training_step_waits_for_nothing(tmp_path):
-    device = torch.device("cuda")
-    model = Latte(LatteConfig(channels=4, groups=3, height=4, width=4, hidden_size=32, depth=2, num_heads=4)).cuda()
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.parametrize("side", SIDES)
+def test_a_training_step_waits_for_nothing(side, tmp_path):
+    device, size = torch.device("cuda"), {"channels": 4, "groups": 3, "height": side, "width": side}
+    model = Latte(LatteConfig(**size, hidden_size=32, depth=2, num_heads=4)).cuda()
     model.recompute = "cheap"
     trainer = Trainer(model, World(0, 1, device), learning_rate=1e-3, gradient_clip=1.0)
-    latents, t = torch.randn(8, 4, 3, 4, 4, device=device), torch.rand(8, device=device)
+    latents, t = torch.randn(8, 4, 3, side, side, device=device), torch.rand(8, device=device)
     readings = []
     try:
         for step in range(3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -218,6 +219,7 @@ def train(config: TrainConfig) -> Path:
                 with training.trainer.checkpoints:
                     step = training.run(log, progress)
                 del training  # its weights make room for those of the next stage
+                gc.collect()  # also where compiled blocks, which are in cycles, hold them
                 beginning = replace(config, init_from=None)  # which goes on from this one's last checkpoint
         if world.is_main:
             progress.close()

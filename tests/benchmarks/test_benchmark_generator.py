@@ -1,6 +1,7 @@
 """The benchmark of the generator: the control computes the same, and every work is measured and bounded."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -80,12 +81,43 @@ def test_what_is_kept_for_the_backward_pass_is_counted_however_much_is_computed_
     assert 1.8 * kept["cheap"] < kept["nothing"]
 
 
+@pytest.mark.bf16
+def test_converted_weights_are_kept_once_however_many_clips_there_are():
+    torch.manual_seed(0)
+    size = size_of("demo")
+    model, batch = Latte(size), Batch.drawn(4, size)
+    model.recompute = "nothing"
+    whole = benchmark.saved_bytes(model, batch, torch.bfloat16)
+    assert benchmark.saved_of_all(model, batch, torch.bfloat16) == pytest.approx(whole, rel=0.01)
+    assert benchmark.saved_of_all(model, batch.head(1), torch.bfloat16) < 0.5 * whole
+
+
+def test_compiled_sampling_is_warm_before_it_is_timed(model, monkeypatch):
+    entered, turns = [], []
+
+    @contextmanager
+    def spy(device):
+        entered.append(device)
+        yield
+        entered.pop()
+
+    def take(calls, count, read, device):
+        turns.append((count, len(entered)))
+        return {name: [1.0] for name in calls}
+
+    monkeypatch.setattr(benchmark, "tensor_float32", spy)
+    monkeypatch.setattr("benchmarks.measuring.take_turns", take)
+    flags = GeneratorSpeedConfig(device="cpu", turns=3, control=False)
+    benchmark.samples(flags, model, Batch.drawn(2, SMALL), torch.float32, {"float32": 1.0, "bytes": 1.0})
+    assert turns == [(1, 1), (3, 1)]
+
+
 def test_the_count_is_of_the_mode_that_is_measured(monkeypatch):
     modes = []
     monkeypatch.setattr(benchmark, "saved_bytes", lambda model, batch, dtype: modes.append(model.recompute) or 1)
     flags = {"presets": ("demo",), "works": ("train",), "dtypes": ("float32",), "smoke": True, "control": False}
     generator_speed(GeneratorSpeedConfig(**flags, device="cpu", recompute="blocks"))
-    assert modes == ["blocks"]
+    assert {*modes} == {"blocks"}
 
 
 def test_every_work_of_every_size_is_measured_and_written(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import gpu as module
 from benchmarks.gpu import attend, gpu, run_slice
-from benchmarks.gpu_slices import NEEDED, SLICES, GpuConfig, compiled_or_not
+from benchmarks.gpu_slices import NEEDED, SLICES, GpuConfig, compiled_or_not, train_a_little
 from runtime.command import CommonFlags
 from tokenizer.train import TrainConfig
 
@@ -27,14 +27,14 @@ def test_a_slice_runs_where_packages_are_absent(name, tmp_path, monkeypatch):
     for package in ABSENT:
         monkeypatch.setitem(sys.modules, package, None)
     run_slice(GpuConfig(smoke=True, device="cpu", out=str(tmp_path)), name)
-    written = json.loads((tmp_path / f"gpu-{name}.json").read_text())
+    written = json.loads((tmp_path / f"gpu-{name}-smoke.json").read_text())
     assert written["complete"] is True and written["smoke"] is True and written["results"]
     assert not [found for found in written["results"].values() if "failed" in found]
 
 
 def test_the_slice_of_tests_runs_those_that_name_a_gpu(tmp_path):
     run_slice(GpuConfig(smoke=True, device="cpu", out=str(tmp_path)), "tests")
-    results = json.loads((tmp_path / "gpu-tests.json").read_text())["results"]
+    results = json.loads((tmp_path / "gpu-tests-smoke.json").read_text())["results"]
     assert "tests/test_gpu.py" in results
     assert all(found.get("skipped") or found.get("passed") for found in results.values())
 
@@ -42,7 +42,7 @@ def test_the_slice_of_tests_runs_those_that_name_a_gpu(tmp_path):
 def test_others_tokenizers_are_measured_one_by_one(tmp_path):
     pytest.importorskip("diffusers")
     run_slice(GpuConfig(smoke=True, device="cpu", dtype="float32", out=str(tmp_path)), "speed")
-    written = json.loads((tmp_path / "gpu-speed.json").read_text())
+    written = json.loads((tmp_path / "gpu-speed-smoke.json").read_text())
     assert written["complete"] is True and written["results"]["moving-shapes"]["rows"]
 
 
@@ -51,6 +51,35 @@ def test_a_slice_that_hangs_or_dies_is_ended_and_said():
     assert attend(time.sleep, (600,), 0.5) == "cut off after 0 s" and time.monotonic() - began < 60
     assert attend(sys.exit, (3,), 60) == "ended with 3"
     assert attend(abs, (1,), 60) == "done"
+
+
+def test_nothing_that_a_slice_started_outlives_it(tmp_path):
+    """As pytest's own process in the slice of tests."""
+    note = tmp_path / "pid"
+    line = [sys.executable, "-c", f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(600)"]
+    assert attend(subprocess.run, (line,), 6.0).startswith("cut off")
+    state = Path(f"/proc/{note.read_text()}/stat")
+    for _ in range(100):
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("it lives on")
+
+
+def test_a_smoke_run_is_not_taken_for_a_measurement(tmp_path, monkeypatch):
+    run_slice(GpuConfig(smoke=True, device="cpu", out=str(tmp_path)), "training")
+    started = []
+    monkeypatch.setattr(module, "attend", lambda work, arguments, seconds: started.append(arguments[1]))
+    monkeypatch.setattr(module, "COMMITTED", tmp_path / "committed")
+    monkeypatch.setattr("runtime.processes.resolve_device", lambda name: type("Device", (), {"type": "cuda"}))
+    gpu(GpuConfig(slices=("training",), out=str(tmp_path), minutes=2.0))
+    assert started == ["training"]
+
+
+def test_a_short_training_says_its_share_of_what_the_gpu_is_made_for(monkeypatch):
+    monkeypatch.setattr("runtime.measuring.stated_peak", lambda device, dtype: 1e12)
+    found = train_a_little(GpuConfig(smoke=True, device="cpu"), "demo", {})
+    assert found["mfu"] == pytest.approx(found["tflops"]) and found["mfu"] > 0
 
 
 def test_what_cannot_run_is_named_and_what_is_there_is_left(tmp_path, monkeypatch, capsys):

@@ -37,6 +37,17 @@ def test_a_failure_stops_a_benchmark_that_somebody_watches(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text())["results"] == {"good": {"seconds": 1.0}}
 
 
+def test_each_measurement_has_its_own_peak_of_memory(tmp_path, monkeypatch):
+    resets = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: resets.append(len(resets)))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    results = Results(None)
+    for name in ("a", "b"):
+        results.measure(name, lambda: {"resets": len(resets)})
+    assert [found["resets"] for found in results.values()] == [1, 2]
+
+
 def test_unattended_a_failure_is_noted_and_what_is_there_is_not_made_again(tmp_path):
     out = tmp_path / "a.json"
     first = Results(out, unattended=True, device="cpu")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import tokenizer as benchmark
+from benchmarks.measuring import Results
 from benchmarks.tokenizer import TokenizerSpeedConfig, multiply_adds, tokenizer_speed
 from runtime.errors import InputError
 from runtime.measuring import extra_memory_gib
@@ -37,6 +38,15 @@ def test_networks_take_turns_at_the_same_works(dtype, small_peer, tmp_path, caps
     assert written["results"] == results and written["cpu_capability"]
     peak = written["matmul_flops_per_second"][dtype]
     assert all(found["of_matmul_peak"] == found["flops_per_second"] / peak for found in results.values())
+
+
+def test_a_measurement_that_failed_is_made_again_beside_others_of_the_file(small_peer, tmp_path):
+    results = Results(tmp_path / "tokenizer.json", unattended=True)
+    results.measure("training step, batch 1 of 5x32x32", lambda: {"seconds_each": 1.0})
+    results.update({"demo, encode, float32": {"failed": "broken"}})
+    config = TokenizerSpeedConfig(models=("demo",), dtypes=("float32",), size=32, frames=5, turns=1)
+    tokenizer_speed(config, results)
+    assert results["demo, encode, float32"]["seconds"] > 0 and "training step, batch 1 of 5x32x32" in results
 
 
 def test_multiply_adds_are_those_of_the_plain_formulas():
