@@ -107,12 +107,12 @@ def train_a_little(config: GpuConfig, preset: str, flags: dict) -> dict:
     import torch
 
     from benchmarks.measuring import noise_latents
-    from generator.latte import forward_flops
-    from generator.loading import load_generator
+    from generator.latte import LatteConfig, forward_flops
     from generator.train import TrainConfig, train
+    from runtime.checkpoint import find_checkpoint
     from runtime.measuring import peak_memory_gib, stated_peak
     from runtime.processes import resolve_dtype
-    from runtime.records import read_lines
+    from runtime.records import read_json, read_lines
 
     device = torch.device(config.device)
     torch.compiler.reset()
@@ -127,7 +127,8 @@ def train_a_little(config: GpuConfig, preset: str, flags: dict) -> dict:
         common = {"runs_dir": folder, "name": "run", "device": config.device, "seed": config.seed}
         run = train(TrainConfig(latents=str(latents), preset=preset, **size, **common, **flags))
         lines = read_lines(run / "metrics.jsonl", {"step": int, "time": float})
-        flops = 3 * forward_flops(load_generator(run).config) * size["batch_size"]
+        source = find_checkpoint(run) / "config.json"
+        flops = 3 * forward_flops(LatteConfig.from_dict(read_json(source), source)) * size["batch_size"]
     each = [after["time"] - before["time"] for before, after in itertools.pairwise(lines)][steps // 2 - 1 :]
     found = {"seconds": statistics.median(each), "slowest": max(each), "steps": len(each)}
     found |= {"tflops": flops / found["seconds"] / 1e12}

@@ -110,11 +110,12 @@ def shuffled(video: Tensor, seed: int = 0) -> Tensor:
 
 
 def reconstructed(video: Tensor, vae, device: torch.device) -> Tensor:
-    """Each clip through encoder (the mean) and decoder, in float32: uint8 `[B, 3, 1+T, H, W]` like `video`."""
+    """Each clip through encoder (the mean) and decoder, in float32 where no autocast is on: uint8 `[B, 3, 1+T, H, W]`
+    like `video`."""
     vae = vae.to(device)
     with torch.no_grad():
-        parts = [to_float(part.to(device)) for part in video.split(clips_at_once(*video.shape[2:]))]
-        return torch.cat([to_uint8(vae.decode(vae.encode(part).mode())).cpu() for part in parts])
+        parts = video.split(clips_at_once(*video.shape[2:]))
+        return torch.cat([to_uint8(vae.decode(vae.encode(to_float(part.to(device))).mode())).cpu() for part in parts])
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------

@@ -157,17 +157,13 @@ def _open_segments(views: Mapping[Hashable, View], clips: Sequence[str], stack: 
     missing = {name: view.store.missing(clips[: view.count]) for name, view in views.items()}
     rows = {name: {place: row for row, place in enumerate(found)} for name, found in missing.items() if found}
     segments: dict[Hashable, Segment] = {}
-    try:
-        for name, places in rows.items():
-            segments[name] = views[name].store.segment([clips[place] for place in places])
-    except BaseException as error:
-        for segment in segments.values():  # so that nobody waits for us meanwhile
-            segment.close()
-        if isinstance(error, Taken):
+    with ExitStack() as opened:  # closed again where one cannot be, so that nobody waits for us meanwhile
+        try:
+            for name, places in rows.items():
+                segments[name] = opened.enter_context(views[name].store.segment([clips[place] for place in places]))
+        except Taken as error:
             return error
-        raise
-    for segment in segments.values():
-        stack.enter_context(segment)
+        stack.enter_context(opened.pop_all())
     return segments, rows
 
 

@@ -79,13 +79,15 @@ def load_generator(
     Raises:
         InputError: If there is no such run or checkpoint, or its files do not fit together.
     """
-    shipped = SHIPPED.get(str(name_or_path))
+    shipped, flags = SHIPPED.get(str(name_or_path)), {}
     if shipped is not None:
         directory, folder, weights = shipped, shipped, shipped / "model.safetensors"
     elif not Path(name_or_path).is_dir():
         raise InputError(f"{name_or_path} is neither a run directory nor a shipped generator ({', '.join(SHIPPED)})")
     else:
-        directory = read_run(name_or_path, "generator").dir
+        run = read_run(name_or_path, "generator")
+        directory, flags = run.dir, run.config
+        check_fields(flags, {"class_dropout": float}, directory / "config.json", needed=False)
         folder = find_checkpoint(directory, step)
         weights = folder / ("ema.safetensors" if ema else "model.safetensors")
     config = LatteConfig.from_dict(read_json(folder / "config.json"), folder / "config.json")
@@ -94,7 +96,7 @@ def load_generator(
         raise InputError(f"the shipped generator {name_or_path} has step {state['step']} only; leave --step out")
     model, _ = load_model(lambda: Latte(config), weights)
     model.to(device).eval().requires_grad_(False)
-    dropout = float((read_run(directory, "generator").config if shipped is None else {}).get("class_dropout", 0.1))
+    dropout = flags.get("class_dropout", 0.1)
     return LoadedGenerator(model, config, state["latents"], state["step"], directory, weights, dropout)
 
 

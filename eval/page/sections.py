@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.clip_sets import open_training_clips, real_clips, stratified_halves
+from eval.clip_sets import open_training_clips, real_clips, reconstructed, stratified_halves
 from eval.decode import clips_at_once, decoded_clips, fitting_tokenizer, sampled
 from eval.features import load_features
 from eval.page.clips import Clip, clip_grid, clip_table
@@ -61,14 +61,12 @@ def real_section(config, run, facts: dict) -> str:
     predictor = load_predictor(facts["tokenizer"], device=device)
     groups = vae.spec.groups(clip.shape[2])
     observed = vae.spec.frames(groups - groups // 2)
-    decoded, ahead = [], []
     with torch.no_grad(), autocast(device, resolve_dtype(config.dtype, device)):
-        for part in clip.split(clips_at_once(*clip.shape[2:])):
-            video = to_float(part.to(device))
-            decoded.append(to_uint8(vae.decode(vae.encode(video).mode())).cpu())
-            if predictor:
-                ahead.append(to_uint8(predictor.predict(video[:, :, :observed], groups // 2)).cpu())
-    decoded, ahead = torch.cat(decoded), torch.cat(ahead) if predictor else None
+        decoded = reconstructed(clip, vae, device)
+        if predictor:
+            parts = clip[:, :, :observed].split(clips_at_once(*clip.shape[2:]))
+            made = [to_uint8(predictor.predict(to_float(part.to(device)), groups // 2)).cpu() for part in parts]
+            ahead = torch.cat(made)
     kinds, shown = ["real", "reconstructed"], [frames(clip), frames(decoded)]
     title, words = "Real, reconstructed", f"{seen}: the clip itself, and what comes out of encoder and decoder."
     if predictor:

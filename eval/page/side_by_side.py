@@ -7,9 +7,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from eval.clip_sets import real_clips, stratified_halves
+from eval.clip_sets import real_clips, reconstructed, stratified_halves
 from eval.page.clips import Clip, clip_table
 from eval.page.document import quiet, section
 from eval.page.sections import captions_of, drawn_clips, frames, shown_clips
@@ -17,7 +15,7 @@ from generator.sample import SampleConfig, sample
 from runtime.errors import InputError
 from runtime.processes import autocast, resolve_device, resolve_dtype
 from runtime.run import read_run
-from videos import psnr, to_float, to_uint8
+from videos import psnr
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,8 @@ def _sections(sides: Sequence[Side], of: str) -> list[str]:
         path = sample(side.sampling)
         made, asked, _, vae = drawn_clips(path, first.samples, first.device, first.dtype, side.tokenizer, side.weights)
         drawn.append((side.label, [Clip(each) for each in frames(made)]))
-        with torch.no_grad(), autocast(device, dtype):
-            parts = [to_uint8(vae.decode(vae.encode(to_float(clip[None].to(device))).mode())).cpu() for clip in clips]
-        again = torch.cat(parts)
+        with autocast(device, dtype):
+            again = reconstructed(clips, vae, device)
         decibels = psnr(again.double() / 255, clips.double() / 255).tolist()
         pairs = zip(frames(again), decibels, strict=True)
         decoded.append((side.label, [Clip(clip, f"{value:.1f} dB") for clip, value in pairs]))

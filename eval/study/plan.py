@@ -47,7 +47,7 @@ def plan_of(config, study: Study) -> Plan:
     arms = []
     for line in lines_of(config, study):
         for stage in line.stages.values():
-            check_flags(stage, f"arm {line.arm.name}, stage {stage.kind}")
+            flags_of(stage, f"arm {line.arm.name}, stage {stage.kind}")
         arms.append(Arm(f"{line.arm.name}, seed {line.seed}", line.seed, tuple(line.stages.values())))
     return Plan(plan_folder(config, study), tuple(arms))
 
@@ -87,7 +87,7 @@ def inputs_of(stage: Stage, data: str, root: str | None) -> list[tuple]:
     def own_root(name: str) -> str | None:
         return root if name == data else None  # which commands find in the run of a tokenizer or generator
 
-    config, one_frame = check_flags(stage, stage.kind), ClipSpec(num_frames=1)
+    config, one_frame = flags_of(stage, stage.kind), ClipSpec(num_frames=1)
     if stage.kind == "probe":
         asked = [(task, config.of_task("data", task) or data, config.of_task("root", task)) for task in config.task]
         return [(open_split, task, of, where or own_root(of), "test", one_frame) for task, of, where in asked]
@@ -104,8 +104,8 @@ def inputs_of(stage: Stage, data: str, root: str | None) -> list[tuple]:
     return found
 
 
-def check_flags(stage: Stage, source: str):
-    """What a command refuses of its flags, refused before anything is started; else its flags."""
+def flags_of(stage: Stage, source: str):
+    """The flags of a stage's command; what it would refuse of them is refused before anything is started."""
     command, *words = stage.argv
     try:
         module = importlib.import_module(command)
