@@ -156,11 +156,11 @@ def find_weights(name: str, path: str | Path | None = None) -> Path:
     published = published_file(name)
     found = Path(path) if path is not None else locate(name)
     if found is not None:
-        return check_file(found, published)
+        return checked(found, published)
     raise InputError(f"{missing(published)}, or fetch it with python -m runtime.check --download {name}")
 
 
-def check_file(path: Path, published: PublishedFile) -> Path:
+def checked(path: Path, published: PublishedFile) -> Path:
     """`path`, if its size and hash are the published ones, as far as they are known."""
     if not path.is_file():
         raise InputError(f"{path}: no such weight file")

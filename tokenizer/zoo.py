@@ -148,9 +148,11 @@ def spec_of(name_or_path: str | Path, weights: str | Path | None = None) -> Toke
 
 
 def state_of(name_or_path: str | Path, weights: str | Path | None = None) -> str:
-    """In words, which weights `load(name_or_path, weights)` reads now; they change when the files do."""
+    """In words, which weights, and of somebody's own class which code, `load(name_or_path, weights)` reads now; they
+    change when the files do."""
+    code = registry.source_file(str(name_or_path))
     if weights == "random":
-        return "random"
+        return "random" + (f"; {_state(code)}" if code else "")
     if weights is not None:
         files = [Path(weights)]
     elif registry.is_on_hub(str(name_or_path)):
@@ -160,7 +162,11 @@ def state_of(name_or_path: str | Path, weights: str | Path | None = None) -> str
         files = [] if folder is None else sorted(folder.glob("*.safetensors"))
     else:
         files = sorted(find_folder(name_or_path).glob("*.safetensors"))
-    return "; ".join(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+    return "; ".join(map(_state, [*files, code] if code else files))
+
+
+def _state(file: Path) -> str:
+    return f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}"
 
 
 def trained_on(name_or_path: str | Path) -> dict:
@@ -228,6 +234,7 @@ def video_folder(name_or_path: str | Path) -> Path | None:
 
 def _last_folder(name_or_path: str | Path) -> Path:
     from runtime.checkpoint import find_checkpoint, list_checkpoints
+    from runtime.records import read_json
 
     if registry.is_baseline(name_or_path):
         raise InputError(f"tokenizer {str(name_or_path)!r} is no PV-VAE, and has no folder of one")
@@ -239,7 +246,12 @@ def _last_folder(name_or_path: str | Path) -> Path:
         return path
     checkpoints = list_checkpoints(path) if path.is_dir() else []
     if not checkpoints:
+        if (path / "config.json").is_file() and "_class_name" in read_json(path / "config.json"):
+            raise InputError(f"tokenizer {str(name_or_path)!r} is a folder of diffusers; give diffusers:{path}")
         known = ", ".join(TOKENIZER_NAMES)
         what = "has no checkpoint yet" if path.is_dir() else "is neither a folder nor a known name"
-        raise InputError(f"tokenizer {str(name_or_path)!r} {what}; give a run of tokenizer.train, or one of: {known}")
+        raise InputError(
+            f"tokenizer {str(name_or_path)!r} {what}; give a run of tokenizer.train, one of {known}, or your own: "
+            "module:CLASS, diffusers:FOLDER"
+        )
     return checkpoints[-1][1]

@@ -2,6 +2,7 @@
 same classes keep to `tokenizer.spec.VideoTokenizer`."""
 
 import functools
+import importlib
 import os
 import sys
 from dataclasses import replace
@@ -22,6 +23,7 @@ from tokenizer.baselines.base import BaselineTokenizer, load_baseline, seeded
 from tokenizer.baselines.registry import BASELINES, is_baseline
 from tokenizer.encode import has_no_logvar
 from tokenizer.spec import TokenizerSpec
+from tokenizer.zoo import state_of
 
 NAMES = tuple(BASELINES)
 # What the authors publish of the first channel: normalised = (latents - mean) / std.
@@ -373,6 +375,14 @@ def test_folders_that_hold_no_tokenizer_are_refused_in_one_line(tmp_path):
         load(f"diffusers:{tmp_path / 'nowhere'}")
 
 
+def test_a_folder_of_diffusers_is_taken_whole_and_named_when_its_prefix_is_forgotten(tmp_path):
+    saved(tmp_path / "vae", "wan2.1")
+    (tmp_path / "model_index.json").write_text("{}")  # a pipeline
+    assert load(f"diffusers:{tmp_path}").spec.name == "AutoencoderKLWan-t4s8c16"
+    with pytest.raises(InputError, match=f"is a folder of diffusers; give diffusers:{tmp_path / 'vae'}$"):
+        load(tmp_path / "vae")
+
+
 OWN = """
 import torch
 from tokenizer import Posterior, TokenizerSpec
@@ -439,6 +449,51 @@ def test_a_class_of_ones_own_is_a_tokenizer(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=words) as caught:
             load(name)
         assert "\n" not in str(caught.value)
+
+
+def own_class(folder, name: str, text: str, monkeypatch):
+    """A class of the user's own in a module of that name, read anew."""
+    (folder / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    importlib.invalidate_caches()
+    sys.modules.pop(name, None)
+    return load(f"{name}:Halves")
+
+
+def test_an_edit_of_a_class_makes_another_tokenizer(tmp_path, monkeypatch):
+    """What is kept is found by these hashes; numbers of code that is no more must not be."""
+    before = own_class(tmp_path, "edited_tokenizer", OWN, monkeypatch)
+    state = state_of("edited_tokenizer:Halves"), state_of("edited_tokenizer:Halves", "random")
+    again = own_class(tmp_path, "edited_tokenizer", OWN, monkeypatch)
+    assert (again.encoder_hash, again.decoder_hash) == (before.encoder_hash, before.decoder_hash)
+    after = own_class(tmp_path, "edited_tokenizer", OWN.replace("(1, 2, 2))\n", "(1, 2, 2)) * 0\n"), monkeypatch)
+    assert after.encoder_hash != before.encoder_hash and after.decoder_hash != before.decoder_hash
+    assert state_of("edited_tokenizer:Halves") != state[0] and state_of("edited_tokenizer:Halves", "random") != state[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("Posterior(", "("), "encode returned a Tensor, not a tokenizer.Posterior"),
+        (("(1, 2, 2)))", "(2, 2, 2)))"), r"returned latents \[1, 3, 1, 1, 1\] instead of \[1, 3, 2, 1, 1\]"),
+        (
+            ("scale_factor=(1, ", "scale_factor=(2, "),
+            r"returned a video \[1, 3, 4, 2, 2\] instead of \[1, 3, 2, 2, 2\]",
+        ),
+    ],
+)
+def test_what_a_class_of_ones_own_returns_is_held_against_its_spec(tmp_path, monkeypatch, change, words):
+    assert OWN.count(change[0]) == 1
+    with pytest.raises(InputError, match=f"^tokenizer wrong_tokenizer:Halves: halves: .*{words}"):
+        own_class(tmp_path, "wrong_tokenizer", OWN.replace(*change), monkeypatch)
+
+
+def test_what_shows_on_larger_clips_alone_is_found_with_the_first_of_them(tmp_path, monkeypatch):
+    line = "return torch.nn.functional.interpolate("
+    text = OWN.replace(line, f"latents = latents[:, :, :1] if latents.shape[-1] > 1 else latents\n        {line}")
+    vae = own_class(tmp_path, "late_tokenizer", text, monkeypatch)
+    with pytest.raises(InputError, match=r"returned a video \[1, 3, 1, 4, 4\] instead of \[1, 3, 2, 4, 4\]"):
+        vae.decode(torch.zeros(1, 3, 2, 2, 2))
 
 
 # -- in commands ------------------------------------------------------------------------------------------------------

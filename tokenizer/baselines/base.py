@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.errors import InputError
-from runtime.published_weights import PublishedFile, check_file, missing, place_of
+from runtime.published_weights import PublishedFile, checked, missing, place_of
 from runtime.weights import load_model, load_strictly
 from tokenizer.spec import (
     LOGVAR_RANGE,
@@ -137,10 +137,10 @@ class BaselineTokenizer(LatentStatistics):
         check_video(video, self.spec, values=not self.training)
         moments = [self.baseline.encode(self.network, part) for part in self._parts(video)]
         shape = [len(video), *self.spec.latent_shape(*video.shape[2:])]
-        mean = self._checked(torch.cat([mean for mean, _ in moments]), shape, "latents")
+        mean = held(torch.cat([mean for mean, _ in moments]), shape, "latents", self.spec).float()
         if moments[0][1] is None:
             return Posterior(mean)
-        logvar = self._checked(torch.cat([logvar for _, logvar in moments]), shape, "log-variances")
+        logvar = held(torch.cat([logvar for _, logvar in moments]), shape, "log-variances", self.spec).float()
         return Posterior(mean, logvar.clamp(*LOGVAR_RANGE))
 
     def decode(self, latents: Tensor, chunk_groups: int | None = None) -> Tensor:
@@ -158,7 +158,7 @@ class BaselineTokenizer(LatentStatistics):
         frames, (height, width) = self.spec.frames(latents.shape[2]), latents.shape[3:]
         video = torch.cat([self.baseline.decode(self.network, part) for part in self._parts(latents)])
         shape = [len(latents), 3, frames, height * self.spec.spatial, width * self.spec.spatial]
-        return self._checked(video, shape, "a video")
+        return held(video, shape, "a video", self.spec).float()
 
     def cast(self, dtype: torch.dtype) -> BaselineTokenizer:
         """Hold the weights in `dtype`; statistics stay float32, and hashes those of the weights before."""
@@ -190,10 +190,16 @@ class BaselineTokenizer(LatentStatistics):
         dtype = next(self.network.parameters()).dtype
         return batch.to(dtype).split(1 if self.baseline.one_by_one else max(1, len(batch)))
 
-    def _checked(self, found: Tensor, shape: list[int], what: str) -> Tensor:
-        if list(found.shape) != shape:
-            raise InputError(f"{self.spec.name}: its class returned {what} {list(found.shape)} instead of {shape}")
-        return found.float()
+
+class OtherShape(InputError):
+    """A tokenizer's class returned what its spec does not say."""
+
+
+def held(found: Tensor, shape: list[int], what: str, spec: TokenizerSpec) -> Tensor:
+    """What a tokenizer's class returned, if it has the shape that its spec says; OtherShape else."""
+    if list(found.shape) != shape:
+        raise OtherShape(f"{spec.name}: its class returned {what} {list(found.shape)} instead of {shape}")
+    return found
 
 
 def said_to_be_random(spec: TokenizerSpec) -> TokenizerSpec:
@@ -226,7 +232,7 @@ def find_file(baseline: Baseline, weights: str | Path | None = None) -> Path:
     for published in baseline.files:
         found = place_of(published)
         if found is not None:
-            return check_file(found, published)
+            return checked(found, published)
     wanted = missing(baseline.files[0]) if baseline.files else "no file of its weights is known here"
     raise InputError(f"{baseline.name}: {wanted}; or give --weights FILE, or --weights {RANDOM}")
 

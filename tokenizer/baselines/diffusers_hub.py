@@ -49,8 +49,8 @@ def folder_of(text: str, *, weights: bool, download: bool = False) -> Path:
         InputError: If a repository is not here and may not, or cannot, be fetched, or holds no autoencoder.
     """
     wanted = repository(text)
-    if wanted is None:
-        return Path(text)
+    if wanted is None:  # of a whole pipeline, the autoencoder
+        return next((Path(text, place) for place in _PLACES if Path(text, place, "config.json").is_file()), Path(text))
     found = _cached(wanted, weights)
     if found is None and not download:
         raise InputError(

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from tokenizer.baselines import diffusers_folder, diffusers_hub, diffusers_vaes, ports
+from tokenizer.baselines import diffusers_folder, diffusers_hub, diffusers_vaes, ports, user_class
 from tokenizer.baselines.base import RANDOM, Baseline, find_file, load_baseline
-from tokenizer.baselines.user_class import load_class
 
 BASELINES: dict[str, Baseline] = {row.name: row for row in (*diffusers_vaes.ROWS, *ports.ROWS)}
 
@@ -35,6 +34,11 @@ def pinned(name: str, weights: str | Path | None = None, *, download: bool = Fal
     if not name.startswith(_FOLDER):
         return name
     return _FOLDER + diffusers_hub.pinned(name.removeprefix(_FOLDER), weights=weights is None, download=download)
+
+
+def source_file(name: str) -> Path | None:
+    """The file of the code of "module:CLASS", where it has one; None for other names."""
+    return user_class.source_file(name) if _CLASS.fullmatch(name) else None
 
 
 def is_on_hub(name: str) -> bool:
@@ -63,4 +67,4 @@ def load(name: str, weights: str | Path | None = None, *, download: bool = False
     if name in BASELINES:
         return load_baseline(BASELINES[name], weights)
     folder = folder_of(name, weights, download=download)
-    return load_class(name, weights) if folder is None else diffusers_folder.load_folder(folder, weights)
+    return user_class.load_class(name, weights) if folder is None else diffusers_folder.load_folder(folder, weights)
