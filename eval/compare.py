@@ -10,7 +10,6 @@ tokenizer, curves, and a page of their clips side by side; `--tables-only` shows
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,7 +67,9 @@ class CompareConfig(PlanFlags, DownloadFlags):
     encode_batch_size: int = flag(16, "clips in one forward pass of a tokenizer", low=1, high=65_536)
     checkpoints: int = flag(10, "that stay of each generator, and make its curve", low=1, high=1000)
     samples: int = flag(2048, "generated clips, and as many real ones", low=2, high=1_000_000)
-    curve_samples: int = flag(800, "the same at each checkpoint of the curves; 0: no curves", low=0, high=1_000_000)
+    curve_samples: int | None = flag(
+        None, "the same at each checkpoint of the curves; 0: none; default: 800, at most --samples", low=0, high=10**6
+    )
     steps: int = flag(100, "Euler steps of the sampler", low=1, high=100_000)
     guidance_scales: tuple[float, ...] = flag((1.0,), "guidance scales to judge", low=0.0, high=1000.0)
     features: str = flag(
@@ -91,6 +92,8 @@ class CompareConfig(PlanFlags, DownloadFlags):
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        if self.curve_samples is None:
+            object.__setattr__(self, "curve_samples", min(800, self.samples))
         _ = self.entries
         if self.curve_samples == 1:
             raise InputError("--curve-samples 1 is too small: the least is 2, or 0 for no curves")
@@ -118,7 +121,7 @@ def compare(config: CompareConfig) -> Path:
         InputError: If a tokenizer is not known, or cannot encode clips of this shape; before any work.
         SystemExit: With code 1 when arms have failed; what could be done is done and shown.
     """
-    from eval.arms.costs import summary
+    from eval.arms.costs import say, summary
     from eval.comparison.outcome import cards_table, outcome_of, write_tables
     from eval.comparison.page import write_cards_page, write_page
     from eval.results.tables import markdown
@@ -139,7 +142,7 @@ def compare(config: CompareConfig) -> Path:
     print(markdown(tables))
     print(f"eval.compare: open {out}; tables: {plan.folder / 'tables.md'}")
     lines = summary(plan, failed)
-    say(*lines)
+    say("eval.compare", *lines)
     if lines:
         raise SystemExit(1)
     return out
@@ -147,7 +150,7 @@ def compare(config: CompareConfig) -> Path:
 
 def run_what_is_left(config: CompareConfig, plan: Plan) -> dict[str, str]:
     """Do what is left; by the name of a stage that failed here, why."""
-    from eval.arms.costs import cost_lines
+    from eval.arms.costs import cost_lines, say
     from eval.arms.engine import work_through
     from eval.arms.plan import Arm, Plan
     from runtime.resources import require_disk
@@ -159,7 +162,8 @@ def run_what_is_left(config: CompareConfig, plan: Plan) -> dict[str, str]:
         plan = plan_of(config)
     needed = sum(stage.bytes for stage in plan.stages.values() if not plan.done(stage))
     require_disk(plan.folder, needed, "what is left of this comparison")
-    say(f"{len(plan.arms)} arms, {len(plan.stages)} stages, in {plan.folder}", *cost_lines(plan))
+    about = f"{len(plan.arms)} arms, {len(plan.stages)} stages, in {plan.folder}"
+    say("eval.compare", about, *cost_lines(plan))
     if config.card:
         (plan.folder / "cards").mkdir(parents=True, exist_ok=True)
     return work_through(plan, "eval.compare", config.processes)
@@ -167,19 +171,9 @@ def run_what_is_left(config: CompareConfig, plan: Plan) -> dict[str, str]:
 
 def show(config: CompareConfig) -> None:
     """Print what would be run, and what it would cost."""
-    from eval.arms.costs import cost_lines
+    from eval.arms.costs import show_plan
 
-    plan = plan_of(with_commits(replace(config, download=False)))
-    for arm in plan.arms:
-        print(f"# {arm.name}")
-        print("\n".join(stage.command for stage in arm.stages))
-    print("\n".join(f"# {line}" for line in cost_lines(plan)))
-
-
-def say(*lines: str) -> None:
-    """Tell on stderr."""
-    for line in lines:
-        print(f"eval.compare: {line}", file=sys.stderr, flush=True)
+    show_plan(plan_of(with_commits(replace(config, download=False))))
 
 
 def plan_of(config: CompareConfig) -> Plan:

@@ -140,7 +140,7 @@ def convergence(config: ConvergenceConfig) -> list[Path]:
 
     # All of them before hours go into the first, and the main process for all: runs may be in training.
     world = start_processes(config.device)
-    kept_steps = world.same(world.first(chosen))
+    kept_steps = world.agreed(chosen)
     found = {}
     for run, steps in kept_steps.items():
         found[run] = measure_run(run, steps, config)
@@ -168,6 +168,7 @@ def measure_run(run: str, steps: Sequence[int], config: ConvergenceConfig) -> tu
     import time
 
     from eval.clip_sets import Judge, Watcher
+    from eval.decode import weights_of
     from eval.features import FRECHET_NAMES
     from eval.protocols.follow import differences
     from eval.quantities import TO_RECONSTRUCTIONS, distance_rows, no_infinity
@@ -200,6 +201,7 @@ def measure_run(run: str, steps: Sequence[int], config: ConvergenceConfig) -> tu
         rows += floor + untrained[""] + untrained[TO_RECONSTRUCTIONS]
     words = differences(network.name, len(targets[""].features), judge)
     too_few = no_infinity(noise, targets[""])
+    weights = weights_of(judge.facts, config.tokenizer, config.weights) if config.tokenizer else config.weights
     facts = {
         "run": str(run),
         "metric": FRECHET_NAMES[network.name],
@@ -220,7 +222,7 @@ def measure_run(run: str, steps: Sequence[int], config: ConvergenceConfig) -> tu
         "encoder_hash": judge.hashes["encoder"],
         "decoder_hash": judge.hashes["decoder"],
         **({"tokenizer": pinned(config.tokenizer, config.weights)} if config.tokenizer else {}),
-        **({"weights": config.weights} if config.weights else {}),
+        **({"weights": weights} if weights else {}),
         **judge.options,
         **({"guidance_scale": config.guidance_scale} if config.guidance_scale != 1.0 else {}),
         "differences": [*words, *([f"curves are biased by their few clips: {too_few}"] if too_few else [])],

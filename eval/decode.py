@@ -25,6 +25,12 @@ PIXELS = 4 * 17 * 256 * 256
 LARGEST_GRID = 256  # clips
 
 
+def weights_of(facts: dict, tokenizer: str | None, weights: str | None) -> str | None:
+    """The weights that a tokenizer is loaded with: those that were asked for, else those that the facts of latents name
+    for it, if it is theirs; None: its own."""
+    return weights or (facts.get("weights") if tokenizer in (None, facts.get("tokenizer")) else None)
+
+
 def fitting_tokenizer(
     facts: dict,
     source: object,
@@ -52,8 +58,7 @@ def fitting_tokenizer(
     name = tokenizer or facts.get("tokenizer")
     if not name:
         raise InputError(f"{source}: it names no tokenizer; give --tokenizer")
-    if weights is None and name == facts.get("tokenizer"):
-        weights = facts.get("weights")
+    weights = weights_of(facts, tokenizer, weights)
     vae = load(name, weights, device=resolve_device(device), download=download)
     wanted = facts.get("encoder_hash")
     if wanted and vae.encoder_hash != wanted:

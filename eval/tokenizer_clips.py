@@ -217,11 +217,28 @@ def drawn(dataset, data: str, flags: ClipFlags) -> tuple[list[int], bool]:
 
     count = min(flags.samples, len(dataset))
     if count < 2:
-        raise InputError(f"data set {data!r} has {len(dataset)} clips in split {flags.split!r}, two are needed")
+        more = "" if flags.split == "all" else "; --split all takes every clip"
+        raise InputError(f"data set {data!r} has {len(dataset)} clips in split {flags.split!r}, two are needed{more}")
     if data not in FILE_DATASETS:
         return list(range(count)), False
     labels = dataset.labels()
     return sorted(stratified_order(labels, flags.seed)[:count]), len(set(labels)) > 1
+
+
+def predictor_of(name: str, weights: str | None, vae, device: torch.device):
+    """What predicts with a tokenizer: the weights of its video stage; somebody's own class itself, which has one set of
+    weights. None where there is nothing that does.
+
+    Args:
+        name, weights: What `tokenizer.load` made `vae` of.
+    """
+    from tokenizer.baselines.registry import is_baseline
+    from tokenizer.zoo import load_predictor
+
+    if is_baseline(name):
+        return vae if hasattr(vae, "predict") else None
+    # Weights other than a run's own are another tokenizer than the one whose video stage it has.
+    return None if weights else load_predictor(name, device=device)
 
 
 @dataclass(frozen=True)

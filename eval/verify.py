@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.command import CommonFlags, flag, run_command
+from runtime.command import ReadingFlags, flag, run_command
 from runtime.errors import InputError
 
 VERIFIED, DIFFERS, UNCHECKED = "verified", "differs", "cannot be rechecked"
@@ -22,7 +22,7 @@ TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyConfig(CommonFlags):
+class VerifyConfig(ReadingFlags):
     """Flags of `python -m eval.verify`."""
 
     results: str = flag(help="results file, or a folder of them", positional=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from runtime.command import CommonFlags, flag, run_command
+from runtime.command import ReadingFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.log import Progress
 
@@ -17,7 +17,7 @@ MOMENT = 2.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig(CommonFlags):
+class CheckConfig(ReadingFlags):
     """Show what a latents file holds and whether it is sound."""
 
     file: str = flag(help="the latents file", positional=True)
@@ -79,17 +79,18 @@ def shown(rows: int, label: str) -> Iterator[Callable[[int], None]]:
     """A function that shows on a terminal how many of the rows are read, of work that takes longer than a moment. In a
     file an error is the only line."""
     progress, began = Progress(rows, label=label), time.monotonic()
-    late = [False]
+    late = False
 
     def seen(row: int) -> None:
-        late[0] = late[0] or (time.monotonic() - began > MOMENT and sys.stderr.isatty())
-        if late[0]:
+        nonlocal late
+        late = late or (time.monotonic() - began > MOMENT and sys.stderr.isatty())
+        if late:
             progress.update(row, {})
 
     try:
         yield seen
     finally:
-        if late[0]:
+        if late:
             progress.close()
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runtime.command import CommonFlags, flag, run_command
+from runtime.command import ReadingFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.published_weights import PUBLISHED, cache_folder, fault_of, fetch, locate, published_file
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsConfig(CommonFlags):
+class WeightsConfig(ReadingFlags):
     """Flags of `python -m runtime.check`."""
 
     download: tuple[str, ...] = flag((), "names to fetch into the cache, comma-separated, or all")

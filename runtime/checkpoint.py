@@ -5,6 +5,7 @@ The newest can be gone on from. Of those before, the kept ones stay, as weights 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from runtime.errors import InputError
 from runtime.faults import reach
 from runtime.files import disk_errors, sync
 from runtime.records import as_text, check_fields, read_json
-from runtime.resources import free_memory
+from runtime.resources import free_main_memory
 from runtime.weights import read_weights, reading
 
 OPTIMIZER = "optimizer.pt"
@@ -64,7 +65,9 @@ def checkpoint_room(parameters: int, run_dir: str | Path, *, steps: int, kept: i
     newest = KEEP_LAST + 1  # one of them is being written
     whole = parameters * (newest * BYTES_WHOLE + kept * BYTES_KEPT)
     found = list_checkpoints(run_dir)
-    there = sum(file.stat().st_size for file in Path(run_dir, "checkpoints").rglob("*") if file.is_file())
+    there = 0
+    with contextlib.suppress(FileNotFoundError):  # another command writes to this run, which is found out later
+        there = sum(file.stat().st_size for file in Path(run_dir, "checkpoints").rglob("*") if file.is_file())
     needed = 0 if found and found[-1][0] >= steps else max(0, whole - there)
     return Room(whole, needed, f"{newest} checkpoints with optimizer state and {kept} without")
 
@@ -157,11 +160,9 @@ class CheckpointWriter:
     ) -> None:
         """`save_checkpoint`; an error of the one before is raised here, if `check` has not."""
         self.wait()
-        if self._pool is None:
-            save_checkpoint(run_dir, step, tensors=tensors, optimizer=optimizer, **rest)
-            return
-        free = free_memory(torch.device("cpu"))
-        if self._copy and free is not None and _bytes_of((tensors, optimizer)) > free // 2:
+        free = free_main_memory()
+        no_room = self._copy and free is not None and _bytes_of((tensors, optimizer)) > free // 2
+        if self._pool is None or no_room:
             save_checkpoint(run_dir, step, tensors=tensors, optimizer=optimizer, **rest)
             return
         tensors, optimizer = (_copied(value, self._copy) for value in (tensors, optimizer))

@@ -53,15 +53,8 @@ def flag(
         positional: Also accept the value as a bare word.
         check: Gets the flag as typed and its value, given or default; raises InputError when it will not do.
     """
-    metadata = {
-        "help": help,
-        "choices": choices,
-        "low": low,
-        "high": high,
-        "positional": positional,
-        "check": check,
-    }
-    return field(default=default, metadata=metadata) if default is not MISSING else field(metadata=metadata)
+    metadata = dict(help=help, choices=choices, low=low, high=high, positional=positional, check=check)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +70,13 @@ class CommonFlags:
         None, "save and stop after this long, with exit code 75; the same command goes on", low=0.0
     )
     dry_run: bool = flag(False, "print the resolved flags as JSON and stop")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingFlags(CommonFlags):
+    """Of commands that write nothing, and so work where nothing may be written."""
+
+    runs_dir: str = flag("runs", "folder of all run directories")
 
 
 # Those of them that change where, when and under what name a run happens, not what it learns.
@@ -197,7 +197,7 @@ def parse(argv: list[str], config_class: type, presets: Callable[[dict], dict] |
     implied = presets(dict(given)) if presets else {}
     values = {name: value for name, value in {**implied, **given}.items() if name in known}
     for f in known.values():
-        if f.default is MISSING and f.default_factory is MISSING and f.name not in values:
+        if f.default is f.default_factory is MISSING and f.name not in values:
             raise InputError(f"{_shown(f.name)} is needed: {f.metadata.get('help', '')}")
     try:
         config = config_class(**values)
@@ -326,10 +326,8 @@ def help_text(config_class: type, example: str = "") -> str:
     hints = typing.get_type_hints(config_class)
     doc = (config_class.__doc__ or "").strip().splitlines()[0]
     lines = [doc, ""] + ([f"Example: {example}", ""] if example else [])
-    ordered = sorted(
-        dataclasses.fields(config_class), key=lambda f: f.name in {c.name for c in dataclasses.fields(CommonFlags)}
-    )
-    for f in ordered:
+    common = {f.name for f in dataclasses.fields(CommonFlags)}
+    for f in sorted(dataclasses.fields(config_class), key=lambda f: f.name in common):
         default = "needed" if f.default is MISSING else f"default: {_as_typed(f.default)}"
         choices = f.metadata.get("choices")
         kind = "|".join(map(str, choices)) if choices else _expected(hints[f.name], short=True)

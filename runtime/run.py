@@ -143,6 +143,7 @@ class Run:
         kind: str,
         name: str,
         identity: dict,
+        extra_config: dict | None = None,
         extra_manifest: dict | None = None,
         session: dict | None = None,
     ) -> Run:
@@ -153,6 +154,7 @@ class Run:
             kind: "tokenizer" or "generator".
             name: Folder name; no path separators.
             identity: Everything that changes the result; JSON values.
+            extra_config: More values for config.json, JSON like all of it.
             extra_manifest: More facts for manifest.json, written when the run is created.
             session: Facts of this sitting that may differ from one to the next, such as the number of processes.
 
@@ -173,7 +175,7 @@ class Run:
             raise InputError(
                 f"{directory} is being written by another process; wait for it or give another --name"
             ) from error
-        values = plain(asdict(config)) | (extra_manifest or {}).get("config", {})
+        values = plain(asdict(config)) | (extra_config or {})
         if not (directory / "config.json").is_file() or read_json(directory / "config.json") != values:
             write_json(directory / "config.json", values)  # what may differ from before, such as more steps, is current
         if (directory / "manifest.json").is_file():
@@ -189,7 +191,7 @@ class Run:
                 "machine": machine(),
                 "identity": identity,
                 "sessions": [],
-                **{key: value for key, value in (extra_manifest or {}).items() if key != "config"},
+                **(extra_manifest or {}),
             }
             write_json(directory / "manifest.json", manifest)
         return cls(directory, manifest, lock, session or {})
@@ -206,12 +208,7 @@ class Run:
     @staticmethod
     def _refuse_other(info: RunInfo, identity: dict) -> None:
         before = info.manifest["identity"]
-        changed = [
-            f"{key}: was {before.get(key)!r}, now {identity.get(key)!r}"
-            for key in sorted({*before, *identity})
-            if before.get(key) != identity.get(key)
-        ]
-        if changed:
+        if changed := _differences(before, identity):
             raise InputError(
                 f"{info.dir} was made with other settings ({'; '.join(changed)}); use those, or another --name"
             )
@@ -232,6 +229,23 @@ class Run:
         }
         write_json(self.dir / "manifest.json", self.manifest)
         self._lock.close()
+
+
+def _differences(before: dict, now: dict, within: str = "") -> list[str]:
+    """Which values differ, each in a few words; of a record in a record, which of its fields."""
+    found = []
+    for key in sorted({*before, *now}):
+        was, is_now = before.get(key), now.get(key)
+        if isinstance(was, dict) and isinstance(is_now, dict):
+            found += _differences(was, is_now, f"{within}{key}.")
+        elif was != is_now:
+            found.append(f"{within}{key}: was {_short(was)}, now {_short(is_now)}")
+    return found
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def is_main() -> bool:

@@ -193,7 +193,7 @@ def train(config: TrainConfig) -> Path:
         if world.is_main:
             prune(run_dir)
         found = list_checkpoints(run_dir)
-        step = found[-1][0] if found else 0
+        step = world.same(found[-1][0] if found else 0)  # as the main process sees the disk: see `Trainer.newest`
         if step >= plan[-1].stop:
             if world.is_main:
                 print(f"tokenizer.train: {run_dir} is complete ({step} steps)")
@@ -202,12 +202,13 @@ def train(config: TrainConfig) -> Path:
         if world.is_main:
             print(f"tokenizer.train: {estimate}", file=sys.stderr)
         progress = Progress(plan[-1].stop, start=step, label=name)
+        layout = torch.channels_last_3d  # what convolutions like best
         for stage in plan:
             if step < stage.stop:
                 training = StageTraining(
                     config,
                     stage,
-                    on_device(build_model(beginning, model_config), world.device).train(),
+                    build_model(beginning, model_config).to(world.device, memory_format=layout).train(),
                     clips=clips,
                     run_dir=run_dir,
                     world=world,
@@ -224,14 +225,8 @@ def train(config: TrainConfig) -> Path:
         if world.is_main:
             progress.close()
             log.close()
+            print(f"tokenizer.train: wrote {run_dir}")
     return run_dir
-
-
-def on_device(vae, device):
-    """The model where it trains, in the memory order that convolutions like best."""
-    import torch
-
-    return vae.to(device, memory_format=torch.channels_last_3d)
 
 
 def network_size(config: TrainConfig):
@@ -390,6 +385,9 @@ def validation_batches(dataset, count: int, seed: int) -> list:
     independent draws already, they are the first ones.
 
     A clip that cannot be decoded is left out, and said.
+
+    Raises:
+        InputError: If none can be decoded.
     """
     import torch
 
@@ -405,6 +403,8 @@ def validation_batches(dataset, count: int, seed: int) -> list:
             items.append(torch.as_tensor(dataset[index]["video"]))
         except UnreadableClip as error:
             _say(f"left out of validation: {error}")
+    if not items:
+        raise InputError("none of the held-out clips (split test) can be decoded; repair them, or remove them")
     return [torch.stack(items[i : i + 16]) for i in range(0, len(items), 16)]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from runtime.command import CommonFlags, flag, run_command
+from runtime.command import ReadingFlags, flag, run_command
 from runtime.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig(CommonFlags):
+class CheckConfig(ReadingFlags):
     """Flags of `python -m videos.check`."""
 
     data: str = flag("videos", "data set: ucf101, realestate10k, kinetics400, davis, sintel, badja, videos, images, …")

@@ -19,12 +19,12 @@ from eval.page.document import bullet_list, facts_table, folded, quiet, results_
 from eval.page.figures import curve, smoothed
 from eval.protocols.presets import guessed
 from eval.results.rows import Row
+from eval.tokenizer_clips import predictor_of
 from generator.loading import SHIPPED
 from latents_cache import open_latents
 from runtime.errors import InputError
 from runtime.processes import autocast, resolve_device, resolve_dtype
 from runtime.records import check_fields, read_json, read_lines
-from tokenizer.zoo import load_predictor
 from videos import psnr, to_float, to_uint8
 
 _CURVE = {"curve": list[dict], "curve_to_reconstructions": list[dict], "metric": str, "samples": int}
@@ -58,7 +58,7 @@ def real_section(config, run, facts: dict) -> str:
     clip, labels = real_clips(dataset, [*halves[1], *halves[0]], config.seed, config.clips)
     device = resolve_device(config.device)
     vae = fitting_tokenizer(facts, run.dir, device=config.device)
-    predictor = load_predictor(facts["tokenizer"], device=device)
+    predictor = predictor_of(facts["tokenizer"], facts.get("weights"), vae, device)
     groups = vae.spec.groups(clip.shape[2])
     observed = vae.spec.frames(groups - groups // 2)
     with torch.no_grad(), autocast(device, resolve_dtype(config.dtype, device)):

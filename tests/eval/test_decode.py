@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eval.clip_sets import reconstructed
-from eval.decode import DecodeConfig, decode, decoded, decoded_clips, fitting_tokenizer, side_by_side
+from eval.decode import DecodeConfig, decode, decoded, decoded_clips, fitting_tokenizer, side_by_side, weights_of
 from eval.tokenizer_clips import encoder_of
 from latents_cache import open_latents
 from runtime.errors import InputError
@@ -30,6 +30,13 @@ def test_decoded_clips_are_uint8_and_do_not_depend_on_the_batch_size(chain, monk
     # float32 sums in another order move a value by less than one step of uint8
     assert (video.int() - all_at_once[0][0].int()).abs().max() <= 1
     assert np.array_equal(np.concatenate([labels for _, labels in one]), all_at_once[0][1])
+
+
+def test_weights_that_latents_name_are_those_of_their_tokenizer_alone():
+    facts = {"tokenizer": "a", "weights": "w"}
+    assert weights_of(facts, None, None) == weights_of(facts, "a", None) == "w"
+    assert weights_of(facts, "b", None) is None and weights_of({"tokenizer": "a"}, "a", None) is None
+    assert weights_of(facts, "a", "v") == weights_of(facts, "b", "v") == "v"
 
 
 class Sized:

@@ -25,7 +25,7 @@ from eval.reconstruction import (
 )
 from eval.reconstruction import judge as judged
 from eval.results.rows import read_results
-from eval.tokenizer_clips import drawn, encoder_of, open_clips
+from eval.tokenizer_clips import drawn, encoder_of, open_clips, predictor_of
 from runtime.command import parse
 from runtime.errors import InputError
 from runtime.processes import start_processes
@@ -259,6 +259,8 @@ def test_other_weights_than_a_runs_own_are_another_tokenizer(chain):
     # What the run has learned to predict says nothing of them.
     assert judged(flags, own).observed == 9 and judged(flags, other).observed is None
     assert {row.metric for row in judged(flags, other).missing} >= {"error / repeat"}
+    assert predictor_of(str(chain.tokenizer), None, own.vae, CPU) is not None
+    assert predictor_of(str(chain.tokenizer), "random", other.vae, CPU) is None  # nor do pages show it
 
 
 def test_of_files_every_class_is_drawn_alike_and_of_synthetic_clips_the_first():

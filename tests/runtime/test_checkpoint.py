@@ -94,7 +94,7 @@ def test_a_write_that_fails_is_told_at_the_next_look_and_at_the_end_at_the_lates
 
 
 def test_without_room_for_a_copy_the_checkpoint_is_written_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "free_memory", lambda device: 20)
+    monkeypatch.setattr(checkpoint, "free_main_memory", lambda: 20)
     with CheckpointWriter() as writer:
         writer.save(tmp_path, 1, tensors={"model": {"w": torch.ones(3)}})
         assert [step for step, _ in list_checkpoints(tmp_path)] == [1]

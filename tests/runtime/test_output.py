@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from runtime.command import CommonFlags, flag, parse
+from runtime.command import CommonFlags, ReadingFlags, flag, parse
 from runtime.errors import InputError
 from runtime.output import MAX_NAME, check_file, check_folder, check_name
 
@@ -50,6 +50,9 @@ def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
     with pytest.raises(InputError, match="no permission to write in"):
         check_file("--out", str(tmp_path / "a.json"))
+    with pytest.raises(InputError, match="--runs-dir runs: no permission to write in"):
+        parse([], CommonFlags)
+    parse([], ReadingFlags)  # of commands that write nothing
 
 
 def test_flags_are_checked_with_their_defaults(tmp_path, monkeypatch):

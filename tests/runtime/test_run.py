@@ -175,3 +175,13 @@ def test_check_refuses_what_open_would_and_writes_nothing(tmp_path):
     Run.check(Config(str(tmp_path)), name="run", **settings)
     with pytest.raises(InputError, match="made with other settings .steps: was 10, now 11."):
         Run.check(Config(str(tmp_path)), name="run", kind="tokenizer", identity={"steps": 11})
+
+
+def test_of_a_record_that_differs_only_its_fields_are_named_and_long_ones_are_cut(tmp_path):
+    before = {"shape": [8, 5, 4, 4], "mean": [0.123456789] * 8, "rows": 10}
+    with open_run(tmp_path, latents=before):
+        pass
+    now = {"latents": {"shape": [12, 5, 4, 4], "mean": [0.123456789] * 12, "rows": 10}}
+    with pytest.raises(InputError, match=r"latents.shape: was \[8, 5, 4, 4\], now \[12, 5, 4, 4\]") as caught:
+        Run.check(Config(str(tmp_path)), kind="tokenizer", name="run", identity={"steps": 10, **now})
+    assert len(str(caught.value)) < 400 and "rows" not in str(caught.value)

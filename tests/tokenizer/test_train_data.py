@@ -149,6 +149,14 @@ def test_an_undecodable_clip_is_left_out_of_validation(root, capsys):
     assert sum(map(len, batches)) == 149 and "007.mp4" in capsys.readouterr().err
 
 
+def test_a_validation_without_any_clip_is_refused_before_training(tmp_path):
+    write_video(tmp_path / "only.mp4", np.zeros((8, 32, 32, 3), np.uint8), 8)
+    dataset = open_dataset("videos", root=str(tmp_path), clip=ClipSpec(5, 32, window="center"))
+    spoil(dataset.sources[0])
+    with pytest.raises(InputError, match="none of the held-out clips .* can be decoded"):
+        validation_batches(dataset, 8, seed=0)
+
+
 def test_larger_sizes_leave_smaller_files_out_and_the_smallest_says_what_it_enlarges(tmp_path, capsys):
     for number, side in enumerate([24, 40, 40, 70, 70, 70]):
         write_video(tmp_path / f"{number}.mp4", np.zeros((8, side, side, 3), np.uint8), 8)
