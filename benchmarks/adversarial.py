@@ -55,38 +55,19 @@ def adversarial(config: AdversarialConfig) -> dict[str, dict]:
 
 def fine_tune(config: AdversarialConfig, name: str, weight: float) -> Path:
     """One of the two runs, trained or found."""
-    from tokenizer.train import TrainConfig, preset_defaults, train
+    from benchmarks.measuring import demo_tokenizer
 
-    every = max(1, config.steps // config.validations)
-    return train(
-        TrainConfig(
-            **preset_defaults({})
-            | {
-                "runs_dir": config.runs_dir,
-                "name": f"{config.name or 'adversarial'}-{name}",
-                "device": config.device,
-                "dtype": config.dtype,
-                "seed": config.seed,
-                "max_hours": config.max_hours,
-                "stage": "decoder",
-                "init_from": config.tokenizer,
-                "steps": config.steps,
-                "batch_size": config.batch_size,
-                "learning_rate": config.learning_rate,
-                "gan_weight": weight,
-                "adaptive_gan": config.adaptive_gan,
-                "validate_every": every,
-                "save_every": every,
-            }
-        )
-    )
+    alike = {name: getattr(config, name) for name in ("steps", "batch_size", "learning_rate", "adaptive_gan")}
+    alike |= dict.fromkeys(("validate_every", "save_every"), max(1, config.steps // config.validations))
+    run = f"{config.name or 'adversarial'}-{name}"
+    return demo_tokenizer(config, stage="decoder", init_from=config.tokenizer, gan_weight=weight, name=run, **alike)
 
 
 def curves(run: Path) -> dict:
     """The curves that a run logged: for each name, steps and values."""
-    import json
+    from runtime.records import read_lines
 
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = read_lines(run / "metrics.jsonl", {"step": int, "skipped": int})
     found = {}
     for name in (*LOSSES, *VALIDATION):
         points = [(line["step"], line[name]) for line in lines if name in line]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import tempfile
 import time
@@ -46,9 +47,7 @@ def cache(config: CacheConfig) -> dict:
     from runtime.processes import resolve_device
     from runtime.resources import readable, require_disk
 
-    size = 2 * 2 * config.rows
-    for length in config.shape:
-        size *= length
+    size = 2 * 2 * config.rows * math.prod(config.shape)
     folder = config.folder or tempfile.gettempdir()
     require_disk(folder, size + 2**20, "the latents file")
     results = {"file": {"rows": config.rows, "shape": list(config.shape), "bytes": size}}

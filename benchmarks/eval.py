@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
@@ -104,7 +105,7 @@ def end_to_end(config: EvalConfig, count: int, device) -> dict:
     from tempfile import TemporaryDirectory
 
     from eval.clip_sets import names_of
-    from eval.extract import View, extract, read_items, seen_by
+    from eval.extract import View, extract, read_items, record_of, seen_by
     from eval.features.store import FeatureStore
     from eval.metrics.frechet import frechet_distance
     from eval.metrics.inception import inception_score
@@ -132,6 +133,7 @@ def end_to_end(config: EvalConfig, count: int, device) -> dict:
                 read_items(dataset, items, config.seed, device),
                 world=start_processes(config.device),
                 label=f"end to end, {count} clips",
+                unreadable=record_of(Path(folder), dataset),
             )
             for items in (range(count), range(count, 2 * count))
         ]

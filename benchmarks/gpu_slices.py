@@ -175,7 +175,7 @@ def tokenizer_step(config: GpuConfig, batch: int, shape: dict) -> dict:
 
     def step() -> None:
         with autocast(device, dtype):
-            output, posterior = vae(video, num_dropped=1 if config.smoke else 2)
+            output, posterior = vae(video, dropped=1 if config.smoke else 2)
         tokenizer_loss(output, video, posterior, kl_weight=1e-6)[0].backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

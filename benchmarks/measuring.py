@@ -1,4 +1,4 @@
-"""The file that a benchmark leaves: results with everything that is needed to repeat them."""
+"""What benchmarks have in common: the file that each leaves, clocks and turns, and what they measure on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from runtime.command import CommonFlags
 from runtime.errors import InputError
 from runtime.measuring import wait
 from runtime.records import read_json, write_json
@@ -163,6 +164,15 @@ def noise_latents(path: str | Path, rows: int, shape: tuple[int, int, int, int],
         writer.write(row, mean, logvar - 6, label=row % classes)
     writer.finish()
     return path
+
+
+def demo_tokenizer(config: CommonFlags, **flags: object) -> Path:
+    """The run of `tokenizer.train` by the preset of the demo with these flags, trained or found; folder, device and
+    compute type are the benchmark's, and the seed where no flag says otherwise."""
+    from tokenizer.train import TrainConfig, preset_defaults, train
+
+    common = {name: getattr(config, name) for name in ("runs_dir", "device", "dtype", "seed", "max_hours")}
+    return train(TrainConfig(**preset_defaults({}) | common | flags))
 
 
 def native_dtypes(device: torch.device) -> tuple[str, ...]:

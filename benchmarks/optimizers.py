@@ -53,11 +53,10 @@ def optimizers(config: OptimizersConfig) -> list[dict]:
 
 def trained(config: OptimizersConfig, optimizer: str, rate: float, seed: int, steps: int, name: str = "") -> Path:
     """The run of one optimizer, trained or found."""
-    from tokenizer.train import TrainConfig, preset_defaults, train
+    from benchmarks.measuring import demo_tokenizer
 
-    flags = {**preset_defaults({}), "optimizer": optimizer, "learning_rate": rate, "seed": seed, "steps": steps}
-    flags |= {"runs_dir": config.runs_dir, "device": config.device, "dtype": config.dtype}
-    return train(TrainConfig(**flags, name=name or f"optimizers-{optimizer}-{rate:g}-{seed}-{steps}"))
+    name = name or f"optimizers-{optimizer}-{rate:g}-{seed}-{steps}"
+    return demo_tokenizer(config, optimizer=optimizer, learning_rate=rate, seed=seed, steps=steps, name=name)
 
 
 def seconds_a_step(config: OptimizersConfig, steps: int = 12, turns: int = 2) -> dict[str, float]:

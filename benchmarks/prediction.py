@@ -66,31 +66,13 @@ def prediction(config: PredictionConfig) -> dict:
 
 def train_pair(config: PredictionConfig, seed: int) -> dict[str, Path]:
     """The two runs of a seed, trained or found."""
-    from tokenizer.train import TrainConfig, preset_defaults, train
+    from benchmarks.measuring import demo_tokenizer
 
-    common = {
-        **preset_defaults({}),
-        "runs_dir": config.runs_dir,
-        "device": config.device,
-        "dtype": config.dtype,
-        "seed": seed,
-    }
-    images = train(
-        TrainConfig(**common | {"stage": "images", "steps": config.image_steps, "name": f"prediction-images-{seed}"})
-    )
+    name = f"prediction-images-{seed}"
+    images = demo_tokenizer(config, stage="images", steps=config.image_steps, seed=seed, name=name)
+    video = {"stage": "video", "steps": config.video_steps, "init_from": str(images), "seed": seed}
     return {
-        name: train(
-            TrainConfig(
-                **common
-                | {
-                    "stage": "video",
-                    "steps": config.video_steps,
-                    "init_from": str(images),
-                    "max_drop_ratio": ratio,
-                    "name": f"prediction-{name}-{seed}",
-                }
-            )
-        )
+        name: demo_tokenizer(config, **video, max_drop_ratio=ratio, name=f"prediction-{name}-{seed}")
         for name, ratio in VARIANTS.items()
     }
 

@@ -248,7 +248,7 @@ def tokenizer_step(config: StagesConfig, device, dtype) -> dict:
         waited += time.perf_counter() - start
         video = to_float(batch["video"].to(device)).contiguous(memory_format=torch.channels_last_3d)
         with autocast(device, dtype):
-            output, posterior = vae(video, num_dropped=next(counter) % 5)
+            output, posterior = vae(video, dropped=next(counter) % 5)
         loss, _ = tokenizer_loss(output, video, posterior, kl_weight=1e-5)
         loss.backward()
         optimizer.step()

@@ -10,7 +10,6 @@ lines, paired differences over seeds and clips, curves over each other, and a pa
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +41,7 @@ def ablation(config: AblationConfig) -> Path:
         InputError: If the file, or a flag in it, is wrong, or data or the judge are not here; before any work.
         SystemExit: With code 1 when arms have failed; what could be done is done and shown.
     """
-    from eval.arms.costs import cost_lines, summary
+    from eval.arms.costs import cost_lines, say, summary
     from eval.arms.engine import work_through
     from eval.comparison.outcome import write_tables
     from eval.results.tables import markdown
@@ -54,7 +53,8 @@ def ablation(config: AblationConfig) -> Path:
     whole = read_study(config.plan)
     study = chosen(config, whole)
     plan = plan_of(config, study)
-    say(f"{len(plan.arms)} arms, {len(plan.stages)} stages, in {plan.folder}", *cost_lines(plan))
+    about = f"{len(plan.arms)} arms, {len(plan.stages)} stages, in {plan.folder}"
+    say("eval.ablation", about, *cost_lines(plan))
     # Of the whole study, also what another call has done of it; a flag that is wrong there is found before any work.
     whole_plan, lines = plan_of(config, whole), lines_of(config, whole)
     failed = {}
@@ -68,7 +68,7 @@ def ablation(config: AblationConfig) -> Path:
     print(markdown(outcome.tables))
     print(f"eval.ablation: open {out}; tables: {plan.folder / 'tables.md'}")
     words = summary(plan, failed)
-    say(*outcome.verdicts, *words)
+    say("eval.ablation", *outcome.verdicts, *words)
     if words:
         raise SystemExit(1)
     return out
@@ -76,15 +76,11 @@ def ablation(config: AblationConfig) -> Path:
 
 def show(config: AblationConfig) -> None:
     """Print what would be run, and what it would cost."""
-    from eval.arms.costs import cost_lines
+    from eval.arms.costs import show_plan
     from eval.study.file import read_study
     from eval.study.plan import plan_of
 
-    plan = plan_of(config, chosen(config, read_study(config.plan)))
-    for arm in plan.arms:
-        print(f"# {arm.name}")
-        print("\n".join(stage.command for stage in arm.stages))
-    print("\n".join(f"# {line}" for line in cost_lines(plan)))
+    show_plan(plan_of(config, chosen(config, read_study(config.plan))))
 
 
 def chosen(config: AblationConfig, study: Study) -> Study:
@@ -107,12 +103,6 @@ def chosen(config: AblationConfig, study: Study) -> Study:
     arms = tuple(arm for arm in study.arms if arm.name in wanted)
     first = study.first if study.first in wanted else arms[0].name
     return replace(study, arms=arms, seeds=config.seeds or study.seeds, first=first)
-
-
-def say(*lines: str) -> None:
-    """Tell on stderr."""
-    for line in lines:
-        print(f"eval.ablation: {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,6 @@ def card(config: CardConfig) -> Path:
     from eval.reconstruction import differences, judge
     from eval.results.rows import table, write_results
     from eval.tokenizer_clips import open_clips
-    from runtime.files import replacing
     from runtime.processes import resolve_dtype, start_processes
 
     began = time.monotonic()
@@ -62,7 +61,7 @@ def card(config: CardConfig) -> Path:
     label = label_of(opened)
     judged = judge(config, opened)
     store = latents_store(opened, resolve_dtype(config.dtype, world.device))
-    views = {"pixels": judged.view, "latents": View(store=store, see=see_latents, change=judged.encode)}
+    views = {"pixels": judged.view, "latents": View(store=store, see=see_latents, change=judged.view.change)}
     kept = opened.seen(views, world, f"{opened.data} through {label}")
     rows = measurement_rows(kept["pixels"]) + judged.missing if world.is_main else []
     rows += latent_rows(kept["latents"]) if world.is_main else []
@@ -86,10 +85,10 @@ def card(config: CardConfig) -> Path:
     write_results(out, kind="card", rows=rows, **facts, seconds=round(time.monotonic() - began, 1))
     print(table(rows))
     from eval.analysis.card_page import card_page
+    from eval.page.document import save_page
 
     page = out.with_suffix(".html")
-    with replacing(page, "report") as partial:
-        partial.write_text(card_page(facts, rows, opened, kept["latents"], config.clips), "utf-8", "xmlcharrefreplace")
+    save_page(page, card_page(facts, rows, opened, kept["latents"], config.clips))
     print(f"eval.card: wrote {out}; open {page}")
     return out
 
@@ -104,8 +103,7 @@ def temporal(config: CardConfig, opened: Opened, judged: Judged, world) -> list[
     """tFVD, or the number that takes its place; a row that says why where there is none."""
     from eval.analysis.latent_rows import temporal_rows
     from eval.analysis.temporal_fvd import AVERAGED, STRIDE, TemporalView, frame_rule
-    from eval.clip_sets import names_of
-    from eval.extract import View, extract, read_items, record_of
+    from eval.extract import View
     from eval.features.store import FeatureStore
     from eval.results.rows import Row
     from eval.tokenizer_clips import drawn
@@ -135,14 +133,8 @@ def temporal(config: CardConfig, opened: Opened, judged: Judged, world) -> list[
     store = FeatureStore(
         opened.kept_below, f"{opened.data}-temporal-{clip.height}px", view.key(clip, stratified, **opened.clip_key)
     )
-    kept = extract(
-        {"": View(store=store, see=view.see)},
-        names_of(dataset, items),
-        read_items(dataset, items, config.seed, world.device),
-        world=world,
-        label="averaged latents",
-        unreadable=record_of(opened.kept_below, dataset),
-    )[""]
+    longer = replace(opened, dataset=dataset, items=items)
+    kept = longer.seen({"": View(store=store, see=view.see)}, world, "averaged latents")[""]
     return temporal_rows(kept) if world.is_main else []
 
 

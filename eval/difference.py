@@ -50,7 +50,6 @@ def difference(config: DifferenceConfig) -> Path:
         InputError: If results are absent, of different kinds, or not of the same clips, seeds and features.
     """
     from eval.results.rows import read_results, table, write_results
-    from generator.sample import OPTIONS
     from runtime.run import is_main
 
     paths = [find_results(name, config.runs_dir) for name in (config.a, config.b)]
@@ -64,15 +63,7 @@ def difference(config: DifferenceConfig) -> Path:
         raise InputError(f"--a and --b are the same results: {path_a}")
     (facts_a, all_a), (facts_b, all_b) = read_results(path_a), read_results(path_b)
     check_fields(facts_a, {"data": str}, path_a)
-    if facts_a.get("seed") != facts_b.get("seed"):
-        raise InputError(
-            f"{path_a} and {path_b} are not of the same clips: seed is {facts_a.get('seed')} and {facts_b.get('seed')}"
-        )
-    if kind in PROBES and (other := [n for n in PROBED if facts_a.get(n) is None or facts_a[n] != facts_b.get(n)]):
-        raise InputError(
-            f"{path_a} and {path_b} are not of the same clips and heads: {other[0]} is {facts_a.get(other[0])} and "
-            f"{facts_b.get(other[0])}; measure both alike"
-        )
+    check_alike(kind, (path_a, facts_a), (path_b, facts_b))
     rows_a, rows_b = ({(row.metric, row.subject): row for row in found} for found in (all_a, all_b))
     rows, verdicts = [], []
     for (metric, subject), row in rows_a.items():
@@ -91,18 +82,7 @@ def difference(config: DifferenceConfig) -> Path:
         raise InputError(f"{path_a} and {path_b} have no number in common whose clips were kept; measure both again")
     out = Path(config.out) if config.out else path_a.parent / f"difference-{kind}-with-{name_of(path_b)}.json"
     words = ["intervals cover fresh clips, not other training seeds; each of the verdicts errs in 5 % of cases"]
-    if kind == "fvd":
-        ways = [
-            {**facts, "guidance scale": (facts.get("guidance_scales") or [1.0])[0]}  # of "generated", the headline
-            for facts in (facts_a, facts_b)
-        ]
-        names = ("steps", "guidance scale", *OPTIONS)
-        pairs = [(name, *(way.get(name, "as by default") for way in ways)) for name in names]
-        words += [
-            f"drawn in different ways: {name} is {ours} of a, {theirs} of b"
-            for name, ours, theirs in pairs
-            if ours != theirs
-        ]
+    words += drawn_differently(facts_a, facts_b) if kind == "fvd" else []
     facts = {"a": str(path_a), "b": str(path_b), "of": kind, "data": facts_a["data"], "differences": words}
     facts |= {"videos": facts_a.get("videos", [])} if kind in PROBES else {}
     write_results(out, kind="difference", rows=rows, **facts)
@@ -113,6 +93,34 @@ def difference(config: DifferenceConfig) -> Path:
             print(f"  {line}")
         print(f"eval.difference: wrote {out}")
     return out
+
+
+def check_alike(kind: str, a: tuple[Path, dict], b: tuple[Path, dict]) -> None:
+    """Refuse two results, each (path, facts), that say themselves that they are of other clips, seeds or heads."""
+    (path_a, facts_a), (path_b, facts_b) = a, b
+    if facts_a.get("seed") != facts_b.get("seed"):
+        raise InputError(
+            f"{path_a} and {path_b} are not of the same clips: seed is {facts_a.get('seed')} and {facts_b.get('seed')}"
+        )
+    if kind in PROBES and (other := [n for n in PROBED if facts_a.get(n) is None or facts_a[n] != facts_b.get(n)]):
+        raise InputError(
+            f"{path_a} and {path_b} are not of the same clips and heads: {other[0]} is {facts_a.get(other[0])} and "
+            f"{facts_b.get(other[0])}; measure both alike"
+        )
+
+
+def drawn_differently(*facts: dict) -> list[str]:
+    """In words, in what the ways differ in which the clips of two results of eval.fvd were drawn."""
+    from generator.sample import OPTIONS
+
+    # Of "generated", the headline, the first scale of guidance.
+    ways = [{**each, "guidance scale": (each.get("guidance_scales") or [1.0])[0]} for each in facts]
+    pairs = {name: [way.get(name, "as by default") for way in ways] for name in ("steps", "guidance scale", *OPTIONS)}
+    return [
+        f"drawn in different ways: {name} is {ours} of a, {theirs} of b"
+        for name, (ours, theirs) in pairs.items()
+        if ours != theirs
+    ]
 
 
 def find_results(name: str, runs_dir: str) -> dict[str, Path]:

@@ -24,7 +24,7 @@ from latents_cache.row_file import Taken
 from runtime.errors import InputError
 from runtime.log import Progress
 from runtime.processes import World
-from runtime.stopping import Stopped, orderly, stop_asked
+from runtime.stopping import orderly
 from videos import to_float
 from videos.batches import default_workers, read_ahead, window_seed
 from videos.unreadable import UnreadableClip, UnreadableFiles
@@ -147,8 +147,7 @@ def _opened(views: Mapping[Hashable, View], clips: Sequence[str], stack: ExitSta
             return found or ({}, {})
         if world.is_main and look == 0:
             print(f"waiting for another process that makes the same features ({found})", file=sys.stderr)
-        if world.any(stop_asked()):
-            raise Stopped(stop_asked() or "another process")
+        world.check_stop()
         time.sleep(WAIT_SECONDS)
 
 
@@ -188,8 +187,7 @@ def in_turn(world: World, own: Iterator, total: int) -> Iterator:
             torch.distributed.gather_object(mine, found)
         if world.is_main:
             yield from found[: total - start]
-        if world.any(stop_asked()):
-            raise Stopped(stop_asked() or "another process")
+        world.check_stop()
 
 
 def _look(views, rows, todo, blocks: Sequence[range], read, progress) -> Iterator[tuple[dict, dict]]:

@@ -63,6 +63,7 @@ def fvd(config: FVDConfig) -> Path:
     from dataclasses import asdict
 
     from eval.clip_sets import Judge, choose_features
+    from eval.decode import weights_of
     from eval.protocols.follow import follow
     from eval.results.rows import table, write_results
     from generator.loading import chosen
@@ -72,7 +73,7 @@ def fvd(config: FVDConfig) -> Path:
     began = time.monotonic()
     # The main process chooses: a run that is being trained may get a newer checkpoint at any moment.
     world = start_processes(config.device)
-    run, step = world.same(world.first(lambda: chosen(config.run, config.step, config.runs_dir)))
+    run, step = world.agreed(lambda: chosen(config.run, config.step, config.runs_dir))
     alone = config.protocols == (PAPER.name,)
     where = {name: getattr(config, name) for name in ("root", "tokenizer", "weights")}
     judge = Judge(run, config, step=step, features=config.features if alone else None, **where)
@@ -90,8 +91,7 @@ def fvd(config: FVDConfig) -> Path:
         "encoder_hash": judge.hashes["encoder"],
     }
     facts |= judge.options
-    own = config.tokenizer in (None, judge.facts.get("tokenizer"))
-    weights = config.weights or (judge.facts.get("weights") if own else None)
+    weights = weights_of(judge.facts, config.tokenizer, config.weights)
     facts |= {"weights": weights} if weights else {}
     with timed_part(judge.run_folder, "eval.fvd"):
         if alone:

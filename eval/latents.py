@@ -68,10 +68,9 @@ def latents(config: LatentsConfig) -> Path:
     if not world.is_main:
         return out
     from eval.analysis.sections import latents_page
-    from runtime.files import replacing
+    from eval.page.document import save_page
 
-    with replacing(out, "report") as partial:
-        partial.write_text(latents_page(found, config.clips), "utf-8", "xmlcharrefreplace")
+    save_page(out, latents_page(found, config.clips))
     print(f"eval.latents: open {out}")
     return out
 
@@ -100,8 +99,8 @@ def of_tokenizers(config: LatentsConfig, world) -> Iterator[Measured]:
         if not world.is_main:
             yield Measured(label=label, kept=kept, rows=[], facts={}, opened=opened)
             continue
-        rows, facts = measure(kept), {**opened.facts, "label": label, "samples": len(kept.features)}
-        write(opened.out("latents"), kept, rows, facts)
+        about = {**opened.facts, "label": label, "samples": len(kept.features)}
+        rows, facts = written(opened.out("latents"), kept, about)
         yield Measured(label=label, kept=kept, rows=rows, facts=facts, opened=opened)
 
 
@@ -116,20 +115,16 @@ def latents_store(opened: Opened, dtype):
     return FeatureStore(opened.kept_below, f"{opened.data}-latents-{opened.clip.height}px", key)
 
 
-def measure(kept: FeatureSet) -> list[Row]:
-    """Every number of some latents."""
-    from eval.analysis.latent_rows import latent_rows
-
-    return latent_rows(kept)
-
-
-def write(path: Path, kept: FeatureSet, rows: list[Row], facts: dict) -> None:
-    """The results file of one tokenizer, with the curves behind its numbers."""
+def written(path: Path, kept: FeatureSet, about: dict) -> tuple[list[Row], dict]:
+    """Every number of some latents, and `about` them with the curves behind the numbers: both as now in a file."""
     from eval.analysis.curves import curves_of
+    from eval.analysis.latent_rows import latent_rows
     from eval.results.rows import write_results
 
-    write_results(path, kind="latents", rows=rows, **facts, curves=curves_of(kept))
+    rows, facts = latent_rows(kept), {**about, "curves": curves_of(kept)}
+    write_results(path, kind="latents", rows=rows, **facts)
     print(f"eval.latents: wrote {path}")
+    return rows, facts
 
 
 def of_files(config: LatentsConfig) -> Iterator[Measured]:
@@ -139,10 +134,10 @@ def of_files(config: LatentsConfig) -> Iterator[Measured]:
 
     for name in config.latents:
         kept, facts = kept_of_file(name, config.samples, config.seed)
-        path = Path(name)
-        rows, facts = measure(kept), {**facts, "label": path.stem, "samples": len(kept.features), "seed": config.seed}
-        write(Path(config.runs_dir) / f"latents-{path.stem}-n{len(kept.features)}.json", kept, rows, facts)
-        yield Measured(label=path.stem, kept=kept, rows=rows, facts=facts)
+        label, count = Path(name).stem, len(kept.features)
+        about = {**facts, "label": label, "samples": count, "seed": config.seed}
+        rows, facts = written(Path(config.runs_dir) / f"latents-{label}-n{count}.json", kept, about)
+        yield Measured(label=label, kept=kept, rows=rows, facts=facts)
 
 
 if __name__ == "__main__":

@@ -53,25 +53,31 @@ class Column:
     function: Callable
     note: str = ""
 
+    @property
+    def is_ratio(self) -> bool:
+        """Whether sums of two columns are divided, over frames and clips."""
+        return self.function in (_ratio, _explained)
+
     def is_in(self, columns: Mapping[str, np.ndarray], ahead: int | None = None) -> bool:
         """Whether rows hold it, with something to divide by; `ahead`: at this frame alone."""
         if not columns.keys() >= {*self.names}:
             return False
-        if (
-            ahead is not None
-            and not 0 <= ahead < columns[self.names[0]].reshape(len(columns[self.names[0]]), -1).shape[1]
-        ):
+        if ahead is not None and not 0 <= ahead < frames_in(columns[self.names[0]]):
             return False
-        ratio = self.function in (_ratio, _explained)
-        return not ratio or self.arrays(columns, ahead)[0][:, 1].sum() > 0
+        return not self.is_ratio or self.arrays(columns, ahead)[0][:, 1].sum() > 0
 
     def arrays(self, columns: Mapping[str, np.ndarray], ahead: int | None = None) -> tuple[np.ndarray, ...]:
         """What `function` takes; `ahead`: of one predicted frame instead of all."""
         found = tuple(columns[name] for name in self.names)
-        if self.function not in (_ratio, _explained):
+        if not self.is_ratio:
             return found
         parts = [part.reshape(len(part), -1) for part in found]
         return (np.stack([p.sum(1) if ahead is None else p[:, ahead] for p in parts], axis=1),)
+
+
+def frames_in(column: np.ndarray) -> int:
+    """The frames that a column of rows has a number of, `[N, frames]`; one where it is `[N]`."""
+    return 1 if column.ndim == 1 else column.shape[1]
 
 
 def _ratio(pairs: np.ndarray) -> float:
@@ -108,7 +114,7 @@ def horizons_of(columns: Mapping[str, np.ndarray], column: Column) -> list[int]:
     """Frames ahead (from 0) at which the error of prediction is also a number of its own: four of them, or five."""
     if (column.metric, column.subject) != ("error / repeat", "predicted"):
         return []
-    ahead = columns["predicted"].reshape(len(columns["predicted"]), -1).shape[1]
+    ahead = frames_in(columns["predicted"])
     return [frame for frame in range(0, ahead, max(1, ahead // 4)) if column.is_in(columns, frame)]
 
 

@@ -55,12 +55,15 @@ class PredictionConfig(ClipFlags):
 
 def predictions(config: PredictionConfig) -> list[Predicted]:
     """Measure every tokenizer that can predict, write a results file each and the page; returns what was found."""
+    from eval.page.document import save_page
     from eval.page.predictions import prediction_page
+    from eval.reconstruction import NO_PREDICTOR
     from eval.results.rows import table
-    from runtime.files import replacing
+    from eval.tokenizer_clips import predictor_of
     from runtime.processes import start_processes
     from runtime.run import newest_run
-    from tokenizer.zoo import check_known, pinned
+    from tokenizer.baselines.registry import is_baseline
+    from tokenizer.zoo import check_known, load, pinned
 
     results = read_all(config.results)
     if not config.tokenizers and not results:
@@ -72,10 +75,11 @@ def predictions(config: PredictionConfig) -> list[Predicted]:
     world = start_processes(config.device)
     found, silent, first, observed = [], {}, None, None
     for label, name in names.items():
-        vae, predictor, why = loaded(name, world.device)
+        vae = load(name, device=world.device)
+        predictor = predictor_of(name, None, vae, world.device)
         if predictor is None:
-            silent[label] = why
-            print(f"eval.prediction: {label} does not predict: {why}")
+            silent[label] = f"{vae.spec.name} has nothing to predict with" if is_baseline(name) else NO_PREDICTOR
+            print(f"eval.prediction: {label} does not predict: {silent[label]}")
             continue
         opened = opened_like(first, config, name, vae, world.device)
         observed = observed_frames(config, predictor, opened.clip, observed)
@@ -87,9 +91,8 @@ def predictions(config: PredictionConfig) -> list[Predicted]:
         for one in found:
             print(one.label, table(one.rows), sep="\n")
         found += [one for one in results if one.kind == "prediction"]
-        text = prediction_page(found, [one for one in results if one.kind == "fvd"], silent)
-        with replacing(Path(config.out), "page") as partial_file:
-            partial_file.write_text(text, "utf-8", "xmlcharrefreplace")
+        generators = [one for one in results if one.kind == "fvd"]
+        save_page(Path(config.out), prediction_page(found, generators, silent))
         print(f"eval.prediction: open {config.out}")
     return found
 
@@ -123,18 +126,6 @@ def read_all(paths: tuple[str, ...]) -> list[Predicted]:
                 f"--results {path}: results of {', '.join(sorted(kinds))}; figure 5 is of {', '.join(KINDS)}"
             )
     return found
-
-
-def loaded(name: str, device):
-    """(tokenizer, the one to predict with or None, why there is none)."""
-    from eval.reconstruction import NO_PREDICTOR
-    from tokenizer.baselines.registry import is_baseline
-    from tokenizer.zoo import load, load_predictor
-
-    vae = load(name, device=device)
-    if is_baseline(name):
-        return vae, (vae if hasattr(vae, "predict") else None), f"{vae.spec.name} has nothing to predict with"
-    return vae, load_predictor(name, device=device), NO_PREDICTOR
 
 
 def opened_like(first: Opened | None, config: PredictionConfig, name: str, vae, device) -> Opened:

@@ -146,7 +146,7 @@ class Subject:
         from tokenizer.spec import weights_hash
 
         # The main process chooses: a run that is being trained may get a newer checkpoint at any moment.
-        run, step = world.same(world.first(lambda: chosen(run, config.step, config.runs_dir)))
+        run, step = world.agreed(lambda: chosen(run, config.step, config.runs_dir))
         self.config, self.name, self.world = config, run, world
         self.dtype = resolve_dtype(config.dtype, world.device)
         self.generator = load_generator(run, step)
@@ -174,8 +174,7 @@ class Subject:
 
     def plan(self, task: str) -> tuple:
         """Data sets to judge by and to train on (None), and frames that are encoded; nothing is read yet."""
-        from eval.probes.clips import check_apart, clip_of, observed_groups, open_split
-        from eval.probes.measure import TASKS as KINDS
+        from eval.probes.clips import TRUTHS, check_apart, clip_of, observed_groups, open_split
 
         facts = self.generator.latents
         data = self.config.of_task("data", task) or facts.get("data")
@@ -189,7 +188,7 @@ class Subject:
         observed = spec.frames(groups)
         spec.latent_shape(observed, clip.height, clip.width)  # refuse what the tokenizer cannot encode alone
         judged = open_split(task, data, root, "test", clip)
-        learnt = open_split(task, data, root, "train", clip) if KINDS[task].TRAINED else None
+        learnt = open_split(task, data, root, "train", clip) if TRUTHS[task].is_trained else None
         if learnt is not None:
             check_apart(judged, learnt)
         return judged, learnt, observed
@@ -254,14 +253,15 @@ class Subject:
 
     def facts(self, task: str, dataset, loaded: list) -> dict:
         """What the results file says of itself."""
+        from eval.decode import weights_of
         from tokenizer.zoo import pinned
 
         config = asdict(self.config)
         kept = ("noise", "seeds", "head_steps", "head_width", "batch_size", "seed")
         words = differences(task, dataset.name, dataset.clip)
-        own = self.generator.latents.get("tokenizer", "")
-        tokenizer = self.config.tokenizer or own
-        weights = self.config.weights or (self.generator.latents.get("weights") if tokenizer == own else None)
+        latents = self.generator.latents
+        tokenizer = self.config.tokenizer or latents.get("tokenizer", "")
+        weights = weights_of(latents, self.config.tokenizer, self.config.weights)
         about = {"run": self.name, "step": self.generator.step, "tokenizer": pinned(tokenizer, weights)}
         about |= {"weights": weights} if weights else {}
         about |= {"encoder_hash": self.vae.encoder_hash, "decoder_hash": self.vae.decoder_hash, "of": task}

@@ -18,7 +18,7 @@ from eval.analysis.quantities import latent_number
 from eval.analysis.temporal_fvd import TEMPORAL_SUBJECTS, is_temporal, temporal_features
 from eval.features import FRECHET_NAMES, KERNEL_NAMES
 from eval.features.store import FeatureSet
-from eval.measurements import COLUMNS, columns_of, horizons_of
+from eval.measurements import COLUMNS, columns_of, frames_in, horizons_of
 from eval.metrics.extrapolation import compare_at_infinity, frechet_at_infinity
 from eval.metrics.frechet import frechet_distance
 from eval.metrics.inception import inception_score
@@ -289,17 +289,17 @@ def score_rows(
     return rows
 
 
-def judge_rows(found: FeatureSet, subject: str, *, note: str = "") -> list[Row]:
+def judge_rows(found: FeatureSet, subject: str) -> list[Row]:
     """What the judge of synthetic clips says: IS-shapes, and how often it sees the shape, motion and class that were
     asked for; nothing by other networks, or of other clips."""
     if found.key["network"] != "shapes" or not found.key["data"].startswith("moving_shapes"):
         return []
-    rows, classes = score_rows(found, subject, note=note, splits=(1,)), found.labels
+    rows, classes = score_rows(found, subject, splits=(1,)), found.labels
     if not len(classes) or classes.min() < 0 or classes.max() >= len(SHAPES) * len(MOTIONS):
         return rows
     for what in ASPECTS:
         number = number_named(f"accuracy-{what}")
-        rows.append(row_of(number, (found,), subject, features=label_of(found), note=note))
+        rows.append(row_of(number, (found,), subject, features=label_of(found)))
     return rows
 
 
@@ -310,9 +310,8 @@ def prediction_rows(kept: FeatureSet) -> list[Row]:
     about = [column for column in COLUMNS if column.subject in ("predicted", "blank", "grey") and column.is_in(columns)]
     for column in about:
         rows.append(row_of(number_named(column.metric, column.subject), (kept,), column.subject, note=column.note))
-    width = columns["predicted"].reshape(len(columns["predicted"]), -1).shape[1]
     for column in (column for column in about if column.metric == "error / repeat"):
-        for ahead in range(width):
+        for ahead in range(frames_in(columns["predicted"])):
             if column.is_in(columns, ahead):  # where nothing moves there is nothing to divide by
                 number = number_named(f"{column.metric}, frame +{ahead + 1}", column.subject)
                 rows.append(row_of(number, (kept,), column.subject))

@@ -10,7 +10,6 @@ and in plain grey ("grey"), which beat repetition without predicting anything: h
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +31,9 @@ NO_PREDICTOR = "the tokenizer has no weights to predict with, which are those of
 class JudgedFlags(ClipFlags):
     """How a tokenizer's reconstructions and predictions are measured."""
 
-    tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or known name; default: the newest run")
+    tokenizer: str | None = flag(
+        None, "run of tokenizer.train, folder, known name, module:CLASS or diffusers:FOLDER; default: the newest run"
+    )
     weights: str | None = flag(None, "weight file to use instead of the tokenizer's own, or 'random'")
     observed: int | None = flag(None, "frames that prediction sees; default: the first half of the groups", low=1)
     features: str = flag(
@@ -107,15 +108,13 @@ class Judged:
     """What is looked at in a tokenizer's reconstructions and predictions.
 
     Attributes:
-        view: That measures them.
-        encode: What its clips go through first.
+        view: That measures them; its `change` is the encoder.
         network: For features, or None.
         observed: Frames that prediction sees, or None.
         missing: Rows of what cannot be measured, with the reasons.
     """
 
     view: View
-    encode: Callable
     network: object
     observed: int | None
     missing: list[Row]
@@ -130,19 +129,12 @@ def judge(config: JudgedFlags, opened: Opened) -> Judged:
     from eval.extract import View
     from eval.features.store import FeatureStore
     from eval.measurements import Measurer, lpips_networks
-    from eval.tokenizer_clips import encoder_of
+    from eval.tokenizer_clips import encoder_of, predictor_of
     from runtime.processes import resolve_device, resolve_dtype
-    from tokenizer.baselines.registry import is_baseline
-    from tokenizer.zoo import load_predictor
 
     device, clip = resolve_device(config.device), opened.clip
     dtype = resolve_dtype(config.dtype, device)
-    # Weights other than a run's own are another tokenizer than the one whose video stage it has.
-    predictor = None if opened.weights else load_predictor(opened.name, device=device)
-    if is_baseline(opened.name) and hasattr(
-        opened.vae, "predict"
-    ):  # somebody's own class, which has one set of weights
-        predictor = opened.vae
+    predictor = predictor_of(opened.name, opened.weights, opened.vae, device)
     observed = observed_frames(config, predictor, clip)
     network, no_network = _features(config, opened.data, str(device))
     nets, no_nets = lpips_networks(clip, device)
@@ -161,7 +153,6 @@ def judge(config: JudgedFlags, opened: Opened) -> Judged:
     encode = encoder_of(opened.vae, device, dtype, config.batch_size)
     return Judged(
         view=View(store=store, see=measurer.see, change=encode),
-        encode=encode,
         network=network,
         observed=observed,
         missing=not_measured(no_nets, no_network, "" if predictor else NO_PREDICTOR),

@@ -44,7 +44,6 @@ def report(config: ReportConfig) -> Path:
     from eval.results.rows import table
     from eval.tokenizer_clips import run_results
     from latents_cache.layout import check_attributes
-    from runtime.files import replacing
     from runtime.run import is_main, newest_run, read_run, timed_part
     from tokenizer.zoo import run_and_step
 
@@ -65,7 +64,7 @@ def report(config: ReportConfig) -> Path:
         check_fields(tokenizer_run.config, {"gan_weight": float}, tokenizer_run.dir / "config.json", needed=False)
 
     from eval.page import sections
-    from eval.page.document import page
+    from eval.page.document import page, save_page
     from eval.page.found import found_in
 
     with timed_part(run.dir, "eval.report"):
@@ -86,10 +85,7 @@ def report(config: ReportConfig) -> Path:
             f"{words} <span class=quiet>Tokenizer, latents, generator and evaluation of <b>{name}</b> on {data}.</span>"
         )
         if is_main():
-            with replacing(out, "report") as partial:
-                partial.write_text(
-                    page(f"PV-VAE on {facts['data']}", lead, parts, findings), "utf-8", "xmlcharrefreplace"
-                )
+            save_page(out, page(f"PV-VAE on {facts['data']}", lead, parts, findings))
     print(table([row for record, rows in results if record["kind"] != "convergence" for row in rows]))
     print(f"eval.report: open {out}")
     return out

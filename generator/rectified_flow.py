@@ -15,13 +15,9 @@ from torchdiffeq import odeint
 from runtime.errors import InputError
 
 
-def _spread(t: Tensor, like: Tensor) -> Tensor:
-    return t.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
-
-
 def interpolate(data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x_t for `[B, …]` data and noise and t `[B]` in [0, 1]."""
-    t = _spread(t, data)
+    t = t.to(data.dtype).view(-1, *[1] * (data.ndim - 1))
     return (1.0 - t) * noise + t * data
 
 

@@ -20,7 +20,7 @@ from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.faults import reach
 from runtime.output import check_file
-from runtime.stopping import Stopped, orderly, stop_asked
+from runtime.stopping import orderly, stop_asked
 
 WAIT_SECONDS = 1.0  # between two looks at a file that another command fills
 OPTIONS = ("guidance_interval", "labels")  # of `sampling_options`
@@ -113,14 +113,14 @@ def sample(config: SampleConfig) -> Path:
     world = processes.start_processes(config.device)
     dtype = processes.resolve_dtype(config.dtype, world.device)
     # The main process chooses: a run that is being trained may get a newer checkpoint at any moment.
-    run, step = world.same(world.first(lambda: chosen(config.run, config.step, config.runs_dir)))
+    run, step = world.agreed(lambda: chosen(config.run, config.step, config.runs_dir))
     generator = load_generator(run, step, device=world.device)
     check_guidance(generator, run, config.guidance_scale)
     folder = Path(config.runs_dir) / f"shipped-{run}" if run in SHIPPED else generator.dir
     settings = (generator.step, config.steps, config.guidance_scale, config.seed, config.untrained)
     default = sample_path(folder, *settings, **sampling_options(config, config.guidance_scale))
     out = Path(config.out) if config.out else default
-    attributes = sample_attributes(config, generator, str(dtype))
+    attributes = world.agreed(lambda: sample_attributes(config, generator, str(dtype)))
     if dtype != torch.float32:
         convert_weights(generator.model, dtype)
     growing = out.with_name(f"{out.stem}.growing.h5")
@@ -131,7 +131,7 @@ def sample(config: SampleConfig) -> Path:
                     os.replace(growing, out)
                 lock_path(growing).unlink(missing_ok=True)
             world.barrier()
-            before = world.same(world.first(lambda: finished_rows(out, attributes)))
+            before = world.agreed(lambda: finished_rows(out, attributes))
             if before >= config.samples:
                 return out
             smaller, target = (out, growing) if before else (None, out)
@@ -143,6 +143,8 @@ def sample(config: SampleConfig) -> Path:
                 os.replace(growing, out)
             reach("samples.grown")
         world.barrier()
+    if world.is_main:
+        print(f"generator.sample: wrote {out}")
     return out
 
 
@@ -160,8 +162,7 @@ def wait(world, target: Path, tell: bool) -> None:
     if world.is_main and tell:
         print(f"generator.sample: waiting for another process that fills {target}", file=sys.stderr, flush=True)
     time.sleep(WAIT_SECONDS)
-    if world.any(stop_asked()):
-        raise Stopped(stop_asked() or "another process")
+    world.check_stop()
 
 
 def finished_rows(out: Path, attributes: dict) -> int:
@@ -200,7 +201,7 @@ def fill(
     from runtime.log import Progress
 
     shape = generator.config.latent_shape
-    if world.same(world.first(lambda: begun_without_hash(target))):
+    if world.agreed(lambda: begun_without_hash(target)):
         attributes = {name: value for name, value in attributes.items() if name != "generator_hash"}
     open_file = functools.partial(
         create_latents, target, config.samples, shape, attributes, has_logvar=False, launch=world.launch
@@ -234,8 +235,7 @@ def fill(
                 progress.update(min(config.samples, progress.step + len(wanted) * world.size), {})
             if stop_asked():
                 break
-        if world.any(stop_asked()):
-            raise Stopped(stop_asked() or "another process")
+        world.check_stop()
         if world.is_main:
             progress.close()
             writer.finish()
@@ -262,9 +262,7 @@ def sample_rows(config: SampleConfig, generator, rows: range, device, dtype):
 
     latents = normal_rows(config.seed, "sample", 0, rows, generator.config.latent_shape).to(device)
     labels = sample_labels(config, generator.classes, rows)
-    if (
-        not config.untrained
-    ):  # before training the velocity is zero everywhere, and the flow leaves the noise where it is
+    if not config.untrained:  # before training the velocity is zero, and the flow leaves the noise where it is
         asked = torch.tensor(labels, device=device) if generator.classes else None
         with autocast(device, dtype):
             latents = integrate(

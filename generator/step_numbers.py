@@ -23,9 +23,9 @@ def step_sums(losses: Tensor, t: Tensor, norm: Tensor, world: World, stop: objec
 
 def step_values(numbers: list[float]) -> tuple[dict[str, float], bool]:
     """What of `step_sums` is logged, and whether some process was asked to stop."""
-    *sums, norm, asked = numbers
-    loss, count = sum(sums[:4]) / sum(sums[4:]), sums[4:]
-    values = {"loss": loss, "grad_norm": norm} | {f"loss_t{q}": sums[q] / count[q] for q in range(4) if count[q]}
+    losses, counts, (norm, asked) = numbers[:4], numbers[4:8], numbers[8:]
+    values = {"loss": sum(losses) / sum(counts), "grad_norm": norm}
+    values |= {f"loss_t{q}": losses[q] / counts[q] for q in range(4) if counts[q]}
     return values, asked > 0
 
 

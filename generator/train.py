@@ -108,6 +108,11 @@ class TrainConfig(CommonFlags):
         if self.shard_dtype != "float32" and self.parallel != "fsdp":
             raise InputError(f"--shard-dtype {self.shard_dtype} is about sharded parameters: give --parallel fsdp too")
 
+    @property
+    def steps_between_kept(self) -> int:
+        """`keep_every`, or its default."""
+        return self.keep_every or max(1, self.steps // 10)
+
 
 def preset_defaults(given: dict) -> dict:
     """Flag defaults that follow from `--preset`."""
@@ -159,8 +164,7 @@ def train(config: TrainConfig) -> Path:
         torch.manual_seed(config.seed)
         model = Latte(model_config).to(world.device).train()
     parameters = sum(p.numel() for p in model.parameters())
-    keep_every = config.keep_every or max(1, config.steps // 10)
-    kept = config.steps // keep_every
+    kept = config.steps // config.steps_between_kept
     estimate = require_training(parameters, world, run_dir, mode=config.parallel, steps=config.steps, kept=kept)
     parallel.compile_as_asked(model, config.compile, world.device)
     if config.checkpoint_blocks:
@@ -178,11 +182,17 @@ def train(config: TrainConfig) -> Path:
         ema_warmup=config.ema_warmup,
         gather_dtype=shard_dtype,
     )
-    manifest = {"latents": facts, "parameters": parameters, "draws": draws, "config": {"model": asdict(model_config)}}
+    extra = {"latents": facts, "parameters": parameters, "draws": draws}
     session = {"processes": world.size, "parallel": config.parallel, "accumulate": config.accumulate}
     run = world.first(
         lambda: Run.open(
-            config, kind="generator", name=name, identity=identity, extra_manifest=manifest, session=session
+            config,
+            kind="generator",
+            name=name,
+            identity=identity,
+            extra_config={"model": asdict(model_config)},
+            extra_manifest=extra,
+            session=session,
         )
     )
     with run or nullcontext(), processes.deterministic(config.deterministic):
@@ -213,6 +223,8 @@ def train(config: TrainConfig) -> Path:
         )
         with closing(batches.stream(step, config.steps)) as stream, orderly(), trainer.checkpoints:
             train_loop(config, trainer, stream, log, progress, run_dir=run_dir, facts=facts, dtype=dtype)
+    if world.is_main:
+        print(f"generator.train: wrote {run_dir}")
     return run_dir
 
 
@@ -235,7 +247,6 @@ def train_loop(
     from runtime.schedule import is_due, learning_rate
 
     world, parts, step = trainer.world, config.accumulate, progress.step
-    keep_every = config.keep_every or max(1, config.steps // 10)
     # The host decides nothing by what a step computed, and so prepares the next ones while a GPU is busy with it.
     # Every process learns the numbers of a step in the same later one: they stop together.
     owed: deque[tuple[int, float, Reading]] = deque()
@@ -270,7 +281,7 @@ def train_loop(
         )
         step = trainer.update(step, rate, sums.isfinite().all(), run_dir)
         owed.append((step, rate, Reading(torch.cat([sums, trainer.skips]))))
-        keep = is_due(step, keep_every, config.steps)
+        keep = is_due(step, config.steps_between_kept, config.steps)
         due, stop = keep or is_due(step, config.save_every, config.steps), False
         while len(owed) > (0 if due or stop else behind):
             stop = settle() or stop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import re
 import socket
@@ -58,15 +59,10 @@ def _machine() -> str:
 def _remove_leftovers(path: Path) -> None:
     """Remove unfinished files of this machine's processes that are no more."""
     name = re.compile(rf"\.{re.escape(path.stem)}\.{_machine()}\.(\d+)\.partial{re.escape(path.suffix)}")
-    for leftover in path.parent.glob(f".{_literal(path.stem)}.*.partial{_literal(path.suffix)}"):
+    for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.partial{glob.escape(path.suffix)}"):
         match = name.fullmatch(leftover.name)
         if match and not _is_alive(int(match.group(1))):
             leftover.unlink(missing_ok=True)
-
-
-def _literal(text: str) -> str:
-    """`text` with nothing in it that glob would interpret."""
-    return re.sub(r"([*?[])", r"[\1]", text)
 
 
 def _is_alive(process: int) -> bool:

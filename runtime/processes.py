@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from runtime.errors import InputError
+from runtime.stopping import Stopped, stop_asked
 
 # How long a process waits for the others, which may have more of the work, or slower disks; NCCL's ten minutes would
 # end the whole launch. No longer than that, since not every launcher notices that one has died.
@@ -72,6 +73,12 @@ class World:
         """Whether `flag` is true on some process; every process must ask."""
         return self.sum(torch.tensor([float(bool(flag))], device=self.device))[0] > 0
 
+    def check_stop(self) -> None:
+        """End the command here on all processes, if one of them was asked to stop: raises Stopped; every process must
+        ask."""
+        if self.any(stop_asked()):
+            raise Stopped(stop_asked() or "another process")
+
     def first(self, job: Callable[[], object]) -> object:
         """Let the main process do `job` while the others wait; its result (None on the others), and its InputError on
         all of them."""
@@ -85,6 +92,10 @@ class World:
         if error is not None:
             raise InputError(error)
         return result
+
+    def agreed(self, job: Callable[[], object]) -> object:
+        """`first`, with its result on all of them: for what may change between two looks at the disk."""
+        return self.same(self.first(job))
 
     def same(self, value: object) -> object:
         """The main process's value, on all of them."""

@@ -131,13 +131,9 @@ def from_record(cls: type, record: object, source: object):
     """
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    with_default = {
-        name
-        for name, field in fields.items()
-        if field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-    }
-    check_fields(record, {name: hints[name] for name in fields if name not in with_default}, source)
-    check_fields(record, {name: hints[name] for name in with_default}, source, needed=False)
+    needed = [name for name, each in fields.items() if each.default is each.default_factory is dataclasses.MISSING]
+    check_fields(record, {name: hints[name] for name in needed}, source)
+    check_fields(record, {name: hints[name] for name in fields}, source, needed=False)
     unknown = sorted(set(record) - set(fields))
     if unknown:
         raise InputError(f"{source} has unknown fields: {', '.join(unknown)[:200]}")

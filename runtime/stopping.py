@@ -135,3 +135,9 @@ def stop_asked() -> str | None:
     if _state.reason is None and _state.deadline is not None and time.monotonic() >= _state.deadline:
         _state.reason = f"--max-hours {_state.max_hours:g}"
     return _state.reason
+
+
+def check_stop() -> None:
+    """End the command here, with what it has saved, if it was asked to stop: raises Stopped."""
+    if reason := stop_asked():
+        raise Stopped(reason)

@@ -50,7 +50,7 @@ def test_the_tokenizer_gives_the_cpus_result_and_chunks_equal_the_whole(exact_co
 def test_a_bfloat16_training_step_reaches_every_parameter():
     vae = PVVAE(SMALL).cuda().to(memory_format=torch.channels_last_3d).train()
     with autocast(torch.device("cuda"), torch.bfloat16):
-        output, posterior = vae(clip().cuda(), num_dropped=2)
+        output, posterior = vae(clip().cuda(), dropped=2)
     (output.square().mean() + 1e-6 * posterior.kl().mean()).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in vae.parameters())
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from runtime.command import flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
-from runtime.stopping import Stopped, orderly, stop_asked
+from runtime.stopping import orderly, stop_asked
 from tokenizer.hub import DownloadFlags
 
 BLOCKS_AHEAD = 2  # read while one is encoded
@@ -35,7 +35,9 @@ BLOCKS_AHEAD = 2  # read while one is encoded
 class EncodeConfig(DownloadFlags):
     """Flags of `python -m tokenizer.encode`."""
 
-    tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or known name; default: the newest run")
+    tokenizer: str | None = flag(
+        None, "run of tokenizer.train, folder, known name, module:CLASS or diffusers:FOLDER; default: the newest run"
+    )
     weights: str | None = flag(None, "weight file to use instead of the tokenizer's own, or 'random'")
     data: str | None = flag(None, "data set; default: the one that the tokenizer's run was trained on")
     root: str | None = flag(None, "folder of the data set; default: likewise")
@@ -160,14 +162,12 @@ def encode(config: EncodeConfig) -> Path:
             raise InputError(f"{out} exists and holds other latents; move it away or give another --out")
         if world.is_main:
             print(f"tokenizer.encode: {out} is complete ({len(existing)} rows)")
-            if (Path(source.tokenizer) / "manifest.json").is_file():
-                keep_statistics(Path(source.tokenizer), out)  # a kill may have come between the file and this note
+            keep_statistics(Path(source.tokenizer), out)  # a kill may have come between the file and this note
         return out
     with orderly():  # to the end: a process that left early would let the others wait
         fill(config, source, out, attributes, vae=vae, dataset=dataset, rows=items * copies, world=world, dtype=dtype)
         if world.is_main:
-            if (Path(source.tokenizer) / "manifest.json").is_file():
-                keep_statistics(Path(source.tokenizer), out)
+            keep_statistics(Path(source.tokenizer), out)
             with open_latents(out) as reader:
                 left_out = items * copies - len(reader)
             more = f"; {left_out} left out, see {unreadable_record(out)}" if left_out else ""
@@ -200,7 +200,8 @@ def fill(config: EncodeConfig, source: Source, out: Path, attributes: dict, *, v
         if world.is_main:
             size = math.prod(shape) * 2 * (1 if deterministic else 2) * rows
             print(
-                f"tokenizer.encode: {out}: {rows} rows of {list(shape)}, {readable(size)}; {len(missing)} to encode",
+                f"tokenizer.encode: {out}: {rows} rows (split {config.split}) of {list(shape)}, {readable(size)}; "
+                f"{len(missing)} to encode",
                 file=sys.stderr,
             )
         progress = Progress(rows, start=rows - len(missing), label=f"encode {source.data}")
@@ -223,8 +224,7 @@ def fill(config: EncodeConfig, source: Source, out: Path, attributes: dict, *, v
                 if stop_asked():
                     break
         writer.flush()
-        if world.any(stop_asked()):
-            raise Stopped(stop_asked() or "another process")
+        world.check_stop()
         if world.is_main:
             progress.close()
         counts = count_together(writer, world)
@@ -296,10 +296,12 @@ def has_no_logvar(vae, device) -> bool:
 
 
 def keep_statistics(run_dir: Path, out: Path) -> None:
-    """Note in the tokenizer's run the statistics of its latents, for `normalize`."""
+    """Note in the tokenizer's run, if it is one, the statistics of its latents, for `normalize`."""
     from latents_cache import open_latents
     from runtime.records import write_json
 
+    if not (run_dir / "manifest.json").is_file():
+        return
     with open_latents(out) as reader:
         values = {
             "mean": reader.mean.tolist(),

@@ -19,7 +19,7 @@ class PredictConfig(CommonFlags):
     """Flags of `python -m tokenizer.predict`."""
 
     tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or known name; default: the newest run")
-    video: str = flag("", "video file to read")
+    video: str = flag(help="video file to read")
     observed: int = flag(9, "frames shown to the encoder, from the first on, 1 + 4k", low=1)
     after: int = flag(
         0, "frames shown at the end as well, 4k, for weights trained with --drop-schedule infill", low=0, high=4096
@@ -78,9 +78,6 @@ def predict(config: PredictConfig) -> None:
     from tokenizer.zoo import load
     from videos import to_float, to_uint8, write_video
     from videos.codec import count_frames, frame_rate
-
-    if not config.video:
-        raise InputError("--video is needed: the file to read")
 
     name = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
     device = resolve_device(config.device)

@@ -43,12 +43,8 @@ class DropSchedule:
         # The small term keeps e.g. 4 * 0.75 from falling to 2 in floating point.
         return int((groups - 1) * self.max_ratio + 1e-9)
 
-    def num_dropped(self, groups: int, seed: int, step: int) -> int:
-        """k of one training step: the same on every process, a function of (seed, step)."""
-        return len(self.dropped(groups, seed, step))
-
     def dropped(self, groups: int, seed: int, step: int) -> tuple[int, ...]:
-        """The hidden groups of one training step, of a clip of `groups`; a function of (seed, step) like k."""
+        """The hidden groups of one training step, of a clip of `groups`: the same on every process."""
         random = seeds.numpy_generator(seed, "drop", step)
         k = int(random.integers(self.largest(groups) + 1))
         first = self.first_dropped(groups, k, random)
@@ -203,15 +199,14 @@ def pad_dropped(
     return torch.cat(parts, dim=2)
 
 
-def unused_parameters_term(*modules: nn.Module) -> Tensor | float:
-    """0, but with zero gradients for every trainable parameter of `modules`; add it to what goes into the loss.
+def unused_parameters_term(module: nn.Module) -> Tensor | float:
+    """0, but with zero gradients for every trainable parameter of `module`; add it to what goes into the loss.
 
     `DistributedDataParallel` averages a step's gradients when every parameter has one, and waits for those that never
     come; `find_unused_parameters` would walk the graph at each step instead. So a step that does not call a module says
     so with a gradient of zero.
     """
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    return sum((0.0 * parameter.sum() for parameter in parameters), start=0.0)
+    return sum((0.0 * p.sum() for p in module.parameters() if p.requires_grad), start=0.0)
 
 
 # -- augmentation -----------------------------------------------------------------------------------------------------

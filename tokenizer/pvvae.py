@@ -94,8 +94,7 @@ class PVVAE(LatentStatistics):
         self,
         video: Tensor,
         *,
-        num_dropped: int = 0,
-        dropped: Sequence[int] | None = None,
+        dropped: int | Sequence[int] = 0,
         noise: Tensor | None = None,
         padding_noise: Tensor | None = None,
     ) -> tuple[Tensor, Posterior]:
@@ -106,9 +105,8 @@ class PVVAE(LatentStatistics):
 
         Args:
             video: `[B, 3, 1+T, H, W]` float in [-1, 1].
-            num_dropped: k, the latent groups at the end that the encoder does not see; 0 <= k < G.
-            dropped: Their places 1 … G-1 instead, wherever they are: the encoder sees the other groups' frames as one
-                shorter clip.
+            dropped: Places 1 … G-1 of the latent groups that the encoder does not see, or how many of the last ones: it
+                sees the frames of the others as one shorter clip.
             noise: Standard normal `[B, C, G, h, w]` for the posterior sample (places of dropped groups are not used).
             padding_noise: For the "gaussian" padding, `[B, C, k, h, w]`.
 
@@ -116,12 +114,10 @@ class PVVAE(LatentStatistics):
             All 1+T decoded frames, and the posterior of the observed groups `[B, C, G-k, h, w]`.
 
         Raises:
-            InputError: If the video does not fit, or `num_dropped` or `dropped` name groups that may not be dropped.
+            InputError: If the video does not fit, or `dropped` names groups that may not be dropped.
         """
         groups = self.spec.groups(video.shape[2])
-        if dropped is not None and num_dropped:
-            raise InputError(f"give num_dropped ({num_dropped}) or dropped ({list(dropped)}), not both")
-        places = dropped_places(num_dropped if dropped is None else dropped, groups)
+        places = dropped_places(dropped, groups)
         observed = observed_places(places, groups)
         parts = [video[:, :, frames] for frames in self._frames_of(observed)]
         # The class's own methods: FSDP2 wraps those of the instance, to gather the weights when one is called alone,

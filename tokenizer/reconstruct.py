@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from runtime.command import flag, run_command
-from runtime.errors import InputError
 from runtime.output import check_file
 from tokenizer.hub import DownloadFlags
 
@@ -20,9 +19,11 @@ from tokenizer.hub import DownloadFlags
 class ReconstructConfig(DownloadFlags):
     """Flags of `python -m tokenizer.reconstruct`."""
 
-    tokenizer: str | None = flag(None, "run of tokenizer.train, folder, or known name; default: the newest run")
+    tokenizer: str | None = flag(
+        None, "run of tokenizer.train, folder, known name, module:CLASS or diffusers:FOLDER; default: the newest run"
+    )
     weights: str | None = flag(None, "weight file to use instead of the tokenizer's own, or 'random'")
-    video: str = flag("", "video file to read")
+    video: str = flag(help="video file to read")
     out: str = flag(
         "reconstructed.mp4",
         "video file to write: the original on the left, its reconstruction on the right",
@@ -46,8 +47,6 @@ def reconstruct(config: ReconstructConfig) -> None:
     from videos import psnr, to_float, to_uint8
     from videos.codec import frame_rate, video_writer
 
-    if not config.video:
-        raise InputError("--video is needed: the file to read")
     name = config.tokenizer or str(newest_run(config.runs_dir, "tokenizer"))
     device = resolve_device(config.device)
     vae = load(name, config.weights, device=device, download=config.download)

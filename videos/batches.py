@@ -124,9 +124,9 @@ class BatchLoader:
         return self.buckets[int(numpy_generator(self.seed, "bucket", step).integers(len(self.buckets)))]
 
     def __iter__(self) -> Iterator[tuple[int, dict]]:
-        steps = itertools.count(self.start_step)
-        found = read_ahead(self._read, map(self._requests, steps), self.workers, self.prefetch)
-        for step, items in zip(itertools.count(self.start_step), found, strict=False):
+        requests = map(self._requests, itertools.count(self.start_step))
+        found = read_ahead(self._read, requests, self.workers, self.prefetch)
+        for step, items in enumerate(found, self.start_step):
             yield step, self._collate(items, self.bucket(step))
 
     def _requests(self, step: int) -> list[tuple[Bucket, int, int, int]]:
@@ -138,15 +138,16 @@ class BatchLoader:
     def _read(self, request: tuple[Bucket, int, int, int]) -> tuple[dict, bool]:
         """The clip of a row, and whether it is another than the first that was drawn for it."""
         bucket, step, row, index = request
-        for attempt in itertools.count(1):
+        redraws = 0
+        while True:
             try:
-                return bucket.dataset.item(index, window_seed(self.seed, step, row)), attempt > 1
+                return bucket.dataset.item(index, window_seed(self.seed, step, row)), redraws > 0
             except UnreadableClip as error:
                 if self.unreadable is None:
                     raise
                 self.unreadable.record(error)  # ends the loop when there are too many
-            index = int(numpy_generator(self.seed, "redraw", step, row, attempt).integers(len(bucket.dataset)))
-        raise AssertionError("unreachable")
+            redraws += 1
+            index = int(numpy_generator(self.seed, "redraw", step, row, redraws).integers(len(bucket.dataset)))
 
     def _collate(self, found: list[tuple[dict, bool]], bucket: Bucket) -> dict:
         items = [item for item, _ in found]

@@ -112,12 +112,12 @@ def lowest_stride(stride: int | Sequence[int] | None) -> int:
 
 
 class Fit(NamedTuple):
-    """How pictures are brought to a clip's size: resized to `height` x `width`, then cropped from `top`, `left`."""
+    """How pictures are brought to a clip's size: resized to `height` x `width`, of which `rows` and `columns` stay."""
 
     height: int
     width: int
-    top: int
-    left: int
+    rows: slice
+    columns: slice
 
 
 def fit(source_height: int, source_width: int, size: int | tuple[int, int]) -> Fit:
@@ -125,7 +125,8 @@ def fit(source_height: int, source_width: int, size: int | tuple[int, int]) -> F
     height, width = (size, size) if isinstance(size, int) else size
     scale = max(height / source_height, width / source_width)
     resized = max(height, round(source_height * scale)), max(width, round(source_width * scale))
-    return Fit(*resized, (resized[0] - height) // 2, (resized[1] - width) // 2)
+    top, left = (resized[0] - height) // 2, (resized[1] - width) // 2
+    return Fit(*resized, slice(top, top + height), slice(left, left + width))
 
 
 def resize_and_crop(frames: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
@@ -133,11 +134,10 @@ def resize_and_crop(frames: np.ndarray, size: int | tuple[int, int]) -> np.ndarr
     import torch
     import torch.nn.functional as F
 
-    height, width = (size, size) if isinstance(size, int) else size
     target = fit(*frames.shape[1:3], size)
     if target[:2] != frames.shape[1:3]:
         pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
         # uint8 in, uint8 out: torch's native integer kernel, several times faster than float.
         resized = F.interpolate(pixels, size=target[:2], mode="bilinear", antialias=True)
         frames = resized.permute(0, 2, 3, 1).numpy()
-    return np.ascontiguousarray(frames[:, target.top : target.top + height, target.left : target.left + width])
+    return np.ascontiguousarray(frames[:, target.rows, target.columns])

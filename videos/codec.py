@@ -261,10 +261,12 @@ def video_writer(path: str | Path, fps: float, crf: int = 12) -> Iterator[Callab
         raise InputError(f"{path}: a video to write ends in one of {', '.join(H264_SUFFIXES)}")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder to write {path.name} to")
-    with replacing(path, "video") as partial:
-        yield from _encoder(partial, Fraction(fps).limit_denominator(1001), crf)
+    rate = Fraction(fps).limit_denominator(1001)
+    with replacing(path, "video") as partial, _encoder(partial, rate, crf) as write:
+        yield write
 
 
+@contextmanager
 def _encoder(path: Path, rate: Fraction, crf: int) -> Iterator[Callable[[np.ndarray], None]]:
     import av
 

@@ -8,12 +8,13 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from runtime.errors import InputError
 from runtime.files import replacing
+from runtime.published_weights import cache_folder
 from runtime.records import parse_json
 
 FORMAT = 3
@@ -47,9 +48,9 @@ def list_files(
 ) -> list[ListedFile | str]:
     """Every source, or why it cannot be read. Only what has changed since it was last seen is opened.
 
-    What was found out lies in `probes` of the folder of downloads and caches (`$XDG_CACHE_HOME/pvvae`, by default
-    `~/.cache/pvvae`), a file for each root. One process at a time opens files there and the others then find them
-    done. Where nothing can be written, nothing is kept. A damaged file there is made anew; removing it is safe.
+    What was found out lies in `probes` of `runtime.published_weights.cache_folder`, a file for each root. One process
+    at a time opens files there and the others then find them done. Where nothing can be written, nothing is kept. A
+    damaged file there is made anew; removing it is safe.
 
     Args:
         kind: Name of the data set's kind: what is a source, and what its frames are, depends on it.
@@ -72,7 +73,7 @@ def list_files(
                 return stats[index]
             return kept[names[index]][2:] if is_known(index) else _or_reason(probe, sources[index])
 
-        with _one_at_a_time(path) if not all(map(is_known, range(len(names)))) else _no_lock():
+        with _one_at_a_time(path) if not all(map(is_known, range(len(names)))) else nullcontext():
             kept = _read_kept(path)  # by now another process may have looked
             for start in range(0, len(sources), CHUNK):
                 part = range(start, min(start + CHUNK, len(sources)))
@@ -100,9 +101,8 @@ def _or_reason(look: Callable[[Path], tuple], source: Path) -> tuple | str:
 
 
 def _kept_in(kind: str, root: Path) -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pvvae" / "probes"
     digest = hashlib.sha256(os.fsencode(f"{kind} {root.resolve()}")).hexdigest()[:16]
-    return folder / f"{kind}-{digest}.json"
+    return cache_folder() / "probes" / f"{kind}-{digest}.json"
 
 
 def _read_kept(path: Path) -> dict[str, tuple[int, ...]]:
@@ -131,11 +131,6 @@ def _write_kept(path: Path, kept: dict[str, tuple[int, ...]]) -> None:
             partial.write_text(json.dumps({"format": FORMAT, "files": kept}))
     except OSError:
         pass  # a full disk, or a home that is not ours to write to: the next run looks again
-
-
-@contextmanager
-def _no_lock() -> Iterator[None]:
-    yield
 
 
 @contextmanager

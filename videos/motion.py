@@ -77,7 +77,6 @@ def fit_flow(flow: np.ndarray, valid: np.ndarray, size: int | tuple[int, int]) -
     import torch
     import torch.nn.functional as F
 
-    height, width = (size, size) if isinstance(size, int) else size
     source = flow.shape[-2:]
     target = fit(*source, size)
     weight = torch.from_numpy(valid[:, None].astype(np.float32))
@@ -88,9 +87,8 @@ def fit_flow(flow: np.ndarray, valid: np.ndarray, size: int | tuple[int, int]) -
         )
         vectors = vectors / weight.clamp_min(1e-6)
         vectors = vectors * torch.tensor([target.width / source[1], target.height / source[0]]).view(1, 2, 1, 1)
-    rows, columns = slice(target.top, target.top + height), slice(target.left, target.left + width)
-    kept = weight[:, 0, rows, columns] > 1.0 - _MOSTLY
-    return np.ascontiguousarray(vectors[:, :, rows, columns].numpy()), kept.numpy()
+    kept = weight[:, 0, target.rows, target.columns] > 1.0 - _MOSTLY
+    return np.ascontiguousarray(vectors[:, :, target.rows, target.columns].numpy()), kept.numpy()
 
 
 def fit_points(
@@ -109,6 +107,6 @@ def fit_points(
     height, width = (size, size) if isinstance(size, int) else size
     target = fit(*source, size)
     scale = np.array([target.width / source[1], target.height / source[0]])
-    found = (np.asarray(points, np.float64) + 0.5) * scale - 0.5 - (target.left, target.top)
+    found = (np.asarray(points, np.float64) + 0.5) * scale - 0.5 - (target.columns.start, target.rows.start)
     inside = ((found >= -0.5) & (found < (width - 0.5, height - 0.5))).all(-1)
     return found.astype(np.float32), np.asarray(visible, bool) & inside

@@ -6,9 +6,8 @@ import numpy as np
 
 from eval.analysis.arrays import as_latents, blocks_of_clips
 from eval.metrics.arrays import as_array
+from eval.metrics.frechet import NO_ROWS
 from runtime.errors import InputError
-
-NO_ROWS = np.empty(0, int)
 
 
 def velocity_irreducible_variance(latents: object, labels: object = None) -> float:
@@ -34,8 +33,7 @@ def velocity_irreducible_variance(latents: object, labels: object = None) -> flo
     Raises:
         InputError: On fewer than two clips (in every class), or labels that do not fit.
     """
-    sums = ScatterSums(as_latents(latents), labels)
-    return sums(NO_ROWS)
+    return ScatterSums(as_latents(latents), labels)(NO_ROWS)
 
 
 class ScatterSums:

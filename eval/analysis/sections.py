@@ -64,19 +64,13 @@ def latents_page(found: Sequence[Measured], clips: int) -> str:
     shown = [(one.label, one.opened, one.kept) for one in found if one.opened]
     parts = [
         pictures_section(shown, clips) if shown and clips else "",
-        curves_section({one.label: one.facts.get("curves") or _curves(one.kept) for one in found}),
+        curves_section({one.label: one.facts["curves"] for one in found}),
         numbers_section({one.label: one.rows for one in found}),
         sources_section(row.metric for one in found for row in one.rows),
         section("What was measured", *(facts_table(facts_of(one.facts, one.label)) for one in found)),
     ]
     findings = latent_findings(first.rows) if len(found) == 1 else irreducible_findings(found)
     return page("What latents are like", lead, [part for part in parts if part], findings)
-
-
-def _curves(kept: FeatureSet) -> Mapping[str, list]:
-    from eval.analysis.curves import curves_of
-
-    return curves_of(kept)
 
 
 def latent_findings(rows: Sequence[Row]) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 from eval.arms.plan import Done, Plan, Stage, needing
@@ -64,7 +65,22 @@ def _cost(stages: Sequence[Stage], finished: Sequence[tuple[Stage, Done]]) -> st
     hours = f"{sum(known) / 3600:.3g} hours" if known else ""
     if unknown:
         hours = f"{hours} and what {', '.join(unknown)} take, which is unknown" if known else "hours unknown"
-    return f"{hours or '0 hours'}, {readable(sum(stage.bytes for stage in stages))} on disk"
+    room = sum(stage.bytes for stage in stages)
+    return (hours or "0 hours") + (f", {readable(room)} on disk" if room else "")
+
+
+def show_plan(plan: Plan) -> None:
+    """Print what would be run, and what it would cost."""
+    for arm in plan.arms:
+        print(f"# {arm.name}")
+        print("\n".join(stage.command for stage in arm.stages))
+    print("\n".join(f"# {line}" for line in cost_lines(plan)))
+
+
+def say(label: str, *lines: str) -> None:
+    """Tell on stderr; `label` is the command that speaks."""
+    for line in lines:
+        print(f"{label}: {line}", file=sys.stderr, flush=True)
 
 
 def summary(plan: Plan, failed: Mapping[str, str]) -> list[str]:

@@ -18,7 +18,7 @@ from typing import IO
 from eval.arms.costs import clock, left_words
 from eval.arms.plan import Plan, Stage, last_words, needing
 from runtime.errors import InputError
-from runtime.stopping import INTERRUPTED, REQUEUE, Stopped, orderly, stop_asked
+from runtime.stopping import INTERRUPTED, REQUEUE, Stopped, check_stop, orderly, stop_asked
 
 POLL = 0.1  # seconds between two looks at a command that runs
 # Seconds that torchrun gives its processes to save after a signal; 30 without it, and always in PyTorch 2.11.
@@ -121,8 +121,7 @@ def run_stage(plan: Plan, stage: Stage, lock: IO, label: str, processes: int = 1
         plan.mark_done(stage, time.monotonic() - began, in_one_go)
         print(f"{label}: {stage.name} done in {clock(time.monotonic() - began)}", file=sys.stderr, flush=True)
         return ""
-    if reason := stop_asked():
-        raise Stopped(reason)
+    check_stop()
     if code == REQUEUE:
         raise Stopped(f"a signal to {stage.name}")
     if code == INTERRUPTED:
@@ -154,6 +153,5 @@ def _pause(seconds: float) -> None:
     """Wait, unless asked to stop."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if reason := stop_asked():
-            raise Stopped(reason)
+        check_stop()
         time.sleep(POLL)

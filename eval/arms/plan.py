@@ -47,7 +47,7 @@ class Stage:
         reads: What it reads that no stage makes, in words that change when that does.
         work: How much it has to do, in any unit that its kind has.
         seconds: How long it should take by speeds that were measured before; None: unknown.
-        bytes: Room on the disk that its results take, about.
+        bytes: Room on the disk that its results take, about; 0 where that was not counted.
         begins: Its run, and the one that this begins from: not done where that has other weights now.
     """
 

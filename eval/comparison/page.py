@@ -12,7 +12,18 @@ from eval.arms.plan import Plan
 from eval.comparison.facts import Facts, generator_run
 from eval.comparison.outcome import Outcome
 from eval.comparison.plan import judging
-from eval.page.document import Cell, Finding, bullet_list, data_table, facts_table, folded, page, quiet, section
+from eval.page.document import (
+    Cell,
+    Finding,
+    bullet_list,
+    data_table,
+    facts_table,
+    folded,
+    page,
+    quiet,
+    save_page,
+    section,
+)
 from eval.page.figures import curve
 from eval.page.found import interval
 from eval.page.side_by_side import Side, clip_sections
@@ -20,7 +31,6 @@ from eval.quantities import AT_INFINITY
 from eval.results.rows import format_number
 from eval.results.tables import PUBLISHED, Measured, Table
 from generator.sample import SampleConfig
-from runtime.files import replacing
 from runtime.run import machine, versions
 
 WIDE = 12  # columns from which on a table is shown on its side
@@ -37,8 +47,7 @@ def write_page(config, plan: Plan, outcome: Outcome, out: Path) -> None:
     words = f"Each encoded {config.data}, and the same generator learned its latents. {lead}"
     text = page(f"Tokenizers on {config.data}", html.escape(words), parts, findings)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out, "report") as partial:
-        partial.write_text(text, "utf-8", "xmlcharrefreplace")
+    save_page(out, text)
 
 
 def found_of(outcome: Outcome) -> tuple[str, list[Finding]]:
@@ -74,9 +83,7 @@ def write_cards_page(config, plan: Plan, table: Table, out: Path) -> None:
     ]
     parts = [table_section(table), run_section(plan)]
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out, "report") as partial:
-        text = page(f"Cards on {config.data}", f"Each on a page of its own: {', '.join(links)}.", parts)
-        partial.write_text(text, "utf-8", "xmlcharrefreplace")
+    save_page(out, page(f"Cards on {config.data}", f"Each on a page of its own: {', '.join(links)}.", parts))
 
 
 def table_section(table: Table) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+FPS = 8  # frames a second
 # Pixels of a frame's height: of so small a one every pixel shows; larger ones are photographs.
 LOSSLESS = 64
 # A WebP has at most 16,383 pixels a side.
@@ -38,15 +39,13 @@ class Clip:
     observed: int | None = None
 
 
-def clip_grid(clips: Sequence[Clip], *, fps: float = 8.0, large: bool = False) -> str:
-    """Clips that play in step below one row of controls, as many beside each other as fit; `large`: fewer."""
-    return _player(
-        f'<div class="clips{" large" if large else ""}">{"".join(_figure(clip) for clip in clips)}</div>', fps
-    )
+def clip_grid(clips: Sequence[Clip]) -> str:
+    """Clips that play in step below one row of controls, as many beside each other as fit."""
+    return _player(f'<div class="clips">{"".join(_figure(clip) for clip in clips)}</div>')
 
 
 def clip_table(
-    columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Clip | None]]], *, fps: float = 8.0, name: str = "clips"
+    columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Clip | None]]], *, name: str = "clips"
 ) -> str:
     """Clips that play in step, in rows and columns: what several tokenizers make of the same clips, below each other.
 
@@ -65,7 +64,7 @@ def clip_table(
         f'<table class="rows" style="--columns: {len(columns)}"><thead><tr><td></td>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table>"
     )
-    return _player(f'<div class="wide" role="region" aria-label="{html.escape(name)}">{table}</div>', fps)
+    return _player(f'<div class="wide" role="region" aria-label="{html.escape(name)}">{table}</div>')
 
 
 def picture(pixels: np.ndarray, text: str, caption: str = "") -> str:
@@ -80,8 +79,8 @@ def picture(pixels: np.ndarray, text: str, caption: str = "") -> str:
     )
 
 
-def _player(inside: str, fps: float) -> str:
-    return f'<div class="player" data-fps="{fps:g}">{inside}</div>'
+def _player(inside: str) -> str:
+    return f'<div class="player" data-fps="{FPS}">{inside}</div>'
 
 
 def _figure(clip: Clip, *place: str) -> str:

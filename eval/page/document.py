@@ -15,9 +15,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 from eval.quantities import better
 from eval.results.rows import ARROWS, HEADINGS, Row, cells, format_number
+from runtime.files import replacing
 
 CONTROLS = ("real", "frozen", "shuffled", "untrained", "blank", "grey", "repeat", "rounding")
 # Rows of a table that are shown before the rest is asked for.
@@ -75,6 +77,12 @@ def page(title: str, lead: str, sections: Sequence[str], findings: Sequence[Find
 
 
 _HEADING = re.compile(r'<section id="([\w-]*)"><h2>(.*?)</h2>')
+
+
+def save_page(path: Path, text: str) -> None:
+    """Write a page, replaced at once; a character that UTF-8 does not have, as in names of files, by its number."""
+    with replacing(path, "report") as partial:
+        partial.write_text(text, "utf-8", "xmlcharrefreplace")
 
 
 def section(title: str, *parts: str) -> str:
@@ -158,7 +166,7 @@ def _cell(value: str | float | Cell | None) -> Cell:
     if isinstance(value, Cell):
         return value
     if value is None or isinstance(value, str):
-        return Cell(value or "–" if value is None else value)
+        return Cell("–" if value is None else value)
     return Cell(format_number(value), value)
 
 

@@ -50,7 +50,6 @@ def curve(
     *,
     x_label: str,
     y_label: str,
-    log_x: bool = False,
     log_y: bool = False,
     bands: Mapping[str, Sequence[tuple[float, float, float]]] | None = None,
     levels: Mapping[str, float] | None = None,
@@ -63,18 +62,18 @@ def curve(
     Args:
         series: Points (x, y) by name. Points that cannot be drawn are left out.
         x_label, y_label: With their units.
-        log_x, log_y: Logarithmic axes.
+        log_y: A logarithmic vertical axis.
         bands: Intervals (x, low, high) by the name of a series.
         levels: Horizontal lines by name.
         joined: Draw lines; else points alone, each named beside it.
-        from_zero: The horizontal axis begins at 0 (not a logarithmic one).
+        from_zero: The horizontal axis begins at 0.
         title: Above it; default: `y_label`.
     """
     bands, levels = bands or {}, levels or {}
 
     def drawable(x: float | None, *ys: float | None) -> bool:
         known = all(value is not None and abs(value) < LARGEST for value in (x, *ys))
-        return known and (not log_x or x > 1 / LARGEST) and (not log_y or ys[-1] > 1 / LARGEST)
+        return known and (not log_y or ys[-1] > 1 / LARGEST)
 
     series = {name: [point for point in points if drawable(*point)] for name, points in series.items()}
     xs = [x for points in series.values() for x, _ in points]
@@ -83,8 +82,8 @@ def curve(
     ys = [y for points in series.values() for _, y in points] + list(levels.values())
     ys += [edge for points in bands.values() for x, *edges in points for edge in edges if drawable(x, edge)]
     ys = [y for y in ys if drawable(1.0, y)]
-    xs += [0.0] if from_zero and not log_x and joined else []
-    across = Axis(xs, LEFT, WIDTH - RIGHT, log=log_x, pad=0.0 if joined else 0.1)
+    xs += [0.0] if from_zero and joined else []
+    across = Axis(xs, LEFT, WIDTH - RIGHT, pad=0.0 if joined else 0.1)
     down = Axis(ys, HEIGHT - BOTTOM, TOP, log=log_y, pad=0.06)
 
     parts = [_grid(across, down, x_label, y_label)]

@@ -28,6 +28,8 @@ from videos.clip import lowest_stride
 from videos.datasets import FILE_DATASETS, WITH_FLOW, WITH_TRACKS
 from videos.splits import stratified_order
 
+# What is known of clips, by task. Of each: the `metrics` of an answer, what the answer that knows nothing is called
+# (`trivial_answer`), and whether a head is trained to answer (`is_trained`).
 TRUTHS = {"flow": FlowTruth, "next-frame": NextFrame, "tracking": Tracks}
 # Data sets that know what a task asks for; any will do for the next frame.
 KNOWN = {"flow": WITH_FLOW, "tracking": WITH_TRACKS}

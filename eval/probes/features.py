@@ -1,9 +1,10 @@
-"""Frozen features of clips: a generator's tokens half-way through, or the noisy latents that it is given."""
+"""Frozen features of clips, float32 `[N, D, G, h, w]`: a generator's tokens half-way through, or the noisy latents that
+it is given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from einops import rearrange
@@ -16,28 +17,6 @@ from runtime.seeds import normal_rows
 GENERATOR, UNTRAINED, LATENTS = "generator", "untrained generator", "latents"
 SOURCES = (GENERATOR, UNTRAINED, LATENTS)
 BATCH = 32
-
-
-@dataclass(frozen=True)
-class Features:
-    """Features of one source at one noise level.
-
-    Attributes:
-        values: float32 `[N, D, G, h, w]`, on the CPU.
-    """
-
-    values: Tensor
-
-    @property
-    def channels(self) -> int:
-        """D."""
-        return self.values.shape[1]
-
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel `[D]`; a constant channel has deviation 1."""
-        flat = self.values.transpose(0, 1).flatten(1).double()
-        std = flat.std(1)
-        return flat.mean(1).float(), torch.where(std > 1e-6, std, torch.ones_like(std)).float()
 
 
 def probed_block(depth: int) -> int:
@@ -79,8 +58,8 @@ def noise_of(latents: Tensor, level: float, seed: int, stream: str, items: Seque
 
 
 @torch.no_grad()
-def tokens_of(half, x_t: Tensor, level: float, device: torch.device, dtype: torch.dtype) -> Features:
-    """Tokens of a `first_half` as Features; labels are left out, so that no class is given away.
+def tokens_of(half, x_t: Tensor, level: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Tokens of a `first_half`, on the CPU; labels are left out, so that no class is given away.
 
     Args:
         x_t: `[N, C, G, h, w]` at time 1 - level.
@@ -93,16 +72,18 @@ def tokens_of(half, x_t: Tensor, level: float, device: torch.device, dtype: torc
         with autocast(device, dtype):
             _, tokens = half(part.to(device), t, labels, return_block=block)
         found.append(rearrange(tokens.float(), "b g (h w) d -> b d g h w", h=x_t.shape[3]).cpu())
-    return Features(torch.cat(found))
+    return torch.cat(found)
 
 
-def maker(model, block: int, seed: int, device: torch.device, dtype: torch.dtype) -> Callable[..., Features]:
-    """A function (source, x_t, level) -> Features of the source."""
+def maker(
+    model, block: int, seed: int, device: torch.device, dtype: torch.dtype
+) -> Callable[[str, Tensor, float], Tensor]:
+    """A function (source, x_t, level) -> features of the source."""
     halves: dict[tuple[str, int], torch.nn.Module] = {}
 
-    def make(source: str, x_t: Tensor, level: float) -> Features:
+    def make(source: str, x_t: Tensor, level: float) -> Tensor:
         if source == LATENTS:
-            return Features(x_t)
+            return x_t
         groups = x_t.shape[2]
         if (source, groups) not in halves:
             whole = model if source == GENERATOR else untrained_like(model, seed)

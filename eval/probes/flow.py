@@ -8,10 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-METRICS = ("EPE",)
-TRIVIAL = "zero flow"
-TRAINED = True
-
 
 class FlowTruth:
     """The flow of clips, to train on and to judge by.
@@ -19,6 +15,7 @@ class FlowTruth:
     A group after the first answers for the steps that end in its frames, so that all groups but the first do.
     """
 
+    metrics, trivial_answer, is_trained = ("EPE",), "zero flow", True
     channels = 2
 
     @staticmethod
@@ -60,7 +57,7 @@ class FlowTruth:
     def _sums(self, flow: Tensor, places: list[int]) -> dict[str, np.ndarray]:
         errors = (flow.double() - self.flow[places]).square().sum(2).sqrt() * self.valid[places]
         parts = errors.flatten(1).sum(1), self.valid[places].flatten(1).sum(1).double()
-        return {METRICS[0]: torch.stack(parts, 1).numpy()}
+        return {self.metrics[0]: torch.stack(parts, 1).numpy()}
 
     def trivial(self) -> dict[str, np.ndarray]:
         """`sums` of the answer that nothing moves."""

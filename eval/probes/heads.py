@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from eval.probes.features import Features
 from runtime.seeds import key, numpy_generator
-from runtime.stopping import Stopped, stop_asked
+from runtime.stopping import check_stop
 
 LEARNING_RATE = 5e-3
 
@@ -23,7 +22,7 @@ LEARNING_RATE = 5e-3
 class Head(nn.Module):
     """Features `[B, D, G, h, w]` -> pictures `[B, G, frames, channels, h * spatial, w * spatial]`."""
 
-    def __init__(self, features: Features, *, channels: int, frames: int, spatial: int, width: int):
+    def __init__(self, features: Tensor, *, channels: int, frames: int, spatial: int, width: int):
         """Args:
         features: Those that it will be trained on; it keeps the mean and deviation of their channels.
         channels: Of a pixel.
@@ -33,10 +32,10 @@ class Head(nn.Module):
         """
         super().__init__()
         self.shape = {"c": channels, "f": frames, "a": spatial, "b": spatial}
-        mean, std = features.statistics()
-        self.register_buffer("mean", mean.view(1, -1, 1, 1, 1))
-        self.register_buffer("std", std.view(1, -1, 1, 1, 1))
-        self.enter = nn.Conv3d(features.channels, width, 1)
+        std, mean = torch.std_mean(features.double(), dim=(0, 2, 3, 4), keepdim=True)
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("std", torch.where(std > 1e-6, std, 1.0).float())  # a constant channel is only centred
+        self.enter = nn.Conv3d(features.shape[1], width, 1)
         self.inner = nn.ModuleList([nn.Conv3d(width, width, 3, padding=1) for _ in range(2)])
         self.leave = nn.Conv3d(width, channels * frames * spatial * spatial, 1)
         nn.init.zeros_(self.leave.weight)
@@ -51,7 +50,7 @@ class Head(nn.Module):
 
 
 def train_head(
-    features: Features,
+    features: Tensor,
     loss: Callable[[Tensor, list[int]], Tensor],
     *,
     seed: int,
@@ -76,15 +75,14 @@ def train_head(
         head = Head(features, **shape).to(device)
     optimizer = torch.optim.Adam(head.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
-    count, order = len(features.values), numpy_generator(seed, "head order")
+    count, order = len(features), numpy_generator(seed, "head order")
     places: list[int] = []
     for _ in range(steps):
-        if stop_asked():
-            raise Stopped(stop_asked())
+        check_stop()
         while len(places) < batch_size:
             places += order.permutation(count).tolist()
         batch, places = places[:batch_size], places[batch_size:]
-        found = loss(head(features.values[batch].to(device)), batch)
+        found = loss(head(features[batch].to(device)), batch)
         optimizer.zero_grad()
         found.backward()
         nn.utils.clip_grad_norm_(head.parameters(), 1.0)
@@ -93,9 +91,9 @@ def train_head(
     return head.eval().requires_grad_(False)
 
 
-def answers(head: Head, features: Features, batch_size: int, device: torch.device):
+def answers(head: Head, features: Tensor, batch_size: int, device: torch.device):
     """Yields (places, pictures of a batch on `device`) for all clips in order."""
-    for start in range(0, len(features.values), batch_size):
-        places = list(range(start, min(start + batch_size, len(features.values))))
+    for start in range(0, len(features), batch_size):
+        places = list(range(start, min(start + batch_size, len(features))))
         with torch.no_grad():
-            yield places, head(features.values[places].to(device))
+            yield places, head(features[places].to(device))

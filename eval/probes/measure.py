@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from eval.probes import flow, next_frame, tracking
 from eval.probes.clips import ProbeClips
-from eval.probes.features import SOURCES, Features, noise_of
+from eval.probes.features import SOURCES, noise_of
 from eval.probes.heads import answers, train_head
 from eval.probes.units import Sums, digest, is_kept, make_unit, read_unit, sums_of, unit_path
 from runtime.processes import World
-from runtime.stopping import Stopped, stop_asked
+from runtime.stopping import check_stop
 
-TASKS = {"flow": flow, "next-frame": next_frame, "tracking": tracking}
 FORMAT = 1  # grows when the same settings give other numbers
 
 
@@ -58,7 +56,7 @@ def measure(
     task: str,
     clips: ProbeClips,
     training: ProbeClips | None,
-    make: Callable[[str, Tensor, float], Features],
+    make: Callable[[str, Tensor, float], Tensor],
     normalize: Callable[[Tensor], Tensor],
     *,
     spatial: int,
@@ -84,8 +82,8 @@ def measure(
     Raises:
         Stopped: When a signal or the time limit asks for it; what is found stays.
     """
-    kind = TASKS[task]
-    seeds = recipe.seeds if kind.TRAINED else recipe.seeds[:1]
+    trivial_answer = clips.truth.trivial_answer
+    seeds = recipe.seeds if clips.truth.is_trained else recipe.seeds[:1]
     plan = [(source, level) for level in recipe.levels for source in SOURCES]
     keys = {
         (s, v, seed): _key(task, clips, training, recipe, identity[s], s, v, seed) for s, v in plan for seed in seeds
@@ -99,8 +97,7 @@ def measure(
                     x_t = noise_of(normalize(part.latents), level, recipe.noise_seed, stream, part.items)
                     features[place] = make(source, x_t, level)
         for seed in todo:
-            if stop_asked():
-                raise Stopped(stop_asked())
+            check_stop()
             make_unit(
                 folder,
                 keys[source, level, seed],
@@ -110,9 +107,9 @@ def measure(
     world.barrier()
     if not world.is_main:
         return None
-    nothing = {"format": FORMAT, "task": task, "source": kind.TRIVIAL, "level": 0.0, "clips": digest(clips.key)}
+    nothing = {"format": FORMAT, "task": task, "source": trivial_answer, "level": 0.0, "clips": digest(clips.key)}
     make_unit(folder, nothing, clips.truth.trivial)
-    files = {(kind.TRIVIAL, 0.0): (unit_path(folder, nothing),)}
+    files = {(trivial_answer, 0.0): (unit_path(folder, nothing),)}
     files |= {(s, v): tuple(unit_path(folder, keys[s, v, seed]) for seed in seeds) for s, v in plan}
     places = {video: place for place, video in enumerate(dict.fromkeys(clips.videos))}
     videos = [places[video] for video in clips.videos]
@@ -133,8 +130,8 @@ def _key(task, clips, training, recipe: Recipe, identity: dict, source: str, lev
 def _unit(
     clips: ProbeClips,
     training: ProbeClips | None,
-    features: Features,
-    learnt: Features | None,
+    features: Tensor,
+    learnt: Tensor | None,
     seed: int,
     spatial: int,
     recipe: Recipe,
@@ -143,8 +140,7 @@ def _unit(
     """Sums `[N, 2]` by metric of one head, or of matching."""
     if training is None:
         parts = [
-            clips.truth.sums(features.values[place : place + 1].to(world.device), [place])
-            for place in range(len(features.values))
+            clips.truth.sums(features[place : place + 1].to(world.device), [place]) for place in range(len(features))
         ]
     else:
         truth, device, size = training.truth, world.device, recipe.batch_size

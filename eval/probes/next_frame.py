@@ -10,14 +10,11 @@ from torch import Tensor
 
 from videos import to_float
 
-METRICS = ("next-frame MSE",)
-TRIVIAL = "last frame"
-TRAINED = True
-
 
 class NextFrame:
     """The frame after the observed ones. The last group's features answer for it."""
 
+    metrics, trivial_answer, is_trained = ("next-frame MSE",), "last frame", True
     channels, frames = 3, 1
 
     @staticmethod
@@ -45,7 +42,7 @@ class NextFrame:
 
     def _sums(self, frame: Tensor, places: list[int]) -> dict[str, np.ndarray]:
         errors = (frame.double() - to_float(self.next[places])).square().flatten(1)
-        return {METRICS[0]: np.stack([errors.sum(1).numpy(), np.full(len(errors), float(errors.shape[1]))], 1)}
+        return {self.metrics[0]: np.stack([errors.sum(1).numpy(), np.full(len(errors), float(errors.shape[1]))], 1)}
 
     def trivial(self) -> dict[str, np.ndarray]:
         """`sums` of the last observed frame, repeated."""

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from eval.metrics.intervals import Estimate
+from eval.probes.clips import TRUTHS
 from eval.probes.features import GENERATOR, SOURCES
-from eval.probes.measure import TASKS, Found
+from eval.probes.measure import Found
 from eval.probes.units import Unit, estimate_of, sums_of
 from eval.quantities import better
 from eval.results.published import TABLES
@@ -16,16 +17,16 @@ from eval.results.rows import Row, read_results, row_from
 from eval.results.tables import Measured, fill, markdown
 from runtime.errors import InputError
 
-TRIVIALS = tuple(kind.TRIVIAL for kind in TASKS.values())
+TRIVIALS = tuple(truth.trivial_answer for truth in TRUTHS.values())
 # In the subject of a row: a difference to another source, and to another generator.
 LESS, A_LESS_B = ", less ", ", a - b"
 
 
 def rows_of(task: str, found: Found) -> list[Row]:
     """Every number, and how the generator's differ from the others at its noise level."""
-    rows, nothing = [], (TASKS[task].TRIVIAL, 0.0)
+    rows, nothing = [], (TRUTHS[task].trivial_answer, 0.0)
     levels = dict.fromkeys(level for source, level in found.sums if source == GENERATOR)
-    for metric in TASKS[task].METRICS:
+    for metric in TRUTHS[task].metrics:
         for who, sums in found.sums.items():
             rows.append(row_of(metric, at(*who), estimate_of(metric, sums[metric]), found.files[who]))
         for level in levels:

@@ -21,9 +21,6 @@ from torch import Tensor
 from eval.metrics.motion import accuracy_within, tracking_scores
 
 OWN_PIXELS = "tracking AUC, own pixels"
-METRICS = ("tracking AUC", "tracking delta", OWN_PIXELS)
-TRIVIAL = "no motion"
-TRAINED = False
 RASTER = 256
 _TIE = 1e-5  # difference of cosines below which two places are equally similar
 
@@ -116,6 +113,8 @@ def follow(features: Tensor, tracks: np.ndarray, visible: np.ndarray, size: tupl
 class Tracks:
     """The points of clips, to judge by."""
 
+    metrics, trivial_answer, is_trained = ("tracking AUC", "tracking delta", OWN_PIXELS), "no motion", False
+
     @staticmethod
     def part(item: dict, observed: int) -> dict:
         """Points `[P, 1+T, 2]` of a clip, where they are visible, `[P, 1+T]`, and (H, W)."""
@@ -139,14 +138,14 @@ class Tracks:
 
     def _sums(self, followed: Sequence[np.ndarray], places: list[int]) -> dict[str, np.ndarray]:
         scale = RASTER / np.array(self.size[::-1])
-        rows: dict[str, list] = {metric: [] for metric in METRICS}
+        rows: dict[str, list] = {metric: [] for metric in self.metrics}
         for answer, place in zip(followed, places, strict=True):
             tracks, visible = self.items[place]
             counted = judged(visible)
             off = (answer - tracks.astype(np.float64))[counted]
             errors, own = np.linalg.norm(off * scale, axis=-1), np.linalg.norm(off, axis=-1)
             scores = tracking_scores(errors), accuracy_within(errors), tracking_scores(own)
-            for metric, found in zip(METRICS, scores, strict=True):
+            for metric, found in zip(self.metrics, scores, strict=True):
                 rows[metric].append((found.sum(), counted.sum()))
         return {metric: np.array(found, np.float64) for metric, found in rows.items()}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from eval.arms.plan import Plan
 from eval.comparison.page import run_section, table_section
 from eval.fvd import FVDConfig
-from eval.page.document import bullet_list, page, quiet, section
+from eval.page.document import bullet_list, page, quiet, save_page, section
 from eval.page.figures import curve, dots
 from eval.page.side_by_side import Side, clip_sections
 from eval.study.file import Study
@@ -20,7 +20,6 @@ from eval.study.plan import Line
 from eval.study.seed_means import lost_differences, over_seeds
 from generator.sample import SampleConfig
 from runtime.command import parse
-from runtime.files import replacing
 
 
 def write_page(study: Study, plan: Plan, lines: Sequence[Line], outcome: Outcome, out: Path, clips: int = 0) -> None:
@@ -40,9 +39,7 @@ def write_page(study: Study, plan: Plan, lines: Sequence[Line], outcome: Outcome
     parts += [curves_section(outcome)] if outcome.curves else []
     parts.append(run_section(plan))
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out, "report") as partial:
-        text = page(f"Study {study.name}", html.escape(lead_of(study, plan, outcome)), parts)
-        partial.write_text(text, "utf-8", "xmlcharrefreplace")
+    save_page(out, page(f"Study {study.name}", html.escape(lead_of(study, plan, outcome)), parts))
 
 
 def lead_of(study: Study, plan: Plan, outcome: Outcome) -> str:

@@ -107,12 +107,8 @@ def inputs_of(stage: Stage, data: str, root: str | None) -> list[tuple]:
 def flags_of(stage: Stage, source: str):
     """The flags of a stage's command; what it would refuse of them is refused before anything is started."""
     command, *words = stage.argv
-    try:
-        module = importlib.import_module(command)
-    except ModuleNotFoundError as error:
-        raise InputError(f"{source}: there is no command {command}") from error
-    text = Path(module.__file__).read_text("utf-8").rsplit("run_command(", 1)[1]
-    config_class = getattr(module, text.split(",")[1].strip())
+    module = importlib.import_module(command)
+    (config_class,) = (c for name, c in vars(module).items() if name.endswith("Config") and c.__module__ == command)
     try:
         config = parse(words, config_class, getattr(module, "preset_defaults", None))
     except InputError as error:

@@ -137,7 +137,7 @@ def test_a_curve_leaves_out_what_cannot_be_drawn():
     assert "nothing was logged" in curve({"loss": []}, x_label="step", y_label="loss")
     for log in (True, False):
         points = [(1, 1e-320), (2, 1.7e308), (10**400, 1.0), (3, 5.0), (4, 5.0)]
-        drawn = curve({"loss": points}, x_label="step", y_label="loss", log_x=log, log_y=log, levels={"far": 1e300})
+        drawn = curve({"loss": points}, x_label="step", y_label="loss", log_y=log, levels={"far": 1e300})
         assert drawn.count('class="mark"') == 2 + (not log) and "inf" not in drawn and "far" not in drawn
 
 
@@ -163,12 +163,11 @@ def test_every_row_of_dots_has_its_numbers_and_their_mean_on_its_interval():
 
 
 def test_points_stand_at_their_place_on_a_logarithmic_axis():
-    drawn = curve({"a": [(1, 1)], "b": [(10, 1)], "c": [(100, 1)]}, x_label="x", y_label="y", log_x=True, joined=False)
-    places = [
-        float(x) for x in re.findall(r'<text class="name" x="([\d.]+)" y="[\d.]+" text-anchor="\w+">[abc]<', drawn)
-    ]
-    left, middle, right = places[0] - 8, places[1], places[2] + 8
-    assert abs((left + right) / 2 - middle) < 9 and "<polyline" not in drawn
+    drawn = curve({"a": [(1, 1)], "b": [(1, 10)], "c": [(1, 100)]}, x_label="x", y_label="y", log_y=True, joined=False)
+    low, middle, high = (
+        float(y) for y in re.findall(r'<text class="name" x="[\d.]+" y="([\d.]+)" text-anchor="\w+">[abc]<', drawn)
+    )
+    assert low > high and abs((low + high) / 2 - middle) < 0.2 and "<polyline" not in drawn
 
 
 def test_a_long_log_becomes_a_short_line_of_means():

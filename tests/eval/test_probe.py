@@ -13,6 +13,7 @@ import pytest
 from eval.difference import DifferenceConfig, difference
 from eval.probe import TASKS, ProbeConfig, probe
 from eval.probes import measure
+from eval.probes.clips import TRUTHS
 from eval.probes.rows import beside_published
 from eval.probes.units import read_unit
 from eval.results.rows import Row, read_results, write_results
@@ -52,21 +53,21 @@ def test_every_task_has_its_numbers_and_what_they_are_worth(config, chain, capsy
     found = results(probe(config))
     assert set(found) == set(TASKS)
     for task, (facts, rows) in found.items():
-        kind = measure.TASKS[task]
+        kind = TRUTHS[task]
         assert facts["kind"] == "probe" and facts["data"] == "moving_shapes" and facts["samples"] == 4
         assert (facts["block"], facts["depth"], facts["seeds"], facts["noise"]) == (1, 2, [0, 1], [0.0, 10.0])
-        assert facts["train_clips"] == (4 if kind.TRAINED else 0) and facts["run"] == str(chain.generator)
-        subjects = {row.subject: row for row in rows if row.metric == kind.METRICS[0]}
+        assert facts["train_clips"] == (4 if kind.is_trained else 0) and facts["run"] == str(chain.generator)
+        subjects = {row.subject: row for row in rows if row.metric == kind.metrics[0]}
         sources = ("generator", "untrained generator", "latents")
-        wanted = {kind.TRIVIAL, *(f"{source}, {level} % noise" for source in sources for level in (0, 10))}
-        others = (kind.TRIVIAL, *sources[1:])
+        wanted = {kind.trivial_answer, *(f"{source}, {level} % noise" for source in sources for level in (0, 10))}
+        others = (kind.trivial_answer, *sources[1:])
         wanted |= {f"generator, {level} % noise, less {other}" for other in others for level in (0, 10)}
-        assert set(subjects) == wanted and len(rows) == len(wanted) * len(kind.METRICS)
-        own, trivial = (subjects[name].value for name in ("generator, 10 % noise", kind.TRIVIAL))
-        less = subjects[f"generator, 10 % noise, less {kind.TRIVIAL}"]
+        assert set(subjects) == wanted and len(rows) == len(wanted) * len(kind.metrics)
+        own, trivial = (subjects[name].value for name in ("generator, 10 % noise", kind.trivial_answer))
+        less = subjects[f"generator, 10 % noise, less {kind.trivial_answer}"]
         assert less.value == pytest.approx(own - trivial) and less.low <= less.value <= less.high
         assert less.note.split("; ")[0] in ("better", "worse", "no difference outside the interval")
-        assert ("seeds of the head" in subjects["latents, 0 % noise"].method) == kind.TRAINED
+        assert ("seeds of the head" in subjects["latents, 0 % noise"].method) == kind.is_trained
     printed = capsys.readouterr().out
     assert "5.1805" in printed and "with predictive reconstruction" in printed
 
@@ -130,14 +131,14 @@ def test_two_generators_are_compared_on_the_same_clips_and_seeds(config, chain, 
         sides = [{(row.metric, row.subject): row for row in read_results(about[side])[1]} for side in "ab"]
         assert all(about[side].startswith(str(run)) for side, run in zip("ab", runs.values(), strict=True))
         apart = [row for row in rows if row.subject.endswith(", a - b")]
-        tasks = measure.TASKS[of.removeprefix("probe ")]
-        assert len(apart) == len(tasks.METRICS)
+        truth = TRUTHS[of.removeprefix("probe ")]
+        assert len(apart) == len(truth.metrics)
         for row in apart:
             a, b = (side[row.metric, row.subject.removesuffix(", a - b")] for side in sides)
             assert row.value == pytest.approx(a.value - b.value) and row.low <= row.value <= row.high
             assert row.note.startswith(("a is better", "b is better", "no difference"))
             units = [read_unit(path.parent / source) for source in row.sources]
-            assert len(units) == (4 if tasks.TRAINED else 2) and row.n == 4  # two seeds of each
+            assert len(units) == (4 if truth.is_trained else 2) and row.n == 4  # two seeds of each
         assert any(row.value for row in apart)
         states = {check.what: check.state for check in checks_of(path) if "a - b" in check.what}
         assert len(states) == len(apart) and set(states.values()) == {VERIFIED}

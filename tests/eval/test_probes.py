@@ -11,7 +11,6 @@ from eval.probes.features import (
     GENERATOR,
     LATENTS,
     UNTRAINED,
-    Features,
     first_half,
     maker,
     noise_of,
@@ -45,7 +44,7 @@ def generator() -> Latte:
 def test_tokens_are_those_of_the_middle_block(generator):
     assert [probed_block(depth) for depth in (28, 12, 6, 1)] == [14, 6, 3, 1]
     x = torch.randn(3, 4, 5, 4, 4)
-    found = tokens_of(first_half(generator, 2, 5), x, 0.1, CPU, torch.float32).values
+    found = tokens_of(first_half(generator, 2, 5), x, 0.1, CPU, torch.float32)
     _, wanted = generator(x, torch.full((3,), 0.9), torch.full((3,), 3), return_block=2)
     assert found.shape == (3, 16, 5, 4, 4)
     assert torch.allclose(found, wanted.unflatten(2, (4, 4)).permute(0, 4, 1, 2, 3), atol=1e-6)
@@ -55,10 +54,10 @@ def test_fewer_groups_are_another_input_and_see_nothing_of_the_others(generator)
     """A generator attends both ways: the same groups with one more after them have other tokens."""
     x = torch.randn(2, 4, 5, 4, 4)
     make = maker(generator, 2, 0, CPU, torch.float32)
-    alone = make(GENERATOR, x[:, :, :4], 0.0).values
-    beside = make(GENERATOR, x, 0.0).values[:, :, :4]
+    alone = make(GENERATOR, x[:, :, :4], 0.0)
+    beside = make(GENERATOR, x, 0.0)[:, :, :4]
     assert alone.shape == beside.shape and not torch.allclose(alone, beside, atol=1e-3)
-    assert torch.equal(make(LATENTS, x, 0.0).values, x) and make(UNTRAINED, x, 0.0).values.shape == (2, 16, 5, 4, 4)
+    assert torch.equal(make(LATENTS, x, 0.0), x) and make(UNTRAINED, x, 0.0).shape == (2, 16, 5, 4, 4)
 
 
 def test_the_noise_of_a_clip_is_its_own_at_every_level():
@@ -107,7 +106,7 @@ def test_no_later_frame_reaches_the_features_of_the_next_frame_probe(task, gener
     for number, one in enumerate((dataset, Changed())):
         settings = {"observed": observed, "folder": tmp_path / str(number), "seed": 0, "dtype": torch.float32}
         clips = load_clips(task, one, [0, 1], vae, world=World(0, 1, CPU), **settings)
-        found.append((make(GENERATOR, clips.latents, 0.0).values, clips))
+        found.append((make(GENERATOR, clips.latents, 0.0), clips))
     assert passes == [1, 1] * 2
     assert torch.equal(found[0][0], found[1][0]) == (task == "next-frame")
     if task == "next-frame":
@@ -153,14 +152,14 @@ def flow_truth(one: np.ndarray) -> dict:
     return flow.FlowTruth.part({"flow": np.ascontiguousarray(one)}, 17)
 
 
-def features_that_hold(items: list[dict]) -> Features:
+def features_that_hold(items: list[dict]) -> torch.Tensor:
     """The flow of each group as two channels on 2 x 2 cells; the first group, which has none, holds zeros."""
     vectors = np.stack([item["flow"][::4, :, 0, 0] for item in items])  # [N, 4, 2]
     values = np.concatenate([np.zeros_like(vectors[:, :1]), vectors], 1).transpose(0, 2, 1)
-    return Features(torch.from_numpy(np.broadcast_to(values[..., None, None], (*values.shape, 2, 2)).copy()))
+    return torch.from_numpy(np.broadcast_to(values[..., None, None], (*values.shape, 2, 2)).copy())
 
 
-def epe_of(learnt: Features, judged: Features, steps: int) -> tuple[float, float]:
+def epe_of(learnt: torch.Tensor, judged: torch.Tensor, steps: int) -> tuple[float, float]:
     """(error of a head, error of zero flow)."""
     training, test = flow.FlowTruth(flow_items(64, 0), 4), flow.FlowTruth(flow_items(32, 1), 4)
     test.use_scale(training)
@@ -176,7 +175,7 @@ def test_a_head_reads_flow_that_features_hold():
 
 def test_a_head_on_noise_is_no_better_than_zero_flow():
     noise = torch.Generator().manual_seed(0)
-    learnt, judged = (Features(torch.randn(count, 2, 5, 2, 2, generator=noise)) for count in (64, 32))
+    learnt, judged = (torch.randn(count, 2, 5, 2, 2, generator=noise) for count in (64, 32))
     error, zero = epe_of(learnt, judged, 60)
     assert error > 0.97 * zero
 
@@ -186,20 +185,19 @@ def test_a_head_begins_at_zero_and_its_seed_decides_it():
     truth = flow.FlowTruth(flow_items(16, 0), 4)
     shape = {"channels": 2, "frames": 4, "spatial": 4}
     untrained = train_head(features, truth.loss, steps=0, **shape, **HEAD)
-    assert not untrained(features.values).any()
+    assert not untrained(features).any()
     a, b, c = (
-        train_head(features, truth.loss, steps=3, **shape, **(HEAD | {"seed": seed}))(features.values)
-        for seed in (0, 0, 1)
+        train_head(features, truth.loss, steps=3, **shape, **(HEAD | {"seed": seed}))(features) for seed in (0, 0, 1)
     )
     assert a.shape == (16, 5, 4, 2, 8, 8) and torch.equal(a, b) and not torch.equal(a, c)
 
 
 def test_a_head_shuffles_pixels_into_their_places():
-    features = Features(torch.randn(1, 1, 1, 2, 3))
+    features = torch.randn(1, 1, 1, 2, 3)
     head = Head(features, channels=1, frames=1, spatial=2, width=4)
     with torch.no_grad():
         head.leave.bias.copy_(torch.tensor([0.0, 1.0, 2.0, 3.0]))  # rows, then columns of a cell
-    picture = head(features.values)[0, 0, 0, 0]
+    picture = head(features)[0, 0, 0, 0]
     assert torch.equal(picture, torch.tensor([[0.0, 1.0], [2.0, 3.0]]).repeat(2, 3))
 
 
@@ -274,7 +272,7 @@ def test_features_that_know_the_points_follow_them_exactly():
             values[p, frame, y, x] = 1.0
     truth = tracking.Tracks([item], 1)
     found = truth.sums(values[None], [0])
-    assert {name: mean_of(name, rows) for name, rows in found.items()} == dict.fromkeys(tracking.METRICS, 100.0)
+    assert {name: mean_of(name, rows) for name, rows in found.items()} == dict.fromkeys(tracking.Tracks.metrics, 100.0)
     trivial = truth.trivial()
     assert mean_of("tracking AUC", trivial["tracking AUC"]) < 60 and found["tracking AUC"][0, 1] == 8 * 3 + 6 + 3
 

@@ -181,7 +181,7 @@ def test_a_tokenizer_learns_from_it_and_the_adaptive_weight_balances_its_last_la
     torch.manual_seed(0)
     vae = PVVAE(PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4)).train()
     adversary, video, last = tiny_adversary(), clips(size=32), vae.decoder.conv_out.weight
-    output, _ = vae(video, num_dropped=1)
+    output, _ = vae(video, dropped=1)
     reconstruction, loss = pixel_loss(output, video), adversary.generator_loss(output)
     factor = adaptive_weight(reconstruction, loss, last)
     (weighted,) = torch.autograd.grad(factor * loss, last, retain_graph=True)

@@ -45,7 +45,7 @@ def randomised(module: torch.nn.Module) -> torch.nn.Module:
 @pytest.mark.parametrize(("ratio", "largest"), [(1.0, 4), (0.75, 3), (0.5, 2), (0.1, 0), (0.0, 0)])
 def test_dropped_groups_are_uniform_up_to_the_maximum_ratio(ratio, largest):
     counts = torch.bincount(
-        torch.tensor([SuffixDrop(ratio).num_dropped(5, 7, step) for step in range(4000)]), minlength=5
+        torch.tensor([len(SuffixDrop(ratio).dropped(5, 7, step)) for step in range(4000)]), minlength=5
     )
     assert counts[largest + 1 :].sum() == 0
     expected = 4000 / (largest + 1)
@@ -55,13 +55,13 @@ def test_dropped_groups_are_uniform_up_to_the_maximum_ratio(ratio, largest):
 
 def test_the_number_dropped_is_a_function_of_seed_and_step():
     drop = SuffixDrop()
-    draws = [drop.num_dropped(5, 1, step) for step in range(50)]
-    assert draws == [drop.num_dropped(5, 1, step) for step in range(50)]
-    assert draws != [drop.num_dropped(5, 2, step) for step in range(50)]
+    draws = [len(drop.dropped(5, 1, step)) for step in range(50)]
+    assert draws == [len(drop.dropped(5, 1, step)) for step in range(50)]
+    assert draws != [len(drop.dropped(5, 2, step)) for step in range(50)]
 
 
 def test_an_image_never_loses_its_only_group():
-    assert {SuffixDrop().num_dropped(1, 0, step) for step in range(20)} == {0}
+    assert {len(SuffixDrop().dropped(1, 0, step)) for step in range(20)} == {0}
 
 
 def test_a_ratio_outside_the_unit_interval_is_refused():
@@ -92,7 +92,7 @@ def test_both_schedules_draw_the_same_k_and_infill_keeps_a_group_on_each_side():
     suffix, infill = SuffixDrop(), InfillDrop()
     for step in range(200):
         hidden = infill.dropped(5, 3, step)
-        assert len(hidden) == suffix.num_dropped(5, 3, step) == infill.num_dropped(5, 3, step)
+        assert len(hidden) == len(suffix.dropped(5, 3, step)) == len(infill.dropped(5, 3, step))
         assert 0 not in hidden and (4 not in hidden or len(hidden) == 4)
 
 
@@ -226,7 +226,7 @@ def test_infilling_encodes_both_sides_as_one_shorter_clip_and_puts_the_latents_b
 
 def test_naming_the_last_groups_is_the_same_as_counting_them():
     vae, video, noise = randomised(PVVAE(SMALL)).eval(), clip(17), torch.randn(1, 4, 5, 2, 2)
-    assert torch.equal(vae(video, num_dropped=2, noise=noise)[0], vae(video, dropped=[3, 4], noise=noise)[0])
+    assert torch.equal(vae(video, dropped=2, noise=noise)[0], vae(video, dropped=[3, 4], noise=noise)[0])
     assert torch.equal(vae.predict(video[:, :, :9], 2), vae.predict(video[:, :, :9], [3, 4]))
 
 
@@ -242,8 +242,7 @@ def test_groups_that_may_not_be_dropped_are_refused():
     for call, message in (
         (lambda: vae(clip(9), dropped=[0]), "different ones of 1 … 2"),
         (lambda: vae(clip(9), dropped=[3]), "different ones of 1 … 2"),
-        (lambda: vae(clip(9), num_dropped=3), r"must lie in \[0, 2\]"),
-        (lambda: vae(clip(9), num_dropped=1, dropped=[1]), "not both"),
+        (lambda: vae(clip(9), dropped=3), r"must lie in \[0, 2\]"),
         (lambda: vae.predict(clip(9), [5]), "different ones of 1 … 3"),
     ):
         with pytest.raises(InputError, match=message):

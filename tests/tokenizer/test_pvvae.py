@@ -113,7 +113,7 @@ def test_chunked_equals_whole(chunk):
 @pytest.mark.parametrize("dropped", [1, 4])
 def test_every_parameter_learns_when_groups_are_dropped(norm, dropped):
     vae = randomised(dataclasses.replace(SMALL, norm=norm)).train()
-    output, posterior = vae(clip(17), num_dropped=dropped)
+    output, posterior = vae(clip(17), dropped=dropped)
     (output.square().mean() + posterior.kl().mean()).backward()
     still = [name for name, p in vae.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert still == []
@@ -122,10 +122,10 @@ def test_every_parameter_learns_when_groups_are_dropped(norm, dropped):
 def test_dropping_hides_the_frames_from_the_encoder_and_still_decodes_all():
     vae, video = randomised(), clip(17)
     noise = torch.zeros(1, 6, 5, 2, 2)
-    output, posterior = vae(video, num_dropped=2, noise=noise)
+    output, posterior = vae(video, dropped=2, noise=noise)
     changed = video.clone()
     changed[:, :, 9:] = 0.0
-    again, _ = vae(changed, num_dropped=2, noise=noise)
+    again, _ = vae(changed, dropped=2, noise=noise)
     assert output.shape == video.shape and posterior.mean.shape[2] == 3
     assert torch.equal(output, again)
     assert torch.allclose(output, vae.predict(video[:, :, :9], 2))
@@ -213,7 +213,7 @@ def test_wrong_latents_and_counts_are_refused():
         lambda: vae.decode(torch.zeros(1, 5, 2, 2, 2)),
         lambda: vae.encode(clip(5), chunk_groups=0),
         lambda: vae.predict(clip(5), -1),
-        lambda: vae(clip(5), num_dropped=2),
+        lambda: vae(clip(5), dropped=2),
         lambda: PVVAEConfig(architecture="mlp"),
         lambda: PVVAEConfig(padding="zeros"),
         lambda: PVVAEConfig.from_dict({"colour": 1}),

@@ -341,7 +341,7 @@ def test_no_block_is_left_uncompiled_for_its_width_resolution_or_number_of_frame
     vae = PVVAE(PVVAEConfig(latent_channels=4, channels=(4, 6, 8, 10, 10), blocks=1, middle_blocks=1)).train()
     parallel.compile_blocks(vae, backend="eager")
     for frames, size, dropped in ((1, 32, 0), (9, 32, 0), (9, 32, 1), (9, 48, 2)):
-        vae(torch.zeros(1, 3, frames, size, size), num_dropped=dropped)[0].mean().backward()
+        vae(torch.zeros(1, 3, frames, size, size), dropped=dropped)[0].mean().backward()
     assert not torch._dynamo.utils.counters["unimplemented"]
     torch.compiler.reset()
 

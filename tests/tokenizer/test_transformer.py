@@ -208,7 +208,7 @@ def test_the_past_holds_the_window_alone():
 @pytest.mark.parametrize("dropped", [1, 4])
 def test_every_parameter_learns_when_groups_are_dropped(dropped):
     vae = built().train()
-    output, posterior = vae(clip(17), num_dropped=dropped)
+    output, posterior = vae(clip(17), dropped=dropped)
     (output.square().mean() + posterior.kl().mean()).backward()
     assert [name for name, p in vae.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
@@ -258,7 +258,7 @@ def test_saved_weights_come_back_with_the_same_identity(tmp_path):
 def test_predicted_groups_need_nothing_but_the_observed_frames():
     vae = built()
     assert vae.predict(clip(9), 2).shape == (1, 3, 17, 32, 24)
-    output, posterior = vae(clip(17), num_dropped=2, noise=torch.zeros(1, 6, 5, 4, 3))
+    output, posterior = vae(clip(17), dropped=2, noise=torch.zeros(1, 6, 5, 4, 3))
     assert posterior.mean.shape[2] == 3
     assert close(output, vae.predict(clip(17)[:, :, :9], 2))
 
