@@ -239,13 +239,16 @@ def _differences(before: dict, now: dict, within: str = "") -> list[str]:
         if isinstance(was, dict) and isinstance(is_now, dict):
             found += _differences(was, is_now, f"{within}{key}.")
         elif was != is_now:
-            found.append(f"{within}{key}: was {_short(was)}, now {_short(is_now)}")
+            was, is_now = _where_different(repr(was), repr(is_now))
+            found.append(f"{within}{key}: was {was}, now {is_now}")
     return found
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"
+def _where_different(*texts: str, length: int = 80) -> list[str]:
+    alike = len(os.path.commonprefix(texts))
+    start = alike - length // 4 if alike > length // 2 else 0
+    cut = [text[start : start + length] + ("…" if len(text) > start + length else "") for text in texts]
+    return [f"…{text}" if start else text for text in cut]
 
 
 def is_main() -> bool:

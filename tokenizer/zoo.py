@@ -133,7 +133,11 @@ def check_known(name_or_path: str | Path, weights: str | Path | None = None) -> 
 
 
 def spec_of(name_or_path: str | Path, weights: str | Path | None = None) -> TokenizerSpec:
-    """The spec of `load(name_or_path, weights)`; only a class, or a folder of diffusers, is built to find it out."""
+    """The spec of `load(name_or_path, weights)`; only a class, or a folder of diffusers, is built to find it out.
+
+    Raises:
+        InputError: Also if somebody's own class returns other shapes than its spec says.
+    """
     from runtime.records import read_json
     from tokenizer.baselines.base import said_to_be_random
     from tokenizer.pvvae import PVVAEConfig
@@ -142,7 +146,10 @@ def spec_of(name_or_path: str | Path, weights: str | Path | None = None) -> Toke
         spec = registry.BASELINES[str(name_or_path)].spec
         return said_to_be_random(spec) if weights == "random" else spec
     if registry.is_baseline(name_or_path):
-        return load(name_or_path, weights).spec
+        vae = load(name_or_path, weights)
+        if hasattr(vae, "try_out"):  # somebody's own class, which may be wrong
+            vae.try_out()
+        return vae.spec
     path = find_folder(name_or_path) / "config.json"
     return PVVAEConfig.from_dict(read_json(path), path).spec
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from eval.arms.plan import Arm, Plan, Stage
@@ -15,7 +16,7 @@ def generator_plan(config) -> Plan:
     """Encode, train, judge, draw the curve; of others than the first, the difference to it."""
     everyone, arms = facts_of(config), []
     rows = rows_of(config)
-    shared = [speed_stage(config)] if config.speed == MEASURE else []
+    shared = [speed_stage(config, everyone)] if config.speed == MEASURE else []
     for facts in everyone:
         stages = [*shared, encoding(config, facts, rows), training(config, facts), judging(config, facts)]
         stages += [curve(config, facts)] if config.curve_samples else []
@@ -91,12 +92,13 @@ def rows_of(config) -> int:
     return items * config.windows
 
 
-def speed_stage(config) -> Stage:
+def speed_stage(config, everyone: Sequence[Facts]) -> Stage:
     """Speeds of all tokenizers, in turns."""
     out = speed_file(config)
     words = ["--tokenizers", ",".join(config.tokenizers), "--weights", ",".join(config.weights), "--out", out]
     words += ["--num-frames", config.num_frames, "--size", config.size, "--generator", config.preset]
-    return made("speed", "", "eval.speed", config, words, results=(out,))
+    state = "; ".join(facts.state for facts in everyone)
+    return made("speed", "", "eval.speed", config, words, results=(out,), reads=state)
 
 
 def latents_file(config, facts: Facts) -> Path:

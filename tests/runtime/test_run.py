@@ -185,3 +185,9 @@ def test_of_a_record_that_differs_only_its_fields_are_named_and_long_ones_are_cu
     with pytest.raises(InputError, match=r"latents.shape: was \[8, 5, 4, 4\], now \[12, 5, 4, 4\]") as caught:
         Run.check(Config(str(tmp_path)), kind="tokenizer", name="run", identity={"steps": 10, **now})
     assert len(str(caught.value)) < 400 and "rows" not in str(caught.value)
+    with open_run(tmp_path, name="far", root=f"/{'x' * 100}/a"):
+        pass
+    with pytest.raises(InputError, match=r"root: was …/?x+/a', now …/?x+/b'"):
+        Run.check(
+            Config(str(tmp_path)), kind="tokenizer", name="far", identity={"steps": 10, "root": f"/{'x' * 100}/b"}
+        )

@@ -1,6 +1,7 @@
 """One contract over every baseline: the published class has as many parameters as is written, and small networks of the
 same classes keep to `tokenizer.spec.VideoTokenizer`."""
 
+import copy
 import functools
 import importlib
 import os
@@ -23,7 +24,7 @@ from tokenizer.baselines.base import BaselineTokenizer, load_baseline, seeded
 from tokenizer.baselines.registry import BASELINES, is_baseline
 from tokenizer.encode import has_no_logvar
 from tokenizer.spec import TokenizerSpec
-from tokenizer.zoo import state_of
+from tokenizer.zoo import spec_of, state_of
 
 NAMES = tuple(BASELINES)
 # What the authors publish of the first channel: normalised = (latents - mean) / std.
@@ -423,6 +424,11 @@ def function():
 
 class Fixed(Halves):
     spec = property(lambda self: Halves.spec)
+
+
+class Method(Halves):
+    def encoder_hash(self):
+        return "0" * 16
 """
 
 
@@ -436,11 +442,11 @@ def test_a_class_of_ones_own_is_a_tokenizer(tmp_path, monkeypatch):
     assert load("own_tokenizers:Halves", weights="a.pth").weights == "a.pth"
     assert load("own_tokenizers:Halves", weights="random").spec.name == "halves (random weights)"
     assert vae.spec.name == load("own_tokenizers:Fixed").spec.name == "halves"
-    with pytest.raises(InputError, match="its spec is a property, which --weights random cannot rename"):
-        load("own_tokenizers:Fixed", weights="random")
+    assert load("own_tokenizers:Fixed", weights="random").spec.name == "halves (random weights)"
     for name, words in (
         ("own_tokenizers:Nothing", "it lacks normalize, denormalize, encoder_hash, decoder_hash"),
         ("own_tokenizers:Failing", r"cannot be made without arguments \(OSError: no\)"),
+        ("own_tokenizers:Method", "its encoder_hash is a method, not a text; is @property missing?"),
         ("own_tokenizers:function", "has no torch.nn.Module 'function'"),
         ("own_tokenizers:Missing", "has no torch.nn.Module 'Missing'"),
         ("broken_tokenizers:Any", "cannot be imported .*nothing_of_that_name"),
@@ -475,25 +481,42 @@ def test_an_edit_of_a_class_makes_another_tokenizer(tmp_path, monkeypatch):
     ("change", "words"),
     [
         (("Posterior(", "("), "encode returned a Tensor, not a tokenizer.Posterior"),
+        (("(1, 2, 2)))", "(1, 2, 2)), (1,))"), "returned log-variances as a tuple, not as a tensor"),
         (("(1, 2, 2)))", "(2, 2, 2)))"), r"returned latents \[1, 3, 1, 1, 1\] instead of \[1, 3, 2, 1, 1\]"),
-        (
-            ("scale_factor=(1, ", "scale_factor=(2, "),
-            r"returned a video \[1, 3, 4, 2, 2\] instead of \[1, 3, 2, 2, 2\]",
-        ),
+        (("(1, 2, 2))\n", "(1, 2, 2)),\n"), "returned a video as a tuple, not as a tensor"),
+        (("r=(1, ", "r=(2, "), r"returned a video \[1, 3, 4, 2, 2\] instead of \[1, 3, 2, 2, 2\]"),
     ],
 )
 def test_what_a_class_of_ones_own_returns_is_held_against_its_spec(tmp_path, monkeypatch, change, words):
     assert OWN.count(change[0]) == 1
-    with pytest.raises(InputError, match=f"^tokenizer wrong_tokenizer:Halves: halves: .*{words}"):
-        own_class(tmp_path, "wrong_tokenizer", OWN.replace(*change), monkeypatch)
+    vae = own_class(tmp_path, "wrong_tokenizer", OWN.replace(*change), monkeypatch)
+    with pytest.raises(InputError, match=words):
+        vae.decode(vae.encode(torch.zeros(1, 3, 2, 2, 2)).mean)
+    with pytest.raises(InputError, match=words):  # as a plan does before it begins
+        spec_of("wrong_tokenizer:Halves")
 
 
-def test_what_shows_on_larger_clips_alone_is_found_with_the_first_of_them(tmp_path, monkeypatch):
-    line = "return torch.nn.functional.interpolate("
-    text = OWN.replace(line, f"latents = latents[:, :, :1] if latents.shape[-1] > 1 else latents\n        {line}")
-    vae = own_class(tmp_path, "late_tokenizer", text, monkeypatch)
-    with pytest.raises(InputError, match=r"returned a video \[1, 3, 1, 4, 4\] instead of \[1, 3, 2, 4, 4\]"):
-        vae.decode(torch.zeros(1, 3, 2, 2, 2))
+def test_a_class_may_call_itself_by_its_own_names_and_have_more_than_the_interface(tmp_path, monkeypatch):
+    more = """
+    def set_latent_statistics(self, mean, std):
+        self.mean = mean
+
+    def encode(self, clip, features=False):
+        found = torch.nn.functional.avg_pool3d(clip, (1, 2, 2))
+        return found if features else Posterior(found)
+
+    def predict(self, clip, groups):
+        return self.decode(self.encode(clip=clip, features=True)[:, :, -1:].repeat(1, 1, groups, 1, 1))
+
+
+class Nothing("""
+    vae = own_class(tmp_path, "rich_tokenizer", OWN.replace("\n\nclass Nothing(", more, 1), monkeypatch)
+    video, before = clips(vae.spec, 2), torch.get_rng_state()
+    assert vae.decode(vae.encode(video).mean).shape == video.shape and spec_of("rich_tokenizer:Halves") == vae.spec
+    assert vae.predict(video, 3).shape == (*video.shape[:2], 3, *video.shape[3:])
+    vae.set_latent_statistics(1, 2)
+    assert vae.own.mean == 1 and copy.deepcopy(vae).predict(video, 1).shape[2] == 1
+    assert torch.equal(torch.get_rng_state(), before) and not hasattr(vae, "cast")
 
 
 # -- in commands ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -218,6 +219,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(make_video, monkeypatch
     path = make_video("clip.mp4")
     before = path.read_bytes()
 
+    @contextmanager
     def broken(partial, *rest):
         partial.write_bytes(b"half")
         yield lambda video: 1 / 0

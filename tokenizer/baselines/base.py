@@ -197,6 +197,8 @@ class OtherShape(InputError):
 
 def held(found: Tensor, shape: list[int], what: str, spec: TokenizerSpec) -> Tensor:
     """What a tokenizer's class returned, if it has the shape that its spec says; OtherShape else."""
+    if not isinstance(found, Tensor):
+        raise OtherShape(f"{spec.name}: its class returned {what} as a {type(found).__name__}, not as a tensor")
     if list(found.shape) != shape:
         raise OtherShape(f"{spec.name}: its class returned {what} {list(found.shape)} instead of {shape}")
     return found

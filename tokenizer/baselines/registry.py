@@ -18,7 +18,11 @@ _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 def is_baseline(name: str | Path) -> bool:
     """Whether a tokenizer's name asks for a baseline, rather than for a PV-VAE."""
-    return str(name) in BASELINES or str(name).startswith(_FOLDER) or _CLASS.fullmatch(str(name)) is not None
+    return str(name) in BASELINES or str(name).startswith(_FOLDER) or _is_class(str(name))
+
+
+def _is_class(name: str) -> bool:
+    return not name.startswith(_FOLDER) and _CLASS.fullmatch(name) is not None
 
 
 def folder_of(name: str, weights: str | Path | None = None, *, download: bool = False) -> Path | None:
@@ -38,7 +42,7 @@ def pinned(name: str, weights: str | Path | None = None, *, download: bool = Fal
 
 def source_file(name: str) -> Path | None:
     """The file of the code of "module:CLASS", where it has one; None for other names."""
-    return user_class.source_file(name) if _CLASS.fullmatch(name) else None
+    return user_class.source_file(name) if _is_class(name) else None
 
 
 def is_on_hub(name: str) -> bool:

@@ -17,15 +17,13 @@ from tokenizer.spec import Posterior, TokenizerSpec, VideoTokenizer, weights_has
 _MEMBERS = ("spec", "encode", "decode", "normalize", "denormalize", "encoder_hash", "decoder_hash")
 
 
-def load_class(name: str, weights: str | Path | None = None) -> nn.Module:
+def load_class(name: str, weights: str | Path | None = None) -> OwnTokenizer:
     """An instance of the class `module:CLASS`: made without arguments, or with `weights=` the path that was given.
 
-    Random weights are what it makes without arguments, seeded; the name in its spec then says so. What `encode` and
-    `decode` return is held against the spec, at each call.
+    Random weights are what it makes without arguments, seeded; the name in its spec then says so.
 
     Raises:
-        InputError: If there is no such class, it cannot be made, is no `VideoTokenizer`, or returns other shapes than
-            its spec says.
+        InputError: If there is no such class, it cannot be made, or is no `VideoTokenizer`.
     """
     found = _class_of(name)
     try:
@@ -39,16 +37,7 @@ def load_class(name: str, weights: str | Path | None = None) -> nn.Module:
     if absent or not isinstance(made, VideoTokenizer) or not isinstance(made.spec, TokenizerSpec):
         lacks = ", ".join(absent) or "a tokenizer.TokenizerSpec as its spec"
         raise InputError(f"tokenizer {name}: it is no VideoTokenizer (tokenizer/spec.py); it lacks {lacks}")
-    if weights == RANDOM:
-        try:
-            made.spec = said_to_be_random(made.spec)
-        except AttributeError as error:
-            raise InputError(
-                f"tokenizer {name}: its spec is a property, which --weights random cannot rename"
-            ) from error
-    made = _behind_checks(made)
-    _try_out(made, name)
-    return made
+    return OwnTokenizer(made, name, random_weights=weights == RANDOM)
 
 
 def source_file(name: str) -> Path | None:
@@ -74,50 +63,87 @@ def _class_of(name: str) -> type[nn.Module]:
     return found
 
 
-class _Checks:
-    """Stands before somebody's class in the order of methods, and holds what that returns against its spec."""
+class OwnTokenizer(nn.Module):
+    """Somebody's class as a `VideoTokenizer`; whatever else it has is found here too.
 
-    def encode(self, video: Tensor, *args, **flags) -> Posterior:
-        found = super().encode(video, *args, **flags)
+    What it returns is held against its spec. The file of its class is part of its hashes, by which everything that is
+    kept of a tokenizer is found: after an edit of its code that would be another one's.
+
+    Args:
+        own: Of the class.
+        name: As it was asked for.
+        random_weights: Whether its weights are random, which the name in the spec then says.
+
+    Raises:
+        InputError: If a hash is no text.
+    """
+
+    def __init__(self, own: nn.Module, name: str, *, random_weights: bool = False):
+        super().__init__()
+        self.own, self._name = own, name
+        self.spec = said_to_be_random(own.spec) if random_weights else own.spec
+        file = _file_of(type(own))
+        code = hashlib.sha256(file.read_bytes()).hexdigest() if file else ""
+        for each in ("encoder_hash", "decoder_hash"):
+            found = getattr(own, each)
+            if not isinstance(found, str):
+                kind = type(found).__name__
+                raise InputError(f"tokenizer {name}: its {each} is a {kind}, not a text; is @property missing?")
+            setattr(self, each, weights_hash({"own": found, "code": code}, {}))
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("own"), name)
+
+    def encode(self, video: Tensor, chunk_groups: int | None = None) -> Posterior:
+        """What the class returns for a clip; OtherShape, an InputError, when that is not what its spec says."""
+        found = self.own.encode(video, **_given(chunk_groups))
         if not isinstance(found, Posterior):
             kind = type(found).__name__
-            raise OtherShape(f"{self.spec.name}: encode returned a {kind}, not a tokenizer.Posterior")
+            raise OtherShape(f"tokenizer {self._name}: encode returned a {kind}, not a tokenizer.Posterior")
         shape = [len(video), *self.spec.latent_shape(*video.shape[2:])]
         held(found.mean, shape, "latents", self.spec)
         if found.logvar is not None:
             held(found.logvar, shape, "log-variances", self.spec)
         return found
 
-    def decode(self, latents: Tensor, *args, **flags) -> Tensor:
+    def decode(self, latents: Tensor, chunk_groups: int | None = None) -> Tensor:
+        """What the class returns for latents; OtherShape, an InputError, when that is not what its spec says."""
         sides = [side * self.spec.spatial for side in latents.shape[3:]]
         shape = [len(latents), 3, self.spec.frames(latents.shape[2]), *sides]
-        return held(super().decode(latents, *args, **flags), shape, "a video", self.spec)
+        return held(self.own.decode(latents, **_given(chunk_groups)), shape, "a video", self.spec)
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """As the class does."""
+        return self.own.normalize(latents)
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """As the class does."""
+        return self.own.denormalize(latents)
+
+    @torch.no_grad()
+    def try_out(self) -> None:
+        """Encode and decode the smallest clip. Not for an object that works afterwards: it may have made tables for
+        that clip's type and device.
+
+        Raises:
+            InputError: If other shapes come back than the spec says.
+        """
+        self.eval()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                spec = self.spec
+                self.decode(self.encode(torch.zeros(1, 3, 1 + spec.step, spec.spatial, spec.spatial)).mean)
+        except OtherShape:
+            raise
+        except Exception:
+            pass  # it may need a larger clip, or a GPU; the first clip of the work will tell
 
 
-def _behind_checks(made: nn.Module) -> nn.Module:
-    """The same object, now of a class with `_Checks`, whose hashes are over its file too: what is kept of a tokenizer
-    is found by its hashes, and after an edit of its code that would be another one's."""
-    found = type(made)
-    file = _file_of(found)
-    code = hashlib.sha256(file.read_bytes()).hexdigest() if file else ""
-    names = ("encoder_hash", "decoder_hash")
-    hashes = {name: weights_hash({"own": getattr(made, name), "code": code}, {}) for name in names}
-    members = {name: property(lambda self, value=value: value) for name, value in hashes.items()}
-    made.__class__ = type(found.__name__, (_Checks, found), {"__module__": found.__module__, **members})
-    return made
-
-
-def _try_out(made: nn.Module, name: str) -> None:
-    """Refuse, before any work, a class that returns other shapes than its spec says, by the smallest clip."""
-    spec = made.spec
-    made.eval()
-    try:
-        with torch.no_grad():
-            made.decode(made.encode(torch.zeros(1, 3, 1 + spec.step, spec.spatial, spec.spatial)).mean)
-    except OtherShape as error:
-        raise InputError(f"tokenizer {name}: {error}") from error
-    except Exception:
-        pass  # it may need a larger clip, or a GPU; the first clip of the work will tell
+def _given(chunk_groups: int | None) -> dict[str, int]:
+    return {} if chunk_groups is None else {"chunk_groups": chunk_groups}
 
 
 def _words(error: BaseException) -> str:
