@@ -12,11 +12,12 @@ import pytest
 
 from eval.convergence import ConvergenceConfig, convergence
 from eval.fvd import FVDConfig, fvd
-from eval.page.sections import adversarial_words, curves_section, differences_section
+from eval.page.sections import adversarial_words, curves_section, differences_section, real_section
 from eval.protocols.presets import guessed
 from eval.reconstruction import ReconstructionConfig, reconstruction
 from eval.report import ReportConfig, folders_without_run, newest_results, report
 from eval.results.rows import Row, format_number, read_results, write_results
+from latents_cache import open_latents
 from runtime.checkpoint import list_checkpoints
 from runtime.errors import InputError
 from runtime.records import read_json, write_json
@@ -253,6 +254,15 @@ def test_a_run_without_any_measurement_or_weights_to_predict_with_still_has_a_pa
     text = out.read_text()
     assert Page(text).headings[0] == "Real, reconstructed" and "of the video stage" not in text
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_beside_reconstructions_by_other_weights_than_a_runs_own_nothing_is_predicted(chain):
+    config, run = ReportConfig(runs_dir=str(chain.runs), clips=2, **COMMON), read_run(chain.generator, "generator")
+    with open_latents(chain.latents) as reader:
+        facts = reader.attributes
+    assert "of the video stage, from padding," in real_section(config, run, facts)
+    other = {name: value for name, value in facts.items() if name != "encoder_hash"} | {"weights": "random"}
+    assert "what is predicted" not in real_section(config, run, other)
 
 
 def test_curves_that_were_drawn_in_different_ways_have_different_titles(chain):
