@@ -80,7 +80,7 @@ def show(config: AblationConfig) -> None:
     from eval.study.file import read_study
     from eval.study.plan import plan_of
 
-    show_plan(plan_of(config, chosen(config, read_study(config.plan))))
+    show_plan(plan_of(config, chosen(config, read_study(config.plan))), config.processes)
 
 
 def chosen(config: AblationConfig, study: Study) -> Study:

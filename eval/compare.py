@@ -173,7 +173,7 @@ def show(config: CompareConfig) -> None:
     """Print what would be run, and what it would cost."""
     from eval.arms.costs import show_plan
 
-    show_plan(plan_of(with_commits(replace(config, download=False))))
+    show_plan(plan_of(with_commits(replace(config, download=False))), config.processes)
 
 
 def plan_of(config: CompareConfig) -> Plan:

@@ -11,6 +11,7 @@ from runtime.errors import InputError
 from tokenizer.hub import DownloadFlags
 
 OWN, RANDOM = "own", "random"  # words of --weights; own: those that the tokenizer has of itself
+_WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _SAID = " (random weights)"  # ends the name of a tokenizer that has such
 
 
@@ -64,6 +65,8 @@ def entries_of(tokenizers: Sequence[str], weights: Sequence[str] = (OWN,)) -> li
         label, equals, name = text.partition("=")
         if equals and (name == RANDOM or Path(name).is_file()):
             name, own = label, name
+        elif equals and Path(name).suffix in _WEIGHT_SUFFIXES:
+            raise InputError(f"--tokenizers {text}: no such weight file {name}")
         label, name = (label, name) if equals else (Path(text).name, text)
         found.append(Entry(said_random(label) if own == RANDOM else label, name, None if own == OWN else own))
     if not found or len({entry.label for entry in found}) < len(found):

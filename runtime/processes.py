@@ -127,7 +127,9 @@ def start_processes(device: str = "auto") -> World:
     resolved = resolve_device(device)
     if resolved.type == "cuda":
         if size > 1:
-            resolved = resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+            # Where each process is shown one GPU, as by srun --gpus-per-task=1, it is the first for all of them.
+            place = os.environ.get("LOCAL_RANK", "0") if torch.cuda.device_count() > 1 else "0"
+            resolved = resolve_device(f"cuda:{place}")
         if resolved.index is not None:  # streams and events that name no device are the current one's
             torch.cuda.set_device(resolved)
     if size > 1 and not torch.distributed.is_initialized():

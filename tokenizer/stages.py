@@ -24,6 +24,7 @@ from runtime import parallel
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import InputError
 from runtime.log import MetricsLog, Progress
+from runtime.measuring import peak_memory_gib
 from runtime.processes import World, autocast
 from runtime.records import check_fields
 from runtime.schedule import is_due, learning_rate
@@ -268,7 +269,7 @@ class StageTraining:
                     if self.world.is_main:
                         log.write_pictures(self.step, found.pictures)
                 if self.world.is_main:
-                    log.write(self.step, values)
+                    log.write(self.step, values | progress.measured(self.step, peak_memory_gib(self.world.device)))
                     shown = {name: values[name] for name in ("loss", "mse", "val_psnr") if name in values}
                     progress.update(self.step, {"stage": stage.name, **shown})
                 keep = config.keep_every is not None and is_due(self.step, config.keep_every, stage.stop)

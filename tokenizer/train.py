@@ -313,7 +313,7 @@ def open_clips(config: TrainConfig, run_dir: Path):
     from tokenizer.stages import Clips
     from videos import ClipSpec, open_dataset
     from videos.clip import lowest_stride
-    from videos.datasets import FILE_DATASETS
+    from videos.datasets import FILE_DATASETS, left_out
     from videos.listing import read_listing
     from videos.unreadable import UnreadableFiles
 
@@ -327,6 +327,8 @@ def open_clips(config: TrainConfig, run_dir: Path):
         dataset = open_dataset(data, root=root, split="train", clip=clip)
         if word in kept and hasattr(dataset, "as_listed"):
             dataset = dataset.as_listed(kept[word])
+        elif words := left_out(dataset, root):
+            _say(words)
         listing.update({word: dataset.files} if hasattr(dataset, "files") else {})
         if getattr(dataset, "gone", ()):
             _say(f"{len(dataset.gone)} of {len(dataset.files)} files of {root} are gone; their rows are drawn again")

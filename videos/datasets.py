@@ -71,6 +71,14 @@ def open_dataset(
     return open_files(name, root, split, clip, truth=truth)
 
 
+def left_out(dataset, root: str | None) -> str:
+    """One line about what of a folder the data set leaves out, such as links to folders; "" where that is nothing."""
+    if not dataset.skipped:
+        return ""
+    first = ": ".join(dataset.skipped[0])
+    return f"{len(dataset.skipped)} entries of {root} are left out, such as {first}; python -m videos.check lists them"
+
+
 def open_files(name: str, root: str, split: str, clip: ClipSpec, *, strict: bool = True, truth: bool = False):
     """Open a data set of files; unless `strict`, also one that is mostly unreadable, to see its `skipped`."""
     from videos.badja import BADJA

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -69,11 +70,12 @@ def _cost(stages: Sequence[Stage], finished: Sequence[tuple[Stage, Done]]) -> st
     return (hours or "0 hours") + (f", {readable(room)} on disk" if room else "")
 
 
-def show_plan(plan: Plan) -> None:
-    """Print what would be run, and what it would cost."""
+def show_plan(plan: Plan, processes: int) -> None:
+    """Print what would be run, each on so many processes, and what it would cost."""
     for arm in plan.arms:
         print(f"# {arm.name}")
-        print("\n".join(stage.command for stage in arm.stages))
+        for stage in arm.stages:
+            print(shlex.join(["python", *stage.words(processes)]))
     print("\n".join(f"# {line}" for line in cost_lines(plan)))
 
 

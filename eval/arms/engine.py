@@ -31,13 +31,11 @@ def start(stage: Stage, log: IO, lock: IO, processes: int = 1) -> subprocess.Pop
 
     It leaves the terminal's group of processes, so that Ctrl-C comes to it through us alone, and once.
     """
-    launcher, environment = ["-m"], dict(os.environ)
+    environment = dict(os.environ)
     if processes > 1:
         environment.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SAVING))
-        # After "--" torchrun takes nothing for a flag of its own: a command's --run would be one of two of them.
-        launcher += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "--"]
     return subprocess.Popen(
-        [sys.executable, *launcher, *stage.argv],
+        [sys.executable, *stage.words(processes)],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,

@@ -65,7 +65,15 @@ class Stage:
     @property
     def command(self) -> str:
         """As it would be typed."""
-        return shlex.join(["python", "-m", *self.argv])
+        return shlex.join(["python", *self.words()])
+
+    def words(self, processes: int = 1) -> list[str]:
+        """What follows `python` to run it, on so many processes as torchrun starts them."""
+        if processes == 1:
+            return ["-m", *self.argv]
+        launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+        # After "--" torchrun takes nothing for a flag of its own: a command's --run would be one of two of them.
+        return ["-m", *launcher, "--", *self.argv]
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ def inputs_of(stage: Stage, data: str, root: str | None) -> list[tuple]:
     from eval.clip_sets import load_chosen
     from eval.probes.clips import open_split
     from eval.protocols.presets import PAPER
+    from runtime.published_weights import find_weights
     from videos import ClipSpec, open_dataset
 
     def own_root(name: str) -> str | None:
@@ -101,6 +102,8 @@ def inputs_of(stage: Stage, data: str, root: str | None) -> list[tuple]:
         found.append((open_dataset, config.data, config.root or own_root(config.data), split, clip))
     if getattr(config, "images", None):
         found.append((open_dataset, config.images, config.images_root, "train", one_frame))
+    if getattr(config, "lpips_weight", 0.0):
+        found += [(find_weights, "vgg16")]
     return found
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from eval.arms import engine
-from eval.arms.costs import cost_lines, expected, left_words, summary
+from eval.arms.costs import cost_lines, expected, left_words, show_plan, summary
 from eval.arms.engine import work_through
 from eval.arms.plan import Arm, Done, Plan, Stage, last_words
 from runtime.errors import InputError
@@ -337,6 +337,16 @@ def test_costs_are_told_for_each_arm_and_the_unknown_is_called_so(place):
     work_through(plan, "test")
     assert left_words(plan) == "3 of 3 stages done"
     assert cost_lines(plan)[-1] == "in all: 0 hours"
+
+
+def test_a_dry_run_shows_commands_as_they_will_be_started(place, capsys):
+    plan = plan_of([stage("a1")])
+    show_plan(plan, 1)
+    alone = capsys.readouterr().out
+    assert alone.startswith("# arm 1\npython -m ") and "torch" not in alone
+    show_plan(plan, 8)
+    before = "python -m torch.distributed.run --standalone --nproc-per-node 8 -m -- "
+    assert capsys.readouterr().out == alone.replace("python -m ", before)
 
 
 def test_a_run_whose_source_has_other_weights_is_no_longer_done(tmp_path):

@@ -28,6 +28,7 @@ def test_one_word_of_weights_is_for_all():
         ([], ("own",), "one or more"),
         (["a=ltx", "a=ssvae"], ("own",), "different labels"),
         (["ltx"], ("own", "random"), "gives 2 to 1"),
+        (["ltx=gone/vae.safetensors"], ("own",), "no such weight file gone/vae.safetensors"),
     ],
 )
 def test_what_cannot_be_told_apart_is_refused(words, weights, said):

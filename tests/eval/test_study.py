@@ -396,6 +396,7 @@ def test_a_wrong_flag_of_an_arm_that_was_not_asked_for_is_refused_before_any_wor
     ("change", "words"),
     [
         (("[eval.fvd]", '[eval.fvd]\nfeatures = "i3d"'), "arm A, stage fvd: "),
+        (("[tokenizer.images]", "[tokenizer.images]\nlpips-weight = 1.0"), "stage images: .*vgg16.* is not here"),
         (
             ("[eval.fvd]", '[eval.probe]\ntask = "flow"\ndata = "sintel"\nroot = "absent"\n[eval.fvd]'),
             "arm A, stage probe: ",
@@ -408,6 +409,7 @@ def test_what_is_not_here_is_missed_before_any_work(change, words, tmp_path, mon
     (tmp_path / "plan.toml").write_text(GOOD.replace(*change, 1))
     monkeypatch.setattr("eval.arms.engine.work_through", lambda *_: pytest.fail("it began"))
     monkeypatch.setenv("PVVAE_WEIGHTS", str(tmp_path / "none"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
     with pytest.raises(InputError, match=words):
         ablation(AblationConfig(plan=str(tmp_path / "plan.toml"), runs_dir=str(tmp_path / "runs"), device="cpu"))
 

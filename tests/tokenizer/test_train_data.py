@@ -149,6 +149,14 @@ def test_an_undecodable_clip_is_left_out_of_validation(root, capsys):
     assert sum(map(len, batches)) == 149 and "007.mp4" in capsys.readouterr().err
 
 
+def test_what_of_a_folder_is_left_out_is_said(root, tmp_path, capsys):
+    assert open_clips(config_for(tmp_path / "runs", root), tmp_path / "run") and capsys.readouterr().err == ""
+    (root / "more").symlink_to(tmp_path)
+    open_clips(config_for(tmp_path / "runs", root), tmp_path / "run")
+    said = f"1 entries of {root} are left out, such as {root / 'more'}: a link to a folder, which is not followed"
+    assert said in capsys.readouterr().err
+
+
 def test_a_validation_without_any_clip_is_refused_before_training(tmp_path):
     write_video(tmp_path / "only.mp4", np.zeros((8, 32, 32, 3), np.uint8), 8)
     dataset = open_dataset("videos", root=str(tmp_path), clip=ClipSpec(5, 32, window="center"))

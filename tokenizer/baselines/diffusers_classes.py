@@ -25,14 +25,13 @@ def diffusers_class(name: str) -> type[nn.Module]:
     try:
         import diffusers
     except ImportError as error:
-        raise InputError(f"{name} is a class of diffusers, which is not installed: pip install pvvae[baselines]") from (
-            error
-        )
+        more = "which is not installed: pip install diffusers, or here pip install -e '.[baselines]'"
+        raise InputError(f"{name} is a class of diffusers, {more}") from error
     with torch.device("cpu"):  # modules are imported here, with tensors of their own, also where a model has no memory
         found = getattr(diffusers, name, None) if name.startswith("Autoencoder") else None
     if not (inspect.isclass(found) and issubclass(found, nn.Module)):
         raise InputError(
-            f"{name!r} is no autoencoder of diffusers {diffusers.__version__}; pip install -U pvvae[baselines] may help"
+            f"{name!r} is no autoencoder of diffusers {diffusers.__version__}; pip install -U diffusers may help"
         )
     return found
 
