@@ -157,9 +157,9 @@ def spec_of(name_or_path: str | Path, weights: str | Path | None = None) -> Toke
 def state_of(name_or_path: str | Path, weights: str | Path | None = None) -> str:
     """In words, which weights, and of somebody's own class which code, `load(name_or_path, weights)` reads now; they
     change when the files do."""
-    code = registry.source_file(str(name_or_path))
+    code = registry.code_hash(str(name_or_path))
     if weights == "random":
-        return "random" + (f"; {_state(code)}" if code else "")
+        return f"random {code}".strip()
     if weights is not None:
         files = [Path(weights)]
     elif registry.is_on_hub(str(name_or_path)):
@@ -169,11 +169,8 @@ def state_of(name_or_path: str | Path, weights: str | Path | None = None) -> str
         files = [] if folder is None else sorted(folder.glob("*.safetensors"))
     else:
         files = sorted(find_folder(name_or_path).glob("*.safetensors"))
-    return "; ".join(map(_state, [*files, code] if code else files))
-
-
-def _state(file: Path) -> str:
-    return f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}"
+    words = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    return "; ".join([*words, code] if code else words)
 
 
 def trained_on(name_or_path: str | Path) -> dict:

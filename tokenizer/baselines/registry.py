@@ -40,9 +40,9 @@ def pinned(name: str, weights: str | Path | None = None, *, download: bool = Fal
     return _FOLDER + diffusers_hub.pinned(name.removeprefix(_FOLDER), weights=weights is None, download=download)
 
 
-def source_file(name: str) -> Path | None:
-    """The file of the code of "module:CLASS", where it has one; None for other names."""
-    return user_class.source_file(name) if _is_class(name) else None
+def code_hash(name: str) -> str:
+    """SHA-256 of the file of "module:CLASS"; "" for other names."""
+    return user_class.code_hash(name) if _is_class(name) else ""
 
 
 def is_on_hub(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.errors import InputError
+from runtime.run import file_sha256
 from tokenizer.baselines.base import RANDOM, OtherShape, held, said_to_be_random, seeded
 from tokenizer.spec import Posterior, TokenizerSpec, VideoTokenizer, weights_hash
 
@@ -40,16 +40,16 @@ def load_class(name: str, weights: str | Path | None = None) -> OwnTokenizer:
     return OwnTokenizer(made, name, random_weights=weights == RANDOM)
 
 
-def source_file(name: str) -> Path | None:
-    """The file that defines the class `module:CLASS`; None where there is none."""
-    return _file_of(_class_of(name))
+def code_hash(name: str) -> str:
+    """SHA-256 of the file that defines the class `module:CLASS`; "" where there is none."""
+    return _code_hash(_class_of(name))
 
 
-def _file_of(found: type) -> Path | None:
+def _code_hash(found: type) -> str:
     try:
-        return Path(inspect.getfile(found))
+        return file_sha256(inspect.getfile(found))
     except (TypeError, OSError):  # made by other code, or in a module without a file
-        return None
+        return ""
 
 
 def _class_of(name: str) -> type[nn.Module]:
@@ -82,8 +82,7 @@ class OwnTokenizer(nn.Module):
         super().__init__()
         self.own, self._name = own, name
         self.spec = said_to_be_random(own.spec) if random_weights else own.spec
-        file = _file_of(type(own))
-        code = hashlib.sha256(file.read_bytes()).hexdigest() if file else ""
+        code = _code_hash(type(own))
         for each in ("encoder_hash", "decoder_hash"):
             found = getattr(own, each)
             if not isinstance(found, str):
