@@ -324,7 +324,8 @@ def test_a_picture_autoencoder_of_old_names_loads(tmp_path):
 
 def test_without_diffusers_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(InputError, match=r"not installed: pip install pvvae\[baselines\]$"):
+    words = r"not installed: pip install diffusers, or here pip install -e '.\[baselines\]'$"
+    with pytest.raises(InputError, match=words):
         load("wan2.2", weights="random")
 
 

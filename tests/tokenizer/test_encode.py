@@ -178,7 +178,7 @@ def test_a_row_that_cannot_be_decoded_is_left_out_and_the_others_are_what_they_w
     (line,) = [json.loads(line) for line in record.read_text().splitlines()]
     said = capsys.readouterr()
     assert line["path"] == str(films / "007.mp4") and "2 left out" in said.out
-    assert re.search(r"out\.h5: 240 rows of \[\d+, 2, \d, \d\], [\d.]+ KiB; 240 to encode", said.err)
+    assert re.search(r"out\.h5: 240 rows \(split all\) of \[\d+, 2, \d, \d\], [\d.]+ KiB; 240 to encode", said.err)
     assert not list(folder.glob("*.partial")) and encode_films(folder, films, "--flip", "--batch-size", "4") == path
     dataset = open_dataset("videos", root=str(films), clip=ClipSpec(5, 32, window="first"))
     vae = PVVAE.from_pretrained(folder / "vae")
