@@ -41,7 +41,7 @@ def ablation(config: AblationConfig) -> Path:
         InputError: If the file, or a flag in it, is wrong, or data or the judge are not here; before any work.
         SystemExit: With code 1 when arms have failed; what could be done is done and shown.
     """
-    from eval.arms.costs import cost_lines, say, summary
+    from eval.arms.costs import announce, say, summary
     from eval.arms.engine import work_through
     from eval.comparison.outcome import write_tables
     from eval.results.tables import markdown
@@ -53,8 +53,7 @@ def ablation(config: AblationConfig) -> Path:
     whole = read_study(config.plan)
     study = chosen(config, whole)
     plan = plan_of(config, study)
-    about = f"{len(plan.arms)} arms, {len(plan.stages)} stages, in {plan.folder}"
-    say("eval.ablation", about, *cost_lines(plan))
+    announce("eval.ablation", plan)
     # Of the whole study, also what another call has done of it; a flag that is wrong there is found before any work.
     whole_plan, lines = plan_of(config, whole), lines_of(config, whole)
     failed = {}

@@ -150,7 +150,7 @@ def compare(config: CompareConfig) -> Path:
 
 def run_what_is_left(config: CompareConfig, plan: Plan) -> dict[str, str]:
     """Do what is left; by the name of a stage that failed here, why."""
-    from eval.arms.costs import cost_lines, say
+    from eval.arms.costs import announce
     from eval.arms.engine import work_through
     from eval.arms.plan import Arm, Plan
     from runtime.resources import require_disk
@@ -162,8 +162,7 @@ def run_what_is_left(config: CompareConfig, plan: Plan) -> dict[str, str]:
         plan = plan_of(config)
     needed = sum(stage.bytes for stage in plan.stages.values() if not plan.done(stage))
     require_disk(plan.folder, needed, "what is left of this comparison")
-    about = f"{len(plan.arms)} arms, {len(plan.stages)} stages, in {plan.folder}"
-    say("eval.compare", about, *cost_lines(plan))
+    announce("eval.compare", plan)
     if config.card:
         (plan.folder / "cards").mkdir(parents=True, exist_ok=True)
     return work_through(plan, "eval.compare", config.processes)

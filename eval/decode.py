@@ -97,8 +97,7 @@ def decoded(reader, vae, blocks: Iterable[Sequence[int]], device, dtype) -> Iter
     for rows in blocks:
         batch = reader.batch(rows)
         latents = torch.from_numpy(batch["mean"].astype(np.float32)).to(device)
-        spec, (groups, height, width) = vae.spec, latents.shape[2:]
-        size = clips_at_once(spec.frames(groups), height * spec.spatial, width * spec.spatial)
+        size = clips_at_once(*vae.spec.video_shape(*latents.shape[2:])[1:])
         with torch.no_grad(), autocast(device, dtype):
             video = torch.cat([vae.decode(part) for part in latents.split(size)])
         yield video, batch["label"]

@@ -160,9 +160,7 @@ class CheckpointWriter:
     ) -> None:
         """`save_checkpoint`; an error of the one before is raised here, if `check` has not."""
         self.wait()
-        free = free_main_memory()
-        no_room = self._copy and free is not None and _bytes_of((tensors, optimizer)) > free // 2
-        if self._pool is None or no_room:
+        if self._pool is None or (self._copy and _no_room_for((tensors, optimizer))):
             save_checkpoint(run_dir, step, tensors=tensors, optimizer=optimizer, **rest)
             return
         tensors, optimizer = (_copied(value, self._copy) for value in (tensors, optimizer))
@@ -198,6 +196,11 @@ def _copied(value, always: bool):
     if isinstance(value, Mapping):
         return {name: _copied(part, always) for name, part in value.items()}
     return [_copied(part, always) for part in value] if isinstance(value, list) else value
+
+
+def _no_room_for(values: object) -> bool:
+    free = free_main_memory()
+    return free is not None and _bytes_of(values) > free // 2
 
 
 def _bytes_of(value) -> int:

@@ -74,7 +74,7 @@ class CommonFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingFlags(CommonFlags):
-    """Of commands that write nothing, and so work where nothing may be written."""
+    """Of commands that put nothing into run directories, and so work where none may be made."""
 
     runs_dir: str = flag("runs", "folder of all run directories")
 

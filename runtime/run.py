@@ -244,8 +244,8 @@ def _differences(before: dict, now: dict, within: str = "") -> list[str]:
     return found
 
 
-def _where_different(*texts: str, length: int = 80) -> list[str]:
-    alike = len(os.path.commonprefix(texts))
+def _where_different(*texts: str) -> list[str]:
+    length, alike = 80, len(os.path.commonprefix(texts))
     start = alike - length // 4 if alike > length // 2 else 0
     cut = [text[start : start + length] + ("…" if len(text) > start + length else "") for text in texts]
     return [f"…{text}" if start else text for text in cut]

@@ -113,7 +113,7 @@ def encode(config: EncodeConfig) -> Path:
     from tokenizer.baselines.registry import is_baseline
     from tokenizer.zoo import load
     from videos import ClipSpec, open_dataset
-    from videos.datasets import left_out
+    from videos.datasets import left_out_words
 
     source = resolve(config)
     out = Path(config.out or f"{source.data}.h5")
@@ -126,7 +126,7 @@ def encode(config: EncodeConfig) -> Path:
     clip = ClipSpec(num_frames=source.num_frames, size=source.size, frame_stride=source.frame_stride, window="random")
     dataset = open_dataset(source.data, root=source.root, split=config.split, clip=clip)
     dataset = with_files_begun_with(dataset, out, world.is_main)
-    if world.is_main and (words := left_out(dataset, source.root)):
+    if world.is_main and (words := left_out_words(dataset, source.root)):
         print(f"tokenizer.encode: {words}", file=sys.stderr)
     if world.is_main and dataset.num_enlarged:
         print(

@@ -57,6 +57,10 @@ class TokenizerSpec:
         """Number of frames that `groups` latent groups decode to."""
         return 1 + (groups - 1) * self.temporal
 
+    def video_shape(self, groups: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(3, 1+T, H, W) of what latents of so many groups, rows and columns decode to."""
+        return 3, self.frames(groups), height * self.spatial, width * self.spatial
+
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, G, h, w) of a clip; InputError when a side is not a multiple of `spatial`."""
         for side, size in (("height", height), ("width", width)):

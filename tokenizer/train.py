@@ -313,7 +313,7 @@ def open_clips(config: TrainConfig, run_dir: Path):
     from tokenizer.stages import Clips
     from videos import ClipSpec, open_dataset
     from videos.clip import lowest_stride
-    from videos.datasets import FILE_DATASETS, left_out
+    from videos.datasets import FILE_DATASETS, left_out_words
     from videos.listing import read_listing
     from videos.unreadable import UnreadableFiles
 
@@ -327,7 +327,7 @@ def open_clips(config: TrainConfig, run_dir: Path):
         dataset = open_dataset(data, root=root, split="train", clip=clip)
         if word in kept and hasattr(dataset, "as_listed"):
             dataset = dataset.as_listed(kept[word])
-        elif words := left_out(dataset, root):
+        elif words := left_out_words(dataset, root):
             _say(words)
         listing.update({word: dataset.files} if hasattr(dataset, "files") else {})
         if getattr(dataset, "gone", ()):

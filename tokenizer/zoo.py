@@ -9,6 +9,8 @@ from torch import nn
 
 from runtime.errors import InputError
 from tokenizer.baselines import registry
+from tokenizer.baselines.diffusers_folder import class_of
+from tokenizer.baselines.user_class import OwnTokenizer
 from tokenizer.spec import TokenizerSpec
 
 # Names of tokenizers that come with the package, and where.
@@ -147,7 +149,7 @@ def spec_of(name_or_path: str | Path, weights: str | Path | None = None) -> Toke
         return said_to_be_random(spec) if weights == "random" else spec
     if registry.is_baseline(name_or_path):
         vae = load(name_or_path, weights)
-        if hasattr(vae, "try_out"):  # somebody's own class, which may be wrong
+        if isinstance(vae, OwnTokenizer):
             vae.try_out()
         return vae.spec
     path = find_folder(name_or_path) / "config.json"
@@ -159,7 +161,7 @@ def state_of(name_or_path: str | Path, weights: str | Path | None = None) -> str
     change when the files do."""
     code = registry.code_hash(str(name_or_path))
     if weights == "random":
-        return f"random {code}".strip()
+        return "; ".join(filter(None, ["random", code]))
     if weights is not None:
         files = [Path(weights)]
     elif registry.is_on_hub(str(name_or_path)):
@@ -170,7 +172,7 @@ def state_of(name_or_path: str | Path, weights: str | Path | None = None) -> str
     else:
         files = sorted(find_folder(name_or_path).glob("*.safetensors"))
     words = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-    return "; ".join([*words, code] if code else words)
+    return "; ".join(filter(None, [*words, code]))
 
 
 def trained_on(name_or_path: str | Path) -> dict:
@@ -238,7 +240,6 @@ def video_folder(name_or_path: str | Path) -> Path | None:
 
 def _last_folder(name_or_path: str | Path) -> Path:
     from runtime.checkpoint import find_checkpoint, list_checkpoints
-    from runtime.records import read_json
 
     if registry.is_baseline(name_or_path):
         raise InputError(f"tokenizer {str(name_or_path)!r} is no PV-VAE, and has no folder of one")
@@ -250,7 +251,7 @@ def _last_folder(name_or_path: str | Path) -> Path:
         return path
     checkpoints = list_checkpoints(path) if path.is_dir() else []
     if not checkpoints:
-        if (path / "config.json").is_file() and "_class_name" in read_json(path / "config.json"):
+        if (path / "config.json").is_file() and class_of(path / "config.json"):
             raise InputError(f"tokenizer {str(name_or_path)!r} is a folder of diffusers; give diffusers:{path}")
         known = ", ".join(TOKENIZER_NAMES)
         what = "has no checkpoint yet" if path.is_dir() else "is neither a folder nor a known name"

@@ -71,7 +71,7 @@ def open_dataset(
     return open_files(name, root, split, clip, truth=truth)
 
 
-def left_out(dataset, root: str | None) -> str:
+def left_out_words(dataset, root: str | None) -> str:
     """One line about what of a folder the data set leaves out, such as links to folders; "" where that is nothing."""
     if not dataset.skipped:
         return ""

@@ -79,6 +79,11 @@ def show_plan(plan: Plan, processes: int) -> None:
     print("\n".join(f"# {line}" for line in cost_lines(plan)))
 
 
+def announce(label: str, plan: Plan) -> None:
+    """Tell on stderr how large a plan is, and what is left of it."""
+    say(label, f"{len(plan.arms)} arms, {len(plan.stages)} stages, in {plan.folder}", *cost_lines(plan))
+
+
 def say(label: str, *lines: str) -> None:
     """Tell on stderr; `label` is the command that speaks."""
     for line in lines:

@@ -46,7 +46,6 @@ def write_page(config, plan: Plan, outcome: Outcome, out: Path) -> None:
     lead, findings = found_of(outcome)
     words = f"Each encoded {config.data}, and the same generator learned its latents. {lead}"
     text = page(f"Tokenizers on {config.data}", html.escape(words), parts, findings)
-    out.parent.mkdir(parents=True, exist_ok=True)
     save_page(out, text)
 
 
@@ -82,7 +81,6 @@ def write_cards_page(config, plan: Plan, table: Table, out: Path) -> None:
         if plan.done(stage)
     ]
     parts = [table_section(table), run_section(plan)]
-    out.parent.mkdir(parents=True, exist_ok=True)
     save_page(out, page(f"Cards on {config.data}", f"Each on a page of its own: {', '.join(links)}.", parts))
 
 

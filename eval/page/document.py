@@ -80,7 +80,8 @@ _HEADING = re.compile(r'<section id="([\w-]*)"><h2>(.*?)</h2>')
 
 
 def save_page(path: Path, text: str) -> None:
-    """Write a page, replaced at once; a character that UTF-8 does not have, as in names of files, by its number."""
+    """Write a page, replaced at once, and its folder; a character that UTF-8 does not have, as in names of files, by its number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, "report") as partial:
         partial.write_text(text, "utf-8", "xmlcharrefreplace")
 

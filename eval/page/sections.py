@@ -25,7 +25,6 @@ from latents_cache import open_latents
 from runtime.errors import InputError
 from runtime.processes import autocast, resolve_device, resolve_dtype
 from runtime.records import check_fields, read_json, read_lines
-from tokenizer.baselines.registry import is_baseline
 from videos import psnr, to_float, to_uint8
 
 _CURVE = {"curve": list[dict], "curve_to_reconstructions": list[dict], "metric": str, "samples": int}
@@ -73,8 +72,7 @@ def real_section(config, run, facts: dict) -> str:
     title, words = "Real, reconstructed", f"{seen}: the clip itself, and what comes out of encoder and decoder."
     if predictor:
         kinds, shown, title = [*kinds, "predicted"], [*shown, frames(ahead)], "Real, reconstructed, predicted"
-        own = is_baseline(facts["tokenizer"])
-        who = "the class itself" if own else "the decoder of the video stage, from padding,"
+        who = "the class itself" if predictor is vae else "the decoder of the video stage, from padding,"
         words = (
             f"{seen}: the clip itself, what comes out of encoder and decoder, and what is predicted. There the encoder "
             f'sees the first {observed} frames (<span class="green">green</span>), and {who} draws the rest '

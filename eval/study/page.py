@@ -38,7 +38,6 @@ def write_page(study: Study, plan: Plan, lines: Sequence[Line], outcome: Outcome
     parts += tables.values()
     parts += [curves_section(outcome)] if outcome.curves else []
     parts.append(run_section(plan))
-    out.parent.mkdir(parents=True, exist_ok=True)
     save_page(out, page(f"Study {study.name}", html.escape(lead_of(study, plan, outcome)), parts))
 
 

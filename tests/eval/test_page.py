@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from eval.page.clips import Clip, clip_grid, clip_table, picture, sheet
-from eval.page.document import Cell, Finding, data_table, facts_table, folded, page, results_table, section
+from eval.page.document import Cell, Finding, data_table, facts_table, folded, page, results_table, save_page, section
 from eval.page.figures import curve, dots, log_ticks, short, smoothed, ticks
 from eval.page.found import found_in, verdict
 from eval.page.sections import curves_section
@@ -28,6 +28,11 @@ def clip_of(seed: int = 0, frames: int = 5, side: int = 8) -> np.ndarray:
 
 
 # -- clips -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_makes_its_folder(tmp_path):
+    save_page(tmp_path / "new" / "page.html", "a \udce9")
+    assert (tmp_path / "new" / "page.html").read_text() == "a &#56553;"
 
 
 def test_a_small_clip_keeps_every_pixel_of_every_frame():

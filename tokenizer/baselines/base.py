@@ -155,9 +155,8 @@ class BaselineTokenizer(LatentStatistics):
                 another size than `spec` says.
         """
         check_latents(latents, self.spec)
-        frames, (height, width) = self.spec.frames(latents.shape[2]), latents.shape[3:]
         video = torch.cat([self.baseline.decode(self.network, part) for part in self._parts(latents)])
-        shape = [len(latents), 3, frames, height * self.spec.spatial, width * self.spec.spatial]
+        shape = [len(latents), *self.spec.video_shape(*latents.shape[2:])]
         return held(video, shape, "a video", self.spec).float()
 
     def cast(self, dtype: torch.dtype) -> BaselineTokenizer:

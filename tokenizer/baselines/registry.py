@@ -13,16 +13,12 @@ from tokenizer.baselines.base import RANDOM, Baseline, find_file, load_baseline
 BASELINES: dict[str, Baseline] = {row.name: row for row in (*diffusers_vaes.ROWS, *ports.ROWS)}
 
 _FOLDER = "diffusers:"
-_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_CLASS = re.compile(rf"(?!{_FOLDER})[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def is_baseline(name: str | Path) -> bool:
     """Whether a tokenizer's name asks for a baseline, rather than for a PV-VAE."""
-    return str(name) in BASELINES or str(name).startswith(_FOLDER) or _is_class(str(name))
-
-
-def _is_class(name: str) -> bool:
-    return not name.startswith(_FOLDER) and _CLASS.fullmatch(name) is not None
+    return str(name) in BASELINES or str(name).startswith(_FOLDER) or _CLASS.fullmatch(str(name)) is not None
 
 
 def folder_of(name: str, weights: str | Path | None = None, *, download: bool = False) -> Path | None:
@@ -42,7 +38,7 @@ def pinned(name: str, weights: str | Path | None = None, *, download: bool = Fal
 
 def code_hash(name: str) -> str:
     """SHA-256 of the file of "module:CLASS"; "" for other names."""
-    return user_class.code_hash(name) if _is_class(name) else ""
+    return user_class.code_hash(name) if _CLASS.fullmatch(name) else ""
 
 
 def is_on_hub(name: str) -> bool:

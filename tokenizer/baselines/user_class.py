@@ -110,8 +110,7 @@ class OwnTokenizer(nn.Module):
 
     def decode(self, latents: Tensor, chunk_groups: int | None = None) -> Tensor:
         """What the class returns for latents; OtherShape, an InputError, when that is not what its spec says."""
-        sides = [side * self.spec.spatial for side in latents.shape[3:]]
-        shape = [len(latents), 3, self.spec.frames(latents.shape[2]), *sides]
+        shape = [len(latents), *self.spec.video_shape(*latents.shape[2:])]
         return held(self.own.decode(latents, **_given(chunk_groups)), shape, "a video", self.spec)
 
     def normalize(self, latents: Tensor) -> Tensor:
