@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmarks.measuring import Results
-    from generator.latte import Latte, LatteConfig
+    from generator.config import LatteConfig
+    from generator.latte import Latte
 
 PRESETS = ("demo", "latte-s", "latte-b", "latte-l", "latte-xl")
 WORKS = ("train", "sample", "loader")

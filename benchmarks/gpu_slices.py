@@ -107,7 +107,8 @@ def train_a_little(config: GpuConfig, preset: str, flags: dict) -> dict:
     import torch
 
     from benchmarks.measuring import noise_latents
-    from generator.latte import LatteConfig, forward_flops
+    from generator.config import LatteConfig
+    from generator.latte import forward_flops
     from generator.train import TrainConfig, train
     from runtime.checkpoint import find_checkpoint
     from runtime.measuring import peak_memory_gib, stated_peak

@@ -4,7 +4,7 @@ from runtime import lazily
 
 _EXPORTS = {
     "Latte": ".latte",
-    "LatteConfig": ".latte",
+    "LatteConfig": ".config",
     "LoadedGenerator": ".loading",
     "flow_loss": ".rectified_flow",
     "integrate": ".rectified_flow",

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from generator.latte import Latte, LatteConfig
+from generator.config import LatteConfig
+from generator.latte import Latte
 from latents_cache.layout import check_attributes
 from runtime.checkpoint import find_checkpoint, load_checkpoint, prune, step_named
 from runtime.errors import InputError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from generator.latte import LatteConfig
+from generator.config import LatteConfig
 
 
 @dataclass(frozen=True, kw_only=True)

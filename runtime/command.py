@@ -29,6 +29,7 @@ from runtime.stopping import INTERRUPTED, ProcessLost, Stopped, listening
 # What a shell reports of a program whose reader has gone.
 BROKEN_PIPE = 141
 LARGEST_SEED = 2**63 - 1  # what an attribute of an HDF5 file holds
+HELP = ("--help", "-h")
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
 
@@ -62,7 +63,9 @@ class CommonFlags:
     """Flags that every command has."""
 
     runs_dir: str = flag("runs", "folder of all run directories", check=check_folder)
-    name: str | None = flag(None, "name of the run; default: from preset, data and flags", check=check_name)
+    name: str | None = flag(
+        None, "name of what is made in --runs-dir; default: from preset, data and flags", check=check_name
+    )
     seed: int = flag(0, "seed of everything random", low=0, high=LARGEST_SEED)
     device: str = flag("auto", "cpu, cuda, cuda:1, … or auto")
     dtype: str = flag("auto", "compute type", choices=("auto", "float32", "bfloat16"))
@@ -101,7 +104,7 @@ def run_command(
 
     Args:
         presets: Maps the flags that were given to defaults that they imply; precedence is class default < preset <
-            given.
+            given. `--help` shows the defaults that follow from the flags beside it.
         example: A line for `--help` that works as pasted.
         show: `show(config)` is what `--dry-run` does; default: print the flags as JSON.
         argv: Words after the command; default: `sys.argv[1:]`.
@@ -112,8 +115,9 @@ def run_command(
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a file's name, or a terminal's encoding, may be anything
     try:
-        if "--help" in argv or "-h" in argv:
-            print(help_text(config_class, example))
+        if any(word in HELP for word in argv):
+            about = sys.modules[job.__module__].__doc__ or ""
+            print(about.strip(), help_text(config_class, example, _implied(argv, config_class, presets)), sep="\n\n")
         else:
             config = parse(argv, config_class, presets)
             if getattr(config, "dry_run", False):
@@ -178,22 +182,7 @@ def _quiet_threads() -> Iterator[None]:
 def parse(argv: list[str], config_class: type, presets: Callable[[dict], dict] | None = None):
     """Turn words into an instance of `config_class`; every mistake is an InputError that names the flag."""
     known = {f.name: f for f in dataclasses.fields(config_class)}
-    hints = typing.get_type_hints(config_class)
-    positional = [name for name, f in known.items() if f.metadata.get("positional")]
-    words, texts = _split(_spelled_out(argv, hints, bool(positional)))
-    for i, word in enumerate(words):
-        if not positional:
-            raise InputError(
-                f"stray word {word!r}: every value follows a flag, as in {_shown(next(iter(known)))} {word}"
-            )
-        name = positional.pop(0)
-        if name in texts:
-            raise InputError(f"{_shown(name)} is given twice")
-        if typing.get_origin(hints[name]) is tuple:  # takes all words that are left
-            texts[name] = ",".join(words[i:])
-            break
-        texts[name] = word
-    given = {name: convert(name, text, hints[name], known[name].metadata) for name, text in texts.items()}
+    given = _given(argv, config_class)
     implied = presets(dict(given)) if presets else {}
     values = {name: value for name, value in {**implied, **given}.items() if name in known}
     for f in known.values():
@@ -210,6 +199,37 @@ def parse(argv: list[str], config_class: type, presets: Callable[[dict], dict] |
         if check is not None and value is not None:
             check(_shown(f.name), value)
     return config
+
+
+def _given(argv: list[str], config_class: type) -> dict[str, object]:
+    """The values on the command line, by field."""
+    known = {f.name: f for f in dataclasses.fields(config_class)}
+    hints = typing.get_type_hints(config_class)
+    positional = [name for name, f in known.items() if f.metadata.get("positional")]
+    words, texts = _split(_spelled_out(argv, hints, bool(positional)))
+    for i, word in enumerate(words):
+        if not positional:
+            raise InputError(
+                f"stray word {word!r}: every value follows a flag, as in {_shown(next(iter(known)))} {word}"
+            )
+        name = positional.pop(0)
+        if name in texts:
+            raise InputError(f"{_shown(name)} is given twice")
+        if typing.get_origin(hints[name]) is tuple:  # takes all words that are left
+            texts[name] = ",".join(words[i:])
+            break
+        texts[name] = word
+    return {name: convert(name, text, hints[name], known[name].metadata) for name, text in texts.items()}
+
+
+def _implied(argv: list[str], config_class: type, presets: Callable[[dict], dict] | None) -> dict[str, object]:
+    """The defaults that `--help` shows beside a command line, whose mistakes are no reason to refuse help."""
+    if presets is None:
+        return {}
+    try:
+        return presets(_given([word for word in argv if word not in HELP], config_class))
+    except InputError:
+        return presets({})
 
 
 def _split(words: Iterable[str]) -> tuple[list[str], dict[str, str]]:
@@ -321,14 +341,16 @@ def _check(name: str, value: object, metadata: typing.Mapping) -> None:
             raise InputError(f"{_shown(name)} {part} is too large: the most is {high:g}")
 
 
-def help_text(config_class: type, example: str = "") -> str:
-    """Every flag with its default and meaning."""
+def help_text(config_class: type, example: str = "", implied: typing.Mapping[str, object] | None = None) -> str:
+    """Every flag with its meaning and its default, or the one that is `implied` by others."""
     hints = typing.get_type_hints(config_class)
-    doc = (config_class.__doc__ or "").strip().splitlines()[0]
-    lines = [doc, ""] + ([f"Example: {example}", ""] if example else [])
+    lines = [f"Example: {example}", ""] if example else []
+    if implied:
+        lines += ["Defaults follow from the flags beside --help: `--preset NAME --help` shows those of a preset.", ""]
     common = {f.name for f in dataclasses.fields(CommonFlags)}
     for f in sorted(dataclasses.fields(config_class), key=lambda f: f.name in common):
-        default = "needed" if f.default is MISSING else f"default: {_as_typed(f.default)}"
+        value = implied.get(f.name, f.default) if implied else f.default
+        default = "needed" if value is MISSING else f"default: {_as_typed(value)}"
         choices = f.metadata.get("choices")
         kind = "|".join(map(str, choices)) if choices else _expected(hints[f.name], short=True)
         name = f.name.upper() if f.metadata.get("positional") else _shown(f.name)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from generator.latte import Latte, LatteConfig
+from generator.config import LatteConfig
+from generator.latte import Latte
 from generator.train import TrainConfig, preset_defaults, train
 from latents_cache import create_latents
 from runtime.checkpoint import save_checkpoint

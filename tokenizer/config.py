@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
 
 from runtime.errors import InputError
 from runtime.records import from_record
-from tokenizer.predictive import PADDINGS
-from tokenizer.spec import TokenizerSpec
+
+if TYPE_CHECKING:  # presets, and with them --help, need no torch
+    from tokenizer.spec import TokenizerSpec
+
+PADDINGS = ("learnable", "gaussian", "conditional")  # tokenizer.predictive has the classes
 
 TEMPORAL_STAGES = 2  # of the convolutional network, each halving time
 TEMPORAL_STRIDE = 2**TEMPORAL_STAGES
@@ -28,7 +32,7 @@ class PVVAEConfig:
         architecture: "cnn", the causal 3D convolutional network, or "transformer", block-causal over latent groups
             (the paper's PV-VAE-T).
         latent_channels: C.
-        padding: What replaces dropped latents: "learnable", "gaussian" or "conditional" (see `predictive.PADDINGS`).
+        padding: What replaces dropped latents: "learnable", "gaussian" or "conditional" (`tokenizer.predictive`).
     """
 
     architecture: str = "cnn"
@@ -53,6 +57,8 @@ class PVVAEConfig:
         raise NotImplementedError
 
     def _spec(self, family: str, spatial: int) -> TokenizerSpec:
+        from tokenizer.spec import TokenizerSpec
+
         name = f"{family}-t{TEMPORAL_STRIDE}s{spatial}c{self.latent_channels}"
         return TokenizerSpec(name=name, temporal=TEMPORAL_STRIDE, spatial=spatial, channels=self.latent_channels)
 

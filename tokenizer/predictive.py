@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from runtime import seeds
 from runtime.errors import InputError
+from tokenizer.config import PADDINGS
 
 # -- schedules --------------------------------------------------------------------------------------------------------
 
@@ -172,7 +173,7 @@ class ConditionalPadding(nn.Module):
         return (terms.float() * rearrange(factors, "k j -> 1 j 1 k 1 1")).sum(1)
 
 
-PADDINGS = {"learnable": LearnablePadding, "gaussian": GaussianPadding, "conditional": ConditionalPadding}
+PADDING_CLASSES = dict(zip(PADDINGS, (LearnablePadding, GaussianPadding, ConditionalPadding), strict=True))
 
 
 def pad_dropped(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from runtime.errors import InputError
 from tokenizer.config import DECODER_FIELDS, PVVAEConfig
-from tokenizer.predictive import PADDINGS, dropped_places, observed_places, pad_dropped, unused_parameters_term
+from tokenizer.predictive import PADDING_CLASSES, dropped_places, observed_places, pad_dropped, unused_parameters_term
 from tokenizer.spec import LOGVAR_RANGE, LatentStatistics, Posterior, check_latents, check_video, weights_hash
 
 # What a weight file may hold beside the weights: statistics `[C]` of the latents.
@@ -36,7 +36,7 @@ class PVVAE(LatentStatistics):
             from tokenizer.transformer import Decoder, Encoder
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.padding = PADDINGS[config.padding](config.latent_channels)
+        self.padding = PADDING_CLASSES[config.padding](config.latent_channels)
         self._hashes_before_cast: tuple[str, str] | None = None
 
     # -- encode -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,9 @@
-"""Train PV-VAE: `python -m tokenizer.train`. What the stages do is in `tokenizer.stages`."""
+"""Train PV-VAE: `python -m tokenizer.train --data videos --root DIR --images images --images-root DIR`.
+
+Three stages in a row (PV-VAE section 4.1), or one of them: images; clips whose last groups of latents are dropped, and
+that are decoded whole all the same; the decoder alone. A run is a folder in `--runs-dir`, and the same command goes on
+from its newest checkpoint. Without `--data` the preset `demo` learns synthetic clips.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from pathlib import Path
 from runtime.command import NOT_IDENTITY, CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.stopping import orderly
+from tokenizer.config import PADDINGS
 
 # Fields that do not change what is learnt, beyond the rounding of sums.
 _NOT_IDENTITY = NOT_IDENTITY | {
@@ -48,7 +54,8 @@ class TrainConfig(CommonFlags):
     batch_size: int = flag(8, "clips in a batch, over all processes", low=1, high=65_536)
     images_per_clip: int = flag(
         4,
-        "the images stage takes this many times --batch-size; without --images, of each video so many frames",
+        "the images stage takes this many times --batch-size; without --images, of each video so many frames "
+        "(of several --image-sizes: one)",
         low=1,
         high=1024,
     )
@@ -88,7 +95,7 @@ class TrainConfig(CommonFlags):
     max_drop_ratio: float = flag(1.0, "maximum dropping ratio of predictive reconstruction; 0: none", low=0.0, high=1.0)
     reverse: float = flag(0.5, "probability of playing a clip backwards in the video stage", low=0.0, high=1.0)
     drop_schedule: str = flag("suffix", "which groups are dropped: the last, or inside", choices=("suffix", "infill"))
-    padding: str = flag("learnable", "what replaces dropped latents", choices=("learnable", "gaussian", "conditional"))
+    padding: str = flag("learnable", "what replaces dropped latents", choices=PADDINGS)
     gan_weight: float = flag(0.05, "weight of the adversarial loss; 0: none", low=0.0)
     gan_start: int = flag(5000, "steps of the stages images and video before it begins", low=0)
     adaptive_gan: bool = flag(False, "scale it so that it pulls at the last layer as hard as the other losses")

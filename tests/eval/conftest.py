@@ -86,7 +86,7 @@ def chain(tmp_path_factory) -> Chain:
     """Four tokenizer steps, 40 encoded clips, four generator steps; all on 17x32x32 clips."""
     pytest.importorskip("tensorboard")
     from generator import train as generator_train
-    from generator.latte import LatteConfig
+    from generator.config import LatteConfig
     from generator.presets import PRESETS as GENERATORS
     from generator.presets import GeneratorPreset
     from tokenizer import encode as encoding

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from generator.latte import Latte, LatteConfig
+from generator.config import LatteConfig
+from generator.latte import Latte
 from generator.presets import PRESETS, GeneratorPreset
 from latents_cache import create_latents
 

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.counting import counting_live_bytes
 from benchmarks.plain_latte import PlainLatte
 from generator.attention import FUSED_SEQUENCE, SHORT_SEQUENCE, Attention, attend
-from generator.latte import RECOMPUTE, Latte, LatteConfig, cell_positions, forward_flops
+from generator.config import LatteConfig
+from generator.latte import RECOMPUTE, Latte, cell_positions, forward_flops
 from generator.presets import PRESETS
 from runtime.errors import InputError
 from runtime.parallel import compile_blocks

@@ -246,6 +246,28 @@ def test_help_shows_every_flag_with_default_and_meaning(capsys):
         assert text in output.out
 
 
+def test_help_begins_with_what_the_command_does(capsys):
+    def job(config):
+        """Of this module."""
+
+    with pytest.raises(SystemExit):
+        run_command(job, Config, argv=["--help"])
+    assert capsys.readouterr().out.startswith(__doc__)
+
+
+@pytest.mark.parametrize(
+    ("words", "rate"),
+    [("--help", 0.5), ("--word large --help", 0.25), ("--help --word large", 0.25), ("--word large --hlp --help", 0.5)],
+)
+def test_help_shows_the_defaults_that_follow_from_the_flags_beside_it(words, rate, capsys):
+    def presets(given):
+        return {"learning_rate": 0.25 if given.get("word") == "large" else 0.5}
+
+    with pytest.raises(SystemExit) as end:
+        run_command(print, Config, presets=presets, argv=words.split())
+    assert end.value.code == 0 and f"the rate (default: {rate})" in capsys.readouterr().out
+
+
 def test_the_command_line_loads_no_torch():
     code = (
         "import sys, runtime.run, runtime.log; from runtime.command import *\n"

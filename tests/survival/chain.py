@@ -100,7 +100,7 @@ def shrink_presets() -> None:
 
     import generator.presets as generator_presets
     import tokenizer.presets as tokenizer_presets
-    from generator.latte import LatteConfig
+    from generator.config import LatteConfig
     from tokenizer import stages
     from tokenizer.discriminator import DiscriminatorConfig
     from tokenizer.pvvae import PVVAEConfig

@@ -547,7 +547,7 @@ def test_commands_of_pvvae_alone_refuse_baselines(tiny_wan, tmp_path):
 def test_latents_of_a_baseline_train_a_generator_whose_samples_are_decoded(tiny_wan, tmp_path, monkeypatch, capsys):
     from eval.decode import DecodeConfig, decode
     from generator import train as generator_train
-    from generator.latte import LatteConfig
+    from generator.config import LatteConfig
     from generator.presets import PRESETS, GeneratorPreset
     from latents_cache import open_latents
     from tokenizer.encode import EncodeConfig, encode

@@ -8,8 +8,8 @@ from scipy.stats import chisquare
 
 from runtime.errors import InputError
 from tokenizer import PVVAE, PVVAEConfig
+from tokenizer.config import PADDINGS
 from tokenizer.predictive import (
-    PADDINGS,
     SCHEDULES,
     ConditionalPadding,
     GaussianPadding,

@@ -125,7 +125,8 @@ def _trainer():
     """A tiny generator in training, with a gradient."""
     import torch
 
-    from generator.latte import Latte, LatteConfig
+    from generator.config import LatteConfig
+    from generator.latte import Latte
     from runtime.processes import World
     from runtime.trainer import Trainer
 
