@@ -65,15 +65,12 @@ def evaluation(config: EvalConfig) -> dict:
 
 def untrained(name: str, seed: int, device):
     """A feature network with random weights."""
-    import torch
-
     from eval.features.c3d import C3D
     from eval.features.i3d import I3D
     from eval.features.shapes import ShapesNet
+    from runtime.seeds import seeded
 
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = {"i3d": I3D, "c3d": C3D, "shapes": ShapesNet}[name]()
+    network = seeded({"i3d": I3D, "c3d": C3D, "shapes": ShapesNet}[name], seed)
     return network.eval().requires_grad_(False).to(device)
 
 

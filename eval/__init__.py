@@ -28,4 +28,4 @@ _EXPORTS = {
     "velocity_irreducible_variance": "eval.analysis.irreducible_variance",
 }
 __all__ = list(_EXPORTS)
-__getattr__ = lazily(__name__, _EXPORTS)
+__getattr__, __dir__ = lazily(__name__, _EXPORTS)

@@ -152,9 +152,10 @@ def columns_of(kept: FeatureSet, names: Collection[str] | None = None) -> dict[s
     check_fields(key["layout"], dict.fromkeys(key["layout"], int), f"{kept.path}: layout")
     features = key["layout"].get("features", 0)
     nets = [net for net in LPIPS_SMALLEST if f"lpips_{net}" in key["layout"]]
-    # The order is that of `layout_of`: a key in a file is sorted by name.
+    # The order is that of `layout_of`: a key in a file is sorted by name. Rows of before a column was added lack it.
     layout = layout_of(key["num_frames"], key["observed"], nets, features)
-    if layout != key["layout"] or min(layout.values()) < 1 or sum(layout.values()) != width:
+    layout = {name: count for name, count in layout.items() if name in key["layout"]}
+    if not layout or layout != key["layout"] or min(layout.values()) < 1 or sum(layout.values()) != width:
         raise InputError(f"{kept.path}: rows of {width} numbers are not laid out as their key says")
     if features and key["network"] not in FRECHET_NAMES:
         raise InputError(f"{kept.path}: features {key['network']!r} are not known")

@@ -159,7 +159,7 @@ class Latte(nn.Module):
         """Predict the velocity.
 
         Args:
-            x: Noisy normalised latents `[B, C, G, h, w]`.
+            x: Noisy normalised latents `[B, C, G, h, w]`, of any float type.
             t: `[B]` in [0, 1]; 0 is noise.
             y: int64 labels `[B]`, `num_classes` for "no class"; None for an unconditional model.
             return_block: Also return the tokens after this block (counted from 1).
@@ -171,7 +171,7 @@ class Latte(nn.Module):
             InputError: If shapes or labels do not fit the config.
         """
         self._check(x, t, y, return_block)
-        tokens = self.embed(rearrange(x, "b c g h w -> b g (h w) c")).float() + self.cells  # [B, G, S, D]
+        tokens = self.embed(rearrange(x.float(), "b c g h w -> b g (h w) c")).float() + self.cells  # [B, G, S, D]
         condition = self.time(t)
         if self.classes is not None:
             condition = condition + self.classes(y)
@@ -214,8 +214,9 @@ class Latte(nn.Module):
                 f"num_classes is {config.num_classes}, labels are {'absent' if y is None else 'given'}"
             )
         if y is not None:
-            if y.shape != x.shape[:1] or y.dtype != torch.int64:
-                raise InputError(f"labels must be int64 [{len(x)}], got {y.dtype} {list(y.shape)}")
+            if not isinstance(y, Tensor) or y.shape != x.shape[:1] or y.dtype != torch.int64:
+                found = f"{type(y).__name__} of {getattr(y, 'dtype', '?')} {list(getattr(y, 'shape', []))}"
+                raise InputError(f"labels must be an int64 tensor [{len(x)}], got {found}")
             # On a GPU, looking at the values would make every call wait for the device.
             if y.device.type == "cpu" and not ((y >= 0) & (y <= config.num_classes)).all():
                 raise InputError(

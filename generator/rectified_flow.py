@@ -16,8 +16,8 @@ from runtime.errors import InputError
 
 
 def interpolate(data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """x_t for `[B, …]` data and noise and t `[B]` in [0, 1]."""
-    t = t.to(data.dtype).view(-1, *[1] * (data.ndim - 1))
+    """x_t for `[B, …]` data and noise and t `[B]` in [0, 1]; at least float32, as t would be another in less."""
+    t = t.to(torch.promote_types(data.dtype, torch.float32)).view(-1, *[1] * (data.ndim - 1))
     return (1.0 - t) * noise + t * data
 
 

@@ -137,6 +137,7 @@ def train(config: TrainConfig) -> Path:
     from runtime.log import MetricsLog, Progress
     from runtime.measuring import stated_peak
     from runtime.run import Run, default_name
+    from runtime.seeds import seeded
     from runtime.trainer import Trainer, require_training
 
     world = processes.start_processes(config.device)
@@ -160,9 +161,7 @@ def train(config: TrainConfig) -> Path:
     Run.check(config, kind="generator", name=name, identity=identity)  # before the network is built
     run_dir = Path(config.runs_dir) / name
     draws = draws_of(run_dir, world.device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = Latte(model_config).to(world.device).train()
+    model = seeded(lambda: Latte(model_config), config.seed).to(world.device).train()
     parameters = sum(p.numel() for p in model.parameters())
     kept = config.steps // config.steps_between_kept
     estimate = require_training(parameters, world, run_dir, mode=config.parallel, steps=config.steps, kept=kept)

@@ -10,4 +10,4 @@ _EXPORTS = {
     "open_latents": ".reader",
 }
 __all__ = list(_EXPORTS)
-__getattr__ = lazily(__name__, _EXPORTS)
+__getattr__, __dir__ = lazily(__name__, _EXPORTS)

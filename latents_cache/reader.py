@@ -119,8 +119,17 @@ class LatentsReader:
 
         Returns:
             "mean": float16 `[n, C, G, h, w]`, raw latents; "logvar": likewise, or None; "label": int32 `[n]`.
+
+        Raises:
+            InputError: If `indices` are no list of rows, or some are not in the file.
         """
-        indices = np.asarray(indices, dtype=np.int64)
+        indices = np.asarray(indices)
+        if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
+            found = f"{indices.dtype} {list(indices.shape)}"
+            raise InputError(
+                f"{self.path}: rows are a list of whole numbers, got {found}; np.flatnonzero finds a mask's"
+            )
+        indices = indices.astype(np.int64)
         if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
             asked = f"{indices.min()}…{indices.max()}"
             raise InputError(f"{self.path}: rows {asked} were asked for, it has 0…{len(self) - 1}")

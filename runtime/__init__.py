@@ -4,8 +4,11 @@ import importlib
 from collections.abc import Callable, Collection, Mapping
 
 
-def lazily(package: str, exports: Mapping[str, str], modules: Collection[str] = ()) -> Callable[[str], object]:
-    """`__getattr__` of a package (PEP 562) that imports public names when they are asked for: `--help` needs no torch.
+def lazily(
+    package: str, exports: Mapping[str, str], modules: Collection[str] = ()
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package (PEP 562) that imports public names when they are asked for: `--help`
+    needs no torch.
 
     Args:
         exports: Module by name: ".module" of the package, or another's whole name.
@@ -19,7 +22,7 @@ def lazily(package: str, exports: Mapping[str, str], modules: Collection[str] = 
             return importlib.import_module(f".{name}", package)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return found
+    return found, lambda: sorted([*exports, *modules])
 
 
 _EXPORTS = {
@@ -33,4 +36,4 @@ _EXPORTS = {
     "run_command": ".command",
 }
 __all__ = list(_EXPORTS)
-__getattr__ = lazily(__name__, _EXPORTS)
+__getattr__, __dir__ = lazily(__name__, _EXPORTS)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Built = TypeVar("Built")
 
 
 def key(seed: int, *parts: int | str) -> int:
@@ -22,6 +25,21 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def seeded(build: Callable[[], Built], seed: int = 0) -> Built:
+    """What `build` makes, in float32, of the numbers that PyTorch draws on the CPU after `seed`.
+
+    The caller's default dtype stays, and so do the generators of all devices: `torch.manual_seed` would seed each GPU.
+    """
+    dtype = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            torch.set_default_dtype(torch.float32)
+            torch.default_generator.manual_seed(seed)
+            return build()
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def numpy_generator(seed: int, *parts: int | str) -> np.random.Generator:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from runtime.errors import InputError
 from runtime.files import replacing
+from runtime.seeds import seeded
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 # What cut-off or changed bytes end in: headers, zip archives, pickles, and tensors that do not fit their bytes.
@@ -118,7 +119,7 @@ def load_model(
     _refuse_unfit(wanted, found, source)
     tensors = {rename(name): value for path in paths for name, value in read_weights(path).items()}
     extra = {name: tensors.pop(name) for name in optional if name in tensors}
-    model = build()
+    model = seeded(build)
     load_strictly(model, tensors, source)
     return model, extra
 

@@ -57,7 +57,7 @@ def test_no_public_name_is_a_module_even_when_every_module_is_imported(package):
         importlib.import_module(name)
     module = importlib.import_module(package)
     public = list(getattr(module, "__all__", []))
-    assert len(set(public)) == len(public)
+    assert len(set(public)) == len(public) and set(public) <= set(dir(module))
     offered_as_modules = set(getattr(module, "_MODULES", ()))
     assert offered_as_modules <= {name.rsplit(".", 1)[-1] for name in modules_of(package)}
     public = [name for name in public if name not in offered_as_modules]

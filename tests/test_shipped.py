@@ -50,6 +50,25 @@ def test_both_stages_share_the_encoder_and_differ_in_the_decoder():
     assert last.encoder_hash == video.encoder_hash and last.decoder_hash != video.decoder_hash
 
 
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda: tokenizer.load(NAME).encoder_hash,
+        lambda: tokenizer.load(NAME, weights="random").encoder_hash,
+        lambda: load_generator(NAME).model.embed.weight.dtype,
+        lambda: load_features("shapes").form_out.weight.dtype,
+    ],
+)
+def test_loading_depends_on_no_setting_and_changes_none(load):
+    expected, state = load(), torch.get_rng_state()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert load() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_generator_and_tokenizer_belong_together():
     generator = load_generator(NAME)
     vae = tokenizer.load(NAME)

@@ -13,4 +13,4 @@ _EXPORTS = {
 }
 _MODULES = ("presets",)
 __all__ = list(_EXPORTS)
-__getattr__ = lazily(__name__, _EXPORTS, _MODULES)
+__getattr__, __dir__ = lazily(__name__, _EXPORTS, _MODULES)

@@ -73,9 +73,8 @@ class Adversary:
         """
         self.start, self.gradient_clip, self.average_gradients = start, gradient_clip, average_gradients
         self.device, self.dtype = torch.device(device), dtype
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seeds.key(seed, "discriminator"))
-            self.discriminator = Discriminator(config).to(self.device).requires_grad_(False)
+        discriminator = seeds.seeded(lambda: Discriminator(config), seeds.key(seed, "discriminator"))
+        self.discriminator = discriminator.to(self.device).requires_grad_(False)
         self.parameters = list(self.discriminator.parameters())
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=self.device.type == "cuda"

@@ -33,6 +33,7 @@ class Stream:
         self._pasts: dict[tuple, object] = {}  # of each network and tile
         self._begun = False
 
+    @torch.no_grad()  # what is kept of earlier parts would keep all of their graph
     def reconstruct(self, video: Tensor) -> Tensor:
         """The next frames, decoded from the posterior mean.
 
@@ -77,6 +78,7 @@ class Parts:
             check_tiles(tile, overlap, vae.spec.spatial)
         self.vae, self.tile, self.overlap = vae, tile, overlap
 
+    @torch.no_grad()
     def reconstruct(self, video: Tensor) -> Tensor:
         """The frames of `[B, 3, N, H, W]` in [-1, 1], of any N, H and W, decoded from the posterior mean."""
         padded, size = self.vae.spec.pad_to_valid(video)

@@ -281,15 +281,12 @@ def find_predecessor(config: TrainConfig) -> Path | None:
 
 def build_model(config: TrainConfig, model_config):
     """The network with seeded weights, or the weights of `--init-from`."""
-    import torch
-
+    from runtime.seeds import seeded
     from tokenizer.pvvae import PVVAE
     from tokenizer.zoo import load
 
     if config.init_from is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            return PVVAE(model_config)
+        return seeded(lambda: PVVAE(model_config), config.seed)
     vae = load(config.init_from).requires_grad_(True)
     if vae.config == model_config:
         return vae
@@ -299,9 +296,7 @@ def build_model(config: TrainConfig, model_config):
             f"{config.padding}; choose the preset that it was trained with"
         )
     # No stage before has trained a padding, so that stages of several can begin from the same pictures.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        other = PVVAE(model_config)
+    other = seeded(lambda: PVVAE(model_config), config.seed)
     for part in ("encoder", "decoder"):
         getattr(other, part).load_state_dict(getattr(vae, part).state_dict())
     return other

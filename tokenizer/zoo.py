@@ -75,18 +75,17 @@ def load(
 
 def _load_pvvae(directory: Path, weights: str | Path | None) -> nn.Module:
     from runtime.records import read_json
+    from runtime.seeds import seeded
     from runtime.weights import load_model
     from tokenizer.pvvae import PVVAE, STATISTICS, PVVAEConfig
 
     if weights is None and not (directory / "ema.safetensors").is_file():
         return PVVAE.from_pretrained(directory)
     config = PVVAEConfig.from_dict(read_json(directory / "config.json"), directory / "config.json")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        if weights == "random":
-            return PVVAE(config)
-        source = Path(weights) if weights is not None else directory / "ema.safetensors"
-        return load_model(lambda: PVVAE(config), source, optional=STATISTICS)[0]
+    if weights == "random":
+        return seeded(lambda: PVVAE(config))
+    source = Path(weights) if weights is not None else directory / "ema.safetensors"
+    return load_model(lambda: PVVAE(config), source, optional=STATISTICS)[0]
 
 
 def take_statistics(run_dir: Path, *models) -> str | None:

@@ -17,4 +17,4 @@ _EXPORTS = {
     "write_video": ".codec",
 }
 __all__ = list(_EXPORTS)
-__getattr__ = lazily(__name__, _EXPORTS)
+__getattr__, __dir__ = lazily(__name__, _EXPORTS)

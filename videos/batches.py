@@ -31,12 +31,24 @@ class VideoDataset(Protocol):
 
 
 def to_float(video: Tensor) -> Tensor:
-    """uint8 [0, 255] -> float32 [-1, 1]."""
+    """uint8 [0, 255] -> float32 [-1, 1].
+
+    Raises:
+        InputError: On floats, which are in [-1, 1] already.
+    """
+    if video.is_floating_point():
+        raise InputError(f"to_float takes uint8 in [0, 255], got {video.dtype}, which is converted already")
     return video.float() / 127.5 - 1.0
 
 
 def to_uint8(video: Tensor) -> Tensor:
-    """float [-1, 1] -> uint8, rounded once; values outside are clamped."""
+    """float [-1, 1] -> uint8, rounded once; values outside are clamped.
+
+    Raises:
+        InputError: On whole numbers, which are converted already.
+    """
+    if not video.is_floating_point():
+        raise InputError(f"to_uint8 takes floats in [-1, 1], got {video.dtype}, which is converted already")
     return ((video.float().clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
 
 

@@ -75,7 +75,7 @@ def read_video(path: str | Path, frames: Sequence[int] | None = None) -> np.ndar
     """
     path = Path(path)
     reader, length, height, width = _open(path)
-    wanted = list(range(length)) if frames is None else [int(i) for i in frames]
+    wanted = list(range(length)) if frames is None else _indices(path, frames)
     if not wanted:
         raise InputError(f"{path}: no frames asked, it has 0…{length - 1}")
     if not (min(wanted) >= 0 and max(wanted) < length):
@@ -90,6 +90,13 @@ def read_video(path: str | Path, frames: Sequence[int] | None = None) -> np.ndar
     if len(decoded) != len(wanted):
         raise InputError(f"{path}: {len(wanted)} frames asked, {len(decoded)} decoded; the file is damaged")
     return np.ascontiguousarray(decoded)
+
+
+def _indices(path: Path, frames: Sequence[int]) -> list[int]:
+    found = np.asarray(frames)
+    if found.size and (found.ndim != 1 or found.dtype.kind not in "iu"):  # a mask would pass for frames 0 and 1
+        raise InputError(f"{path}: frames are a list of whole numbers, got {found.dtype} {list(found.shape)}")
+    return found.tolist()
 
 
 def _open(path: Path) -> tuple[object | None, int, int, int]:
@@ -143,7 +150,8 @@ def _read_with_decord(reader, wanted: list[int]) -> np.ndarray | None:
     import decord
 
     try:
-        return reader.get_batch(wanted).asnumpy()
+        frames = reader.get_batch(wanted)  # of the kind that the caller's decord.bridge.set_bridge asks for
+        return frames.asnumpy() if hasattr(frames, "asnumpy") else frames.numpy()
     except (decord.DECORDError, RuntimeError, IndexError):
         return None
 

@@ -40,9 +40,9 @@ def open_dataset(
 
     Returns:
         An object with `len(ds)`; `ds[i]` -> {"video": uint8 `[3, 1+T, H, W]`, "label": int (-1: none), "name": str};
-        `ds.item(i, seed)` for a window drawn from `seed`; `ds.with_clip(clip)`, the same files as other clips;
-        `num_classes`, `class_names`, `skipped` and `fingerprint()`. Data sets of files have more: see
-        `videos.folders.ClipDataset`.
+        `ds.item(i, seed)` for a window drawn from `seed`, which is always 0 in `ds[i]`; `ds.with_clip(clip)`, the same
+        files as other clips; `num_classes`, `class_names`, `skipped` and `fingerprint()`. Data sets of files have more:
+        see `videos.folders.ClipDataset`.
 
     Raises:
         InputError: On an unknown name or split, or a folder that does not hold the data set.

@@ -20,6 +20,9 @@ def _check(x: Tensor, y: Tensor) -> None:
         raise InputError(
             f"videos to compare must be floats in [0, 1], got {x.dtype} and {y.dtype}; divide uint8 by 255"
         )
+    # A decoder's output may go a little below 0; what both do is another range.
+    if x.numel() and max(float(x.min()), float(y.min())) < -0.25:
+        raise InputError("videos to compare must be in [0, 1], both go far below; (video + 1) / 2 converts [-1, 1]")
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
@@ -79,6 +82,7 @@ def lpips_network(net: str = "alex", backbone: str | None = None):
     if net not in BACKBONES:
         raise InputError(f"LPIPS network {net!r} is not known; known: {', '.join(BACKBONES)}")
     from runtime.published_weights import find_weights
+    from runtime.seeds import seeded
     from runtime.state_dicts import read_state_dict
 
     weights = read_state_dict(find_weights(BACKBONES[net], backbone))
@@ -88,7 +92,7 @@ def lpips_network(net: str = "alex", backbone: str | None = None):
         warnings.simplefilter("ignore")  # torchvision's deprecation notes inside lpips
         import lpips as lpips_package
 
-        network = lpips_package.LPIPS(net=net, pnet_rand=True, verbose=False)
+        network = seeded(lambda: lpips_package.LPIPS(net=net, pnet_rand=True, verbose=False))
     slices = [getattr(network.net, f"slice{i}") for i in range(1, network.net.N_slices + 1)]
     for part in slices:
         for index, layer in part.named_children():

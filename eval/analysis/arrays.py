@@ -19,8 +19,6 @@ def as_latents(latents: object) -> np.ndarray:
     Raises:
         InputError: On another shape, or an axis without elements.
     """
-    if str(getattr(latents, "dtype", "")) == "torch.bfloat16":
-        latents = latents.float()
     values = as_array(latents)
     if values.ndim != 5 or 0 in values.shape:
         raise InputError(f"latents must be [N, C, G, h, w], got {list(values.shape)}")

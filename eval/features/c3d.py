@@ -20,6 +20,7 @@ from eval.features.clips import check_clips, exact_float32
 from runtime.errors import InputError
 from runtime.published_weights import PUBLISHED, find_weights
 from runtime.run import file_sha256
+from runtime.seeds import seeded
 from runtime.weights import load_strictly, reading
 
 FRAMES = 16
@@ -110,7 +111,7 @@ class C3D(nn.Module):
         beside = Path(path).parent / PUBLISHED["c3d_mean"].filename if path is not None else None
         weights = find_weights("c3d_ucf101", path)
         mean = find_weights("c3d_mean", mean_path or (beside if beside and beside.is_file() else None))
-        network = cls()
+        network = seeded(cls)
         load_strictly(network, read_weights(weights, network), weights)
         network.mean.copy_(read_mean(mean))
         # Neither file has a published hash, so the numbers carry the one that was found.

@@ -30,13 +30,18 @@ def check_clips(video: Tensor, network: str, min_frames: int, size: tuple[int, i
 
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
-    """float32 convolutions and products as such: no TF32, no mixed precision from outside."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
+    """float32 convolutions and products as such, whatever was asked for outside: no TF32, no bfloat16, no mixed
+    precision."""
+    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    # Not `allow_tf32`, which fails where the caller has used these, nor the one setting for all, which these override.
+    parts = cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv
+    before = [part.fp32_precision for part in parts]
     mixed = torch.amp.is_autocast_available(device.type)  # not so on "meta"
     try:
-        cudnn.allow_tf32 = matmul.allow_tf32 = False
+        for part in parts:
+            part.fp32_precision = "ieee"
         with torch.autocast(device.type, enabled=False) if mixed else nullcontext():
             yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
+        for part, precision in zip(parts, before, strict=True):
+            part.fp32_precision = precision

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eval.features.clips import check_clips, exact_float32
+from runtime.seeds import seeded
 
 MIN_FRAMES = 9
 SIZE = 224
@@ -148,7 +149,7 @@ class I3D(nn.Module):
         """
         from eval.features.i3d_files import read_i3d
 
-        network = cls(bn_eps)
+        network = seeded(lambda: cls(bn_eps))
         network.name, network.version_hash = read_i3d(network, path, weights)
         if bn_eps != 1e-3:
             network.version_hash += f"-eps{bn_eps:g}"

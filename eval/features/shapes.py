@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from eval.features.clips import check_clips
 from runtime.errors import InputError
+from runtime.seeds import seeded
 from videos.moving_shapes import MOTIONS, SHAPES
 
 WEIGHTS = Path(__file__).parent / "shapes.safetensors"
@@ -94,7 +95,7 @@ class ShapesNet(nn.Module):
         from safetensors.torch import load_file
 
         path = Path(path or WEIGHTS)
-        network = cls()
+        network = seeded(cls)
         try:
             network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
         except (OSError, SafetensorError, RuntimeError) as error:

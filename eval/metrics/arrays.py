@@ -8,8 +8,11 @@ from runtime.errors import InputError
 
 
 def as_array(values: object) -> np.ndarray:
-    """NumPy array from NumPy, torch on any device, or a sequence; the dtype stays."""
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    """NumPy array from NumPy, torch on any device, or a sequence; the dtype stays, but for bfloat16: NumPy has none."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if str(values.dtype) == "torch.bfloat16" else values
+    return np.asarray(values)
 
 
 def as_features(values: object, name: str = "features") -> np.ndarray:

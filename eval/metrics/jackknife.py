@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eval.analysis.irreducible_variance import ScatterSums, velocity_irreducible_variance
+from eval.metrics.arrays import as_array
 from eval.metrics.frechet import frechet_distance, frechet_left_out
 from eval.metrics.inception import inception_score, score_left_out
 from eval.metrics.kernel import KernelSums, kernel_distance
@@ -55,7 +56,7 @@ def blocks_of(count: int, labels: object | None = None) -> int:
         return min(BLOCKS, count)
     if np.shape(labels) != (count,):
         raise InputError(f"labels must be one for each of {count} clips, got shape {list(np.shape(labels))}")
-    sizes = np.unique(np.asarray(labels), return_counts=True)[1]
+    sizes = np.unique(as_array(labels), return_counts=True)[1]
     best, most = 1, 0.25
     for blocks in range(min(BLOCKS, count), 1, -1):
         dealt = 1.0 - (sizes % blocks).sum() / count
@@ -92,7 +93,7 @@ def deal(
     random, dealt = np.random.default_rng(seed), []
     place, full = np.arange(count), np.full(count, True)
     if labels is not None:
-        classes, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)[1:]
+        classes, sizes = np.unique(as_array(labels), return_inverse=True, return_counts=True)[1:]
         over = sizes % blocks
         if (over * (1.0 - over / blocks)).sum() > UNEVEN * count:
             place = np.concatenate([np.arange(size) for size in sizes])

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from runtime.processes import autocast
-from runtime.seeds import normal_rows
+from runtime.seeds import normal_rows, seeded
 
 # What is probed: the trained generator, the one that it was before training, and the latents that go into both.
 GENERATOR, UNTRAINED, LATENTS = "generator", "untrained generator", "latents"
@@ -43,9 +43,7 @@ def untrained_like(model, seed: int):
     random linear map of the noisy latents, and positions."""
     from generator import Latte
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Latte(model.config).eval().requires_grad_(False)
+    return seeded(lambda: Latte(model.config), seed).eval().requires_grad_(False)
 
 
 def noise_of(latents: Tensor, level: float, seed: int, stream: str, items: Sequence[int]) -> Tensor:

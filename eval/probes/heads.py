@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from runtime.seeds import key, numpy_generator
+from runtime.seeds import key, numpy_generator, seeded
 from runtime.stopping import check_stop
 
 LEARNING_RATE = 5e-3
@@ -70,9 +70,7 @@ def train_head(
     Raises:
         Stopped: When a signal or the time limit asks for it.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key(seed, "head"))
-        head = Head(features, **shape).to(device)
+    head = seeded(lambda: Head(features, **shape), key(seed, "head")).to(device)
     optimizer = torch.optim.Adam(head.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     count, order = len(features), numpy_generator(seed, "head order")

@@ -1,6 +1,8 @@
 """Feature networks by name, what they all refuse, and the judge of synthetic clips."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -66,17 +68,24 @@ def test_bad_clips_are_refused_in_one_line(make):
             network.features(clips)
 
 
+@pytest.fixture
+def tf32_convolutions():
+    before, torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.conv.fp32_precision, "tf32"
+    yield
+    torch.backends.cudnn.conv.fp32_precision = before
+
+
+@pytest.mark.usefixtures("tf32_convolutions")
 @pytest.mark.parametrize("make", [I3D, C3D])
-def test_published_networks_compute_in_true_float32_and_leave_the_settings(make, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+def test_published_networks_compute_in_true_float32_and_leave_the_settings(make):
     with torch.device("meta"):
         network, video = make(), torch.zeros(2, 3, 17, 32, 32, dtype=torch.bfloat16)
     seen = []
     next(network.children()).register_forward_pre_hook(
-        lambda _, inputs: seen.append((torch.backends.cudnn.allow_tf32, inputs[0].dtype))
+        lambda _, inputs: seen.append((torch.backends.cudnn.conv.fp32_precision, inputs[0].dtype))
     )
     assert network.features(video).shape == (2, network.dim)
-    assert seen == [(False, torch.float32)] and torch.backends.cudnn.allow_tf32
+    assert seen == [("ieee", torch.float32)] and torch.backends.cudnn.conv.fp32_precision == "tf32"
 
 
 def recipe_of(path):
@@ -132,13 +141,35 @@ def test_training_the_judge_writes_weights_with_their_recipe(tmp_path, capsys):
         ShapesNet.from_file(out)
 
 
-def test_exact_float32_holds_inside_and_settings_come_back_after_a_failure(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+@pytest.mark.usefixtures("tf32_convolutions")
+def test_exact_float32_holds_inside_and_settings_come_back_after_a_failure():
     device, x = torch.device("cpu"), torch.ones(2, 2)
     with torch.autocast("cpu", torch.bfloat16):
         assert (x @ x).dtype == torch.bfloat16
         with pytest.raises(RuntimeError, match="inside"), exact_float32(device):
             assert (x @ x).dtype == torch.float32
-            assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+            assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
             raise RuntimeError("inside")
-        assert (x @ x).dtype == torch.bfloat16 and torch.backends.cudnn.allow_tf32
+        assert (x @ x).dtype == torch.bfloat16 and torch.backends.cudnn.conv.fp32_precision == "tf32"
+
+
+@pytest.mark.parametrize(
+    ("asked", "still"),
+    [
+        ("backends.fp32_precision = 'tf32'", "backends.fp32_precision == 'tf32'"),
+        ("backends.cuda.matmul.fp32_precision = 'tf32'", "backends.cuda.matmul.fp32_precision == 'tf32'"),
+        ("backends.cuda.matmul.allow_tf32 = True", "backends.cuda.matmul.allow_tf32"),
+        ("set_float32_matmul_precision('medium')", "get_float32_matmul_precision() == 'medium'"),
+    ],
+)
+def test_exact_float32_holds_whatever_the_caller_asked_for_and_leaves_it(asked, still):
+    """In a process of its own, since these settings are of all of it."""
+    code = (
+        f"import torch\nfrom eval.features.clips import exact_float32\ntorch.{asked}\n"
+        "with exact_float32(torch.device('cpu')):\n"
+        "    for part in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul):\n"
+        "        assert part.fp32_precision == 'ieee'\n"
+        f"assert torch.{still}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -375,3 +375,12 @@ class TestCompareAtInfinity:
             compare_at_infinity(np.zeros((90, 4)), np.zeros((90, 4)), np.zeros((89, 4)), np.zeros((90, 4)))
         with pytest.raises(InputError, match="at least 80 clips in each set, got 79"):
             compare_at_infinity(*[np.zeros((79, 40))] * 4)
+
+
+def test_tensors_of_half_the_precision_are_taken_by_all_alike():
+    random = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(40, 4, generator=random).to(torch.bfloat16) for _ in range(2))
+    labels = torch.arange(40) % 2
+    found = estimate(frechet_distance, a, b, labels=labels)
+    assert found == estimate(frechet_distance, a.float().numpy(), b.float().numpy(), labels=labels.numpy())
+    assert found.value == frechet_distance(a, b)

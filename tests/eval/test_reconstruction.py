@@ -327,6 +327,17 @@ def test_every_column_comes_back_from_the_file_under_its_own_name(tmp_path):
     assert {row.sources for row in measurement_rows(kept)} == {(str(kept.path),)}
 
 
+def test_rows_of_before_a_column_was_added_are_read_without_it():
+    kept = kept_of(Known(shift=0.1), network=Means())
+    columns = {name: values for name, values in columns_of(kept).items() if name != "grey"}
+    rows = np.concatenate([values.reshape(len(values), -1) for values in columns.values()], axis=1).astype(np.float32)
+    layout = {name: count for name, count in sorted(kept.key["layout"].items()) if name != "grey"}
+    older = replace(kept, features=rows, key=kept.key | {"layout": layout})
+    assert all(np.array_equal(values, columns[name]) for name, values in columns_of(older).items())
+    now, then = ({(row.metric, row.subject): row.value for row in measurement_rows(each)} for each in (kept, older))
+    assert then == {name: value for name, value in now.items() if name != ("error / repeat", "grey")} != now
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -329,6 +329,12 @@ def test_config_survives_its_dict_and_refuses_unknown_fields():
         LatteConfig.from_dict({"patch_size": 2})
 
 
+def test_latents_of_every_float_type_are_taken(model):
+    x, t, y = inputs(model.config)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        assert torch.equal(model(x.to(dtype), t, y), model(x.to(dtype).float(), t, y))
+
+
 def test_wrong_inputs_are_refused_by_name(model):
     x, t, y = inputs(model.config)
     with pytest.raises(InputError, match=r"\[B, 6, 3, 2, 3\]"):
@@ -337,8 +343,10 @@ def test_wrong_inputs_are_refused_by_name(model):
         model(x, t[:1], y)
     with pytest.raises(InputError, match="absent"):
         model(x, t)
-    with pytest.raises(InputError, match="int64"):
+    with pytest.raises(InputError, match=r"int64 tensor \[2\], got Tensor of torch.int32"):
         model(x, t, y.int())
+    with pytest.raises(InputError, match="got ndarray of int64"):
+        model(x, t, y.numpy())
     with pytest.raises(InputError, match=r"0…4"):
         model(x, t, y + 5)
     with pytest.raises(InputError, match="1…4"):

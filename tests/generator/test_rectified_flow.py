@@ -35,6 +35,15 @@ def test_the_path_goes_from_noise_to_data():
     assert torch.allclose(interpolate(data, noise, t)[2], 0.1 * noise[2] + 0.9 * data[2])
 
 
+def test_time_is_not_rounded_with_the_latents():
+    data, noise, t = (
+        torch.ones(1, 1, dtype=torch.bfloat16),
+        torch.zeros(1, 1, dtype=torch.bfloat16),
+        torch.tensor([0.3]),
+    )
+    assert torch.equal(interpolate(data, noise, t), t[:, None])
+
+
 def test_target_velocity_is_the_derivative_of_the_path():
     data, noise = torch.randn(2, 3, 2, dtype=torch.float64)
     t = torch.full((3,), 0.4, dtype=torch.float64)

@@ -132,6 +132,12 @@ def test_rows_outside_the_file_are_refused(path, indices):
         reader.batch(indices)
 
 
+@pytest.mark.parametrize("indices", [np.arange(9) == 2, [2.9, 1.2], 3])
+def test_what_is_no_list_of_rows_is_refused_and_a_mask_is_told_what_to_do(path, indices):
+    with open_latents(path) as reader, pytest.raises(InputError, match="whole numbers, got .*np.flatnonzero"):
+        reader.batch(indices)
+
+
 def test_no_rows_are_an_empty_batch(path):
     with open_latents(path) as reader:
         assert reader.batch([])["mean"].shape == (0, *SHAPE)

@@ -20,7 +20,7 @@ from runtime.files import replacing
 from runtime.log import MetricsLog, Progress
 from runtime.processes import World, autocast, resolve_device, resolve_dtype, start_processes
 from runtime.schedule import is_due, learning_rate
-from runtime.seeds import key, normal_rows, numpy_generator, seed_everything, uniform_rows
+from runtime.seeds import key, normal_rows, numpy_generator, seed_everything, seeded, uniform_rows
 
 
 def test_ema_of_constant_weights_is_those_weights_whatever_it_started_from():
@@ -242,6 +242,24 @@ def test_everything_seeded_draws_the_same_again():
 
     assert draw() == draw()
     assert numpy_generator(1, "a").random() == numpy_generator(1, "a").random() != numpy_generator(1, "b").random()
+
+
+def test_a_network_is_built_alike_and_leaves_the_generators_of_every_device_alone(monkeypatch):
+    def build():
+        return torch.nn.Linear(3, 3)
+
+    torch.manual_seed(7)
+    expected = build().weight
+    of_gpus = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", of_gpus.append)
+    state = torch.get_rng_state()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(seeded(build, 7).weight, expected)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.get_rng_state(), state) and of_gpus == []
 
 
 def test_the_log_is_cut_back_to_the_checkpoint_on_resume(tmp_path):

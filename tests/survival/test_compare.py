@@ -69,7 +69,7 @@ def begun(tmp_path_factory):
     pytest.importorskip("diffusers")
     from safetensors.torch import save_file
 
-    from tokenizer.baselines.base import seeded
+    from runtime.seeds import seeded
     from tokenizer.baselines.registry import BASELINES
 
     folder = tmp_path_factory.mktemp("compare") / "begun"

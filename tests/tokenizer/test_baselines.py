@@ -18,9 +18,10 @@ from runtime.errors import InputError
 from runtime.published_weights import PublishedFile
 from runtime.records import write_json
 from runtime.run import file_sha256
+from runtime.seeds import seeded
 from runtime.weights import write_weights
 from tokenizer import TOKENIZER_NAMES, VideoTokenizer, load
-from tokenizer.baselines.base import BaselineTokenizer, load_baseline, seeded
+from tokenizer.baselines.base import BaselineTokenizer, load_baseline
 from tokenizer.baselines.registry import BASELINES, is_baseline
 from tokenizer.encode import has_no_logvar
 from tokenizer.spec import TokenizerSpec

@@ -19,7 +19,7 @@ from tokenizer.encode import EncodeConfig, encode, resolve
 from tokenizer.predict import PredictConfig, fade_over, predict
 from tokenizer.reconstruct import ReconstructConfig, reconstruct
 from tokenizer.spec import crop_to
-from tokenizer.streaming import Stream
+from tokenizer.streaming import Parts, Stream
 from tokenizer.tiling import decode_tiled, encode_tiled, predict_tiled
 from tokenizer.zoo import load
 from videos import ClipSpec, open_dataset, read_video, to_float, to_uint8, write_video
@@ -375,6 +375,12 @@ def test_a_stream_equals_the_whole(folder, groups):
         expected = decode_tiled(vae, encode_tiled(vae, padded, 32, 16).mode(), 32, 16)
         found = torch.cat([tiled.reconstruct(video[:, :, :9]), tiled.reconstruct(video[:, :, 9:])], dim=2)
         assert torch.allclose(found, crop_to(expected, size), atol=1e-5)
+
+
+def test_a_stream_keeps_no_graph_of_earlier_parts(folder):
+    vae, video = load(folder / "vae").requires_grad_(True), torch.zeros(1, 3, 5, 32, 32)
+    assert vae.decode(vae.encode(video).mode()).requires_grad
+    assert not Stream(vae).reconstruct(video).requires_grad and not Parts(vae).reconstruct(video).requires_grad
 
 
 def test_predicting_in_tiles_blends_what_each_tile_predicts(folder):

@@ -44,6 +44,10 @@ def test_conversion_between_bytes_and_floats_loses_nothing():
     values = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(to_float(values)), values)
     assert to_uint8(torch.tensor([-2.0, 2.0])).tolist() == [0, 255]
+    with pytest.raises(InputError, match="converted already"):
+        to_float(to_float(values))
+    with pytest.raises(InputError, match="converted already"):
+        to_uint8(values)
 
 
 def test_an_epoch_holds_every_item_once_and_batches_are_functions_of_the_step():

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import av
+import decord
 import numpy as np
 import pytest
 
@@ -195,6 +196,22 @@ def test_a_sound_file_is_no_video(tmp_path):
 def test_frames_that_are_not_there_are_refused(make_video, frames):
     with pytest.raises(InputError, match="it has 0…19"):
         read_video(make_video("clip.mp4"), frames)
+
+
+@pytest.mark.parametrize("frames", [np.arange(20) % 5 == 0, [1.5], 3])
+def test_what_is_no_list_of_frames_is_refused(make_video, frames):
+    with pytest.raises(InputError, match="a list of whole numbers, got"):
+        read_video(make_video("clip.mp4"), frames)
+
+
+def test_frames_are_those_of_numpy_whatever_the_caller_wants_decord_to_return(make_video):
+    path = make_video("clip.mp4")
+    before = read_video(path)
+    decord.bridge.set_bridge("torch")
+    try:
+        assert np.array_equal(read_video(path), before)
+    finally:
+        decord.bridge.reset_bridge()
 
 
 @pytest.mark.parametrize(

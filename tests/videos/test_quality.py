@@ -38,6 +38,14 @@ def test_bytes_are_not_taken_for_values_up_to_one(measure):
         measure(x, x)
 
 
+@pytest.mark.parametrize("measure", [psnr, ssim, lpips])
+def test_videos_from_minus_one_to_one_are_not_taken_for_those_from_zero(measure):
+    x, y = noisy_pair()
+    with pytest.raises(InputError, match="far below"):
+        measure(2 * x - 1, 2 * y - 1)
+    assert psnr(x - 0.1, y).shape == (2,)  # a decoder's, not clamped
+
+
 @pytest.fixture
 def random_alexnet(tmp_path, monkeypatch):
     """A random AlexNet as the published file; gives its state dict."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from runtime.errors import InputError
 from runtime.published_weights import PublishedFile, checked, missing, place_of
+from runtime.seeds import seeded
 from runtime.weights import load_model, load_strictly
 from tokenizer.spec import (
     LOGVAR_RANGE,
@@ -245,13 +246,6 @@ def read_network(baseline: Baseline, path: Path) -> nn.Module:
     if baseline.read is None:
         raise InputError(f"{path}: {baseline.name} is read from a safetensors file")
     state = baseline.read(path)
-    network = baseline.build()
+    network = seeded(baseline.build)
     load_strictly(network, state, path)
     return network
-
-
-def seeded(build: Callable[[], nn.Module]) -> nn.Module:
-    """What `build` makes with PyTorch's generator at seed 0, whose state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build()
