@@ -41,9 +41,20 @@ CONTROLS = ("real", "frozen", "shuffled", "reconstructed")
 
 
 def open_training_clips(facts: dict, root: str | None = None):
-    """The data set that a generator's latents were encoded from, with the same split and clip."""
+    """The data set that a generator's latents were encoded from, with the same split and clip.
+
+    Raises:
+        InputError: If it is a synthetic one that an earlier version drew otherwise.
+    """
     spec = from_record(ClipSpec, json.loads(facts["clip"]), "the clip of the latents")
-    return open_dataset(facts["data"], root=root or facts.get("root") or None, split=facts["split"], clip=spec)
+    found = open_dataset(facts["data"], root=root or facts.get("root") or None, split=facts["split"], clip=spec)
+    encoded = facts.get("data_fingerprint")
+    if encoded and not hasattr(found, "sources") and encoded != found.fingerprint():
+        raise InputError(
+            f"{facts['data']}: the latents were encoded by an earlier version, which drew other clips (fingerprint "
+            f"{encoded}, now {found.fingerprint()}); encode and train again"
+        )
+    return found
 
 
 def stratified_halves(labels: Sequence[int], count: int, seed: int) -> tuple[list[int], list[int]]:

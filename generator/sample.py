@@ -197,11 +197,11 @@ def fill(
         Stopped: When a signal or the time limit asks for it; what is sampled stays.
     """
     from latents_cache import create_latents
-    from latents_cache.row_file import Taken
+    from latents_cache.row_file import Taken, partial_path
     from runtime.log import Progress
 
     shape = generator.config.latent_shape
-    if world.agreed(lambda: begun_without_hash(target)):
+    if world.agreed(lambda: (smaller is not None and lacks_hash(smaller)) or lacks_hash(partial_path(target))):
         attributes = {name: value for name, value in attributes.items() if name != "generator_hash"}
     open_file = functools.partial(
         create_latents, target, config.samples, shape, attributes, has_logvar=False, launch=world.launch
@@ -242,12 +242,12 @@ def fill(
     return True
 
 
-def begun_without_hash(target: Path) -> bool:
+def lacks_hash(samples: Path) -> bool:
     """Whether an earlier version began this file, which did not note the generator's weights."""
-    from latents_cache.row_file import DAMAGE, header, partial_path
+    from latents_cache.row_file import DAMAGE, header
 
     try:
-        return "generator_hash" not in header(partial_path(target))[0]
+        return "generator_hash" not in header(samples)[0]
     except DAMAGE:
         return False
 

@@ -77,6 +77,12 @@ def git_commit() -> str:
         return "unknown"
 
 
+def commits(manifest: dict) -> str:
+    """The commits that a run was made with, of all its sittings that noted one."""
+    found = (record.get("git_commit") for record in (manifest, *manifest.get("sessions", [])))
+    return ", ".join(dict.fromkeys(str(commit) for commit in found if commit)) or "unknown"
+
+
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file, in hex."""
     with open(path, "rb") as file:
@@ -215,8 +221,8 @@ class Run:
 
     def __enter__(self) -> Run:
         self._began = time.monotonic()
-        session = {"started": now(), "command": command_line(), "status": "running", **self._session}
-        self.manifest["sessions"].append(session)
+        session = {"started": now(), "command": command_line(), "git_commit": git_commit(), "status": "running"}
+        self.manifest["sessions"].append(session | self._session)
         write_json(self.dir / "manifest.json", self.manifest)
         return self
 

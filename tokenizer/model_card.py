@@ -15,7 +15,7 @@ from torch.nn import Module
 from runtime.errors import InputError
 from runtime.files import replacing
 from runtime.records import read_json, read_lines
-from runtime.run import RunInfo, file_sha256
+from runtime.run import RunInfo, commits, file_sha256
 from tokenizer.hub import CARD, VIDEO_FOLDER
 
 _TAGS = ("video", "vae", "autoencoder", "video-tokenizer", "predictive-reconstruction", "arxiv:2605.02134")
@@ -182,7 +182,7 @@ def _training(run: RunInfo, step: int) -> str:
             f"{identity.get('dtype')}, {hours:.2f} hours in {len(sessions)} session(s) on {_machine(manifest)}",
         ),
         ("versions", ", ".join(f"{name} {value}" for name, value in manifest.get("versions", {}).items())),
-        ("code", f"`{manifest.get('git_commit')}`"),
+        ("code", f"`{commits(manifest)}`"),
     ]
     typed = "\n".join(command for command in commands if command)
     return f"{_facts(rows)}\n\nCommands, as typed:\n\n```\n{typed}\n```"

@@ -124,9 +124,9 @@ class ClipDataset:
         before, now = ({file.name: file for file in files} for files in (listed, self.files))
         same = [name for name in now if name in before]
         changed = [f"{name} has changed" for name in same if before[name].bytes != now[name].bytes]
-        # Of files that an edit list cuts, earlier versions counted what is not shown, too.
         changed += [
-            f"{name} has {now[name].frames} frames, and had {before[name].frames}"
+            f"{name} has {now[name].frames} frames, and had {before[name].frames} (earlier versions also counted what "
+            "its edit list hides)"
             for name in same
             if before[name].bytes == now[name].bytes and before[name].frames != now[name].frames
         ]

@@ -111,7 +111,8 @@ def predicted(
     held = [interval(row), "last frame repeated: 1"]
     if flat := [one for one in flat if one and one.value is not None]:
         best = min(flat, key=lambda one: one.value)
-        words += f" and {verdict(row, best)} a flat picture ({format_number(best.value)})"
+        words += f" and {verdict(row, best)} a flat picture ({format_number(best.value)}"
+        words += ")" if rows.get((row.metric, "grey")) else "; plain grey, which is harder, was not measured)"
         held.append(f"flat picture: {format_number(best.value)}")
     return f"{words}.", Finding(f"{name}error of prediction over that of repeating", value, _list(held))
 

@@ -137,10 +137,10 @@ def _by_frame(found: Sequence[Predicted]) -> list[str]:
         series[one.label] = [(ahead, row.value) for ahead, row in points]
         bands[one.label] = [(ahead, row.low, row.high) for ahead, row in points if None not in (row.low, row.high)]
     # Flat pictures are the same for all who predict the same clips.
-    for one in found[:1]:
-        for name, subject in (("the clip's median colour", "blank"), ("plain grey", "grey")):
-            points = [(ahead, row.value) for ahead, row in one.by_frame(subject)]
-            series |= {name: points} if points else {}
+    for name, subject in (("the clip's median colour", "blank"), ("plain grey", "grey")):
+        curves = ([(ahead, row.value) for ahead, row in one.by_frame(subject)] for one in found)
+        if points := next(filter(None, curves), None):
+            series[name] = points
     if not any(series.values()):
         return []
     chart = _error_chart(series, bands, "frames after the last one that was seen")

@@ -25,6 +25,7 @@ from latents_cache import open_latents
 from runtime.errors import InputError
 from runtime.processes import autocast, resolve_device, resolve_dtype
 from runtime.records import check_fields, read_json, read_lines
+from runtime.run import commits
 from videos import psnr, to_float, to_uint8
 
 _CURVE = {"curve": list[dict], "curve_to_reconstructions": list[dict], "metric": str, "samples": int}
@@ -94,7 +95,8 @@ def shown_clips(facts: dict):
     data = html.escape(facts["data"])
     if facts["split"] == "train":
         try:
-            return open_training_clips({**facts, "split": "test"}), f"Clips of {data} that no training has seen"
+            held_out = open_training_clips({**facts, "split": "test", "data_fingerprint": ""})
+            return held_out, f"Clips of {data} that no training has seen"
         except InputError:
             pass  # a data set without a test part
     return open_training_clips(facts), f"Training clips of {data}"
@@ -282,7 +284,7 @@ def run_section(run, tokenizer_run) -> str:
     facts += [
         ("machine", f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in run.manifest["versions"].items())),
-        ("code", run.manifest["git_commit"]),
+        ("code", commits(run.manifest)),
         ("encoder", latents["encoder_hash"]),
         ("decoder", latents.get("decoder_hash", "–")),
         (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from eval.protocols.presets import PAPER
 from runtime.records import check_fields, from_record, read_json, write_json
-from runtime.run import command_line, is_main, machine, now, versions
+from runtime.run import command_line, git_commit, is_main, machine, now, versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,7 @@ def write_results(path: str | Path, *, kind: str, rows: list[Row], **facts) -> N
             "kind": kind,
             "command": command_line(),
             "created": now(),
+            "git_commit": git_commit(),
             "machine": machine(),
             "versions": versions(),
             **facts,

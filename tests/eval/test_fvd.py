@@ -18,6 +18,7 @@ from eval.clip_sets import (
     choose_features,
     frozen,
     load_classifier,
+    open_training_clips,
     real_clips,
     sample_names,
     shuffled,
@@ -337,3 +338,12 @@ def test_clips_that_cannot_be_decoded_are_left_out_of_those_that_are_shown():
     assert labels == [0, 2, 4] == clips[:, 0, 0, 0, 0].tolist()
     with pytest.raises(InputError, match="none of these clips can be decoded"):
         real_clips(Torn(), [1, 3], 0)
+
+
+def test_clips_that_an_earlier_version_drew_otherwise_are_not_taken_for_those_of_the_latents():
+    clip = '{"num_frames": 5, "size": 32, "frame_stride": 1, "window": "first"}'
+    facts = {"data": "moving_shapes", "split": "train", "clip": clip}
+    now = {"data_fingerprint": open_training_clips(facts).fingerprint()}
+    assert len(open_training_clips(facts | now)) == len(open_training_clips(facts))
+    with pytest.raises(InputError, match="an earlier version, which drew other clips .fingerprint x, now"):
+        open_training_clips(facts | {"data_fingerprint": "x"})

@@ -218,6 +218,8 @@ def test_what_was_found_stands_in_words_beside_its_rivals():
         [({"kind": "reconstruction"}, [*rest, row("error / repeat", "grey", 0.4, 0.35, 0.45)][-1:] + rest[:-1])]
     )
     assert "worse than a flat picture (0.4)" in words  # the better one of two counts
+    words, _ = found_in([({"kind": "reconstruction"}, rest[:-1])])  # as measured by an earlier version
+    assert "a flat picture (0.65; plain grey, which is harder, was not measured)" in words
     assert found_in([]) == ("Nothing was measured yet.", [])
 
 

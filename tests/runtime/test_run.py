@@ -11,7 +11,7 @@ import pytest
 
 from runtime.errors import InputError
 from runtime.records import read_json, write_json
-from runtime.run import Run, command_line, default_name, file_sha256, newest_run, read_run, timed_part
+from runtime.run import Run, command_line, commits, default_name, file_sha256, newest_run, read_run, timed_part
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ def open_run(folder, name="run", kind="tokenizer", **identity) -> Run:
     return Run.open(Config(str(folder)), kind=kind, name=name, identity={"steps": 10, **identity})
 
 
-def test_a_run_records_its_sessions_and_resumes(tmp_path):
-    for _ in range(2):
+def test_a_run_records_its_sessions_and_resumes(tmp_path, monkeypatch):
+    for commit in ("first", "second"):
+        monkeypatch.setattr("runtime.run.git_commit", lambda commit=commit: commit)
         with open_run(tmp_path) as run:
             assert run.dir == tmp_path / "run"
     manifest = read_run(run.dir).manifest
     assert [session["status"] for session in manifest["sessions"]] == ["done", "done"]
+    assert commits(manifest) == "first, second" and commits({"sessions": [{}]}) == "unknown"
     assert {"git_commit", "versions", "machine", "command", "started"} <= set(manifest)
     assert read_run(run.dir).config == {"runs_dir": str(tmp_path), "steps": 10}
 
