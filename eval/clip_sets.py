@@ -20,7 +20,7 @@ from eval.extract import Batch, View, extract, read_items, record_of, seen_by
 from eval.features import load_features
 from eval.features.store import FeatureSet, FeatureStore
 from generator.loading import SHIPPED, load_generator
-from generator.sample import check_guidance, options_word, sampling_options
+from generator.sample import check_guidance, options_word, sampling_of, sampling_options
 from latents_cache import open_latents
 from runtime.errors import InputError
 from runtime.processes import resolve_dtype, start_processes
@@ -325,13 +325,11 @@ class Judge:
             self.run,
             config.samples,
             step=self.step if step is None else step,
-            # An untrained network's velocity is exactly zero, so one step ends where a hundred would.
-            steps=1 if untrained else config.steps,
             guidance_scale=guidance_scale,
-            guidance_interval=config.guidance_interval,
-            labels=config.labels,
             batch_size=config.batch_size,
             untrained=untrained,
+            # An untrained network's velocity is exactly zero, so one step ends where a hundred would.
+            **sampling_of(config) | ({"steps": 1} if untrained else {}),
         )
 
     def generated(

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from eval.arms.plan import PlanFlags
 from eval.entries import OWN, Entry, entries_of, with_commits
+from eval.features import FEATURE_CHOICES
+from generator.presets import PRESETS
 from runtime.command import NOT_IDENTITY, flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
@@ -60,7 +62,7 @@ class CompareConfig(PlanFlags, DownloadFlags):
     preset: str | None = flag(
         None,
         "of the generators; default: latte-xl, for moving_shapes demo",
-        choices=("latte-xl", "latte-l", "latte-b", "latte-s", "demo"),
+        choices=tuple(PRESETS),
     )
     train_steps: int | None = flag(None, "of the generators; default: 250,000, for moving_shapes 1,000", low=1)
     batch_size: int | None = flag(None, "of the generators' training; default: the preset's", low=1, high=65_536)
@@ -72,9 +74,7 @@ class CompareConfig(PlanFlags, DownloadFlags):
     )
     steps: int = flag(100, "Euler steps of the sampler", low=1, high=100_000)
     guidance_scales: tuple[float, ...] = flag((1.0,), "guidance scales to judge", low=0.0, high=1000.0)
-    features: str = flag(
-        "auto", "auto: shapes for moving_shapes, i3d for everything else", choices=("auto", "shapes", "i3d")
-    )
+    features: str = flag("auto", "auto: shapes for moving_shapes, i3d for everything else", choices=FEATURE_CHOICES)
     controls: bool = flag(True, "also measure the controls of each")
     reconstruction: bool = flag(False, "also measure reconstruction: the paper's table 2")
     reconstruction_data: str | None = flag(None, "of these clips; default: --data")

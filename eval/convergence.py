@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from eval.entries import DecoderFlags
+from eval.features import FEATURE_CHOICES
 from generator.sample import SamplingFlags
 from runtime.command import flag, run_command
 from runtime.errors import InputError
@@ -32,9 +33,7 @@ class ConvergenceConfig(SamplingFlags, DecoderFlags):
     )
     guidance_scale: float = flag(1.0, "classifier-free guidance; 1 is off", low=0.0, high=1000.0)
     root: str | None = flag(None, "folder of the real clips; default: where the latents were encoded from")
-    features: str = flag(
-        "auto", "auto: shapes for moving_shapes, i3d for everything else", choices=("auto", "shapes", "i3d")
-    )
+    features: str = flag("auto", "auto: shapes for moving_shapes, i3d for everything else", choices=FEATURE_CHOICES)
     batch_size: int = flag(64, "samples in one forward pass", low=1, high=65_536)
     out: str | None = flag(
         None, "JSON file to write, of one run; default: eval/convergence-….json in each", check=check_file

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.entries import DecoderFlags
-from generator.sample import SamplingFlags
+from generator.sample import SamplingFlags, sampling_of
 from runtime.command import CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.files import replacing
@@ -152,9 +152,8 @@ def decode(config: DecodeConfig) -> None:
     vae = fitting_tokenizer(
         latents, run, config.tokenizer, config.weights, device=config.device, download=config.download
     )
-    given = ("step", "steps", "guidance_scale", "guidance_interval", "labels")
-    flow = {name: getattr(config, name) for name in given}
-    path = sampled(config, run, config.count, **flow)
+    how = sampling_of(config)
+    path = sampled(config, run, config.count, step=config.step, guidance_scale=config.guidance_scale, **how)
     if not is_main():
         return  # sampling was shared, decoding a few clips is not worth it
     out = Path(config.out)

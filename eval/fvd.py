@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.entries import DecoderFlags
+from eval.features import FEATURE_CHOICES
 from eval.protocols.presets import PAPER, PROTOCOLS
 from generator.sample import SamplingFlags
 from runtime.command import flag, run_command
@@ -34,9 +35,7 @@ class FVDConfig(SamplingFlags, DecoderFlags):
     protocol: tuple[str, ...] = flag(
         (PAPER.name,), "how the numbers are made: names, comma-separated, or all", choices=(*PROTOCOLS, "all")
     )
-    features: str = flag(
-        "auto", "auto: shapes for moving_shapes, i3d for everything else", choices=("auto", "shapes", "i3d")
-    )
+    features: str = flag("auto", "auto: shapes for moving_shapes, i3d for everything else", choices=FEATURE_CHOICES)
     guidance_scales: tuple[float, ...] = flag(
         (1.0,), "guidance scales to judge, the first is the headline", low=0.0, high=1000.0
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eval.features import FEATURE_CHOICES
 from eval.tokenizer_clips import ClipFlags
 from runtime.command import flag, run_command
 from runtime.errors import InputError
@@ -39,7 +40,7 @@ class JudgedFlags(ClipFlags):
     features: str = flag(
         "auto",
         "auto: shapes for moving_shapes, i3d where its weights are here, else none",
-        choices=("auto", "shapes", "i3d", "none"),
+        choices=(*FEATURE_CHOICES, "none"),
     )
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.entries import OWN, Entry, entries_of, with_commits
+from generator.presets import PRESETS
 from runtime.command import NOT_IDENTITY, flag, run_command
 from runtime.errors import InputError
 from runtime.output import check_file
@@ -64,7 +65,7 @@ class SpeedConfig(DownloadFlags):
     generator: str | None = flag(
         None,
         "preset of the generator that is trained; default: latte-xl on a GPU, demo on the CPU",
-        choices=("latte-xl", "latte-l", "latte-b", "latte-s", "demo"),
+        choices=tuple(PRESETS),
     )
     rounds: int = flag(2, "turns of every tokenizer, each in a new process", low=1)
     out: str | None = flag(None, "JSON file to write; default: speed-….json in --runs-dir", check=check_file)
@@ -277,7 +278,6 @@ def training(preset: str, shape: tuple[int, ...], device, dtype) -> tuple[Callab
     import torch
 
     from generator import Latte, flow_loss
-    from generator.presets import PRESETS
     from runtime.processes import World, autocast
     from runtime.trainer import Trainer
 

@@ -13,7 +13,7 @@ import itertools
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from runtime.command import CommonFlags, flag, run_command
@@ -79,6 +79,12 @@ def options_word(options: dict) -> str:
         text = value if isinstance(value, str) else "-".join(f"{time:g}" for time in value)
         words.append(f"_{name.rpartition('_')[2]}{text}")
     return "".join(words)
+
+
+def sampling_of(flags: SamplingFlags) -> dict:
+    """The flags that say how samples are drawn, by the names that `SampleConfig` has for them, too."""
+    common = {each.name for each in fields(CommonFlags)}
+    return {each.name: getattr(flags, each.name) for each in fields(SamplingFlags) if each.name not in common}
 
 
 def sampling_options(flags: SamplingFlags, *guidance_scales: float) -> dict:

@@ -14,6 +14,7 @@ from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from generator.presets import PRESETS
 from runtime.command import NOT_IDENTITY, CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.stopping import orderly, stop_asked
@@ -61,7 +62,7 @@ class TrainConfig(CommonFlags):
     """Flags of `python -m generator.train`."""
 
     latents: str = flag(help="latents file of tokenizer.encode")
-    preset: str = flag("latte-xl", "size and recipe", choices=("latte-xl", "latte-l", "latte-b", "latte-s", "demo"))
+    preset: str = flag("latte-xl", "size and recipe", choices=tuple(PRESETS))
     steps: int = flag(
         250_000, "optimizer updates in total; may grow when a finished run is resumed", low=1, high=1_000_000_000
     )
@@ -116,8 +117,6 @@ class TrainConfig(CommonFlags):
 
 def preset_defaults(given: dict) -> dict:
     """Flag defaults that follow from `--preset`."""
-    from generator.presets import PRESETS
-
     return dict(PRESETS[given.get("preset", "latte-xl")].training)
 
 
@@ -298,8 +297,6 @@ def train_loop(
 def build_config(config: TrainConfig, reader):
     """The preset's size and options at the latent shape and classes of the file; InputError when the file cannot
     be trained on."""
-    from generator.presets import PRESETS
-
     if reader.attributes.get("kind") == "samples":
         raise InputError(f"{reader.path} holds samples of a generator; --latents takes a file of tokenizer.encode")
     channels, groups, height, width = reader.shape

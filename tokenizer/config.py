@@ -13,7 +13,9 @@ from runtime.records import from_record
 if TYPE_CHECKING:  # presets, and with them --help, need no torch
     from tokenizer.spec import TokenizerSpec
 
-PADDINGS = ("learnable", "gaussian", "conditional")  # tokenizer.predictive has the classes
+# Names of the classes in tokenizer.predictive.
+DROP_SCHEDULES = ("suffix", "infill")
+PADDINGS = ("learnable", "gaussian", "conditional")
 
 TEMPORAL_STAGES = 2  # of the convolutional network, each halving time
 TEMPORAL_STRIDE = 2**TEMPORAL_STAGES

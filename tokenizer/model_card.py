@@ -20,9 +20,9 @@ from tokenizer.hub import CARD, VIDEO_FOLDER
 
 _TAGS = ("video", "vae", "autoencoder", "video-tokenizer", "predictive-reconstruction", "arxiv:2605.02134")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
-# What the table of training repeats of the run's flags.
-_FLAGS = ("batch_size", "images_per_clip", "learning_rate", "ema_decay", "kl_weight", "lpips_weight", "temporal_weight",
-          "max_drop_ratio", "reverse", "seed")  # fmt: skip
+# What of a run's settings the table of training says in rows of their own, or keeps to itself.
+_TOLD = {"data", "root", "images", "images_root", "data_fingerprint", "num_frames", "size", "frame_stride", "steps",
+         "init_from", "dtype", "model"}  # fmt: skip
 
 
 def write_card(folder: Path, text: str) -> None:
@@ -169,6 +169,7 @@ def _training(run: RunInfo, step: int) -> str:
     images = f"; images of {config['images']}" if config.get("images") else ""
     hours = sum(session.get("seconds", 0.0) for session in sessions) / 3600
     commands = dict.fromkeys([manifest.get("command"), *(session.get("command") for session in sessions)])
+    settings = {name: value for name, value in identity.items() if name not in _TOLD}
     rows = [
         ("data", f"{config.get('data')} (train){images}; {clip}"),
         ("data fingerprint", f"`{identity.get('data_fingerprint')}`"),
@@ -176,7 +177,7 @@ def _training(run: RunInfo, step: int) -> str:
         ("stages", ", ".join(f"{part['name']} up to step {part['stop']:,}" for part in manifest.get("plan", []))),
         ("begun with", config.get("init_from") or "random weights"),
         ("weights kept", "averaged (EMA)"),
-        ("settings", ", ".join(f"{name} {config[name]}" for name in _FLAGS if name in config)),
+        ("settings", ", ".join(f"{name} {value}" for name, value in settings.items() if value != [])),
         (
             "compute",
             f"{identity.get('dtype')}, {hours:.2f} hours in {len(sessions)} session(s) on {_machine(manifest)}",

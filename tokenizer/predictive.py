@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from runtime import seeds
 from runtime.errors import InputError
-from tokenizer.config import PADDINGS
 
 # -- schedules --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class DropSchedule:
-    """Drop k groups in a row, k uniform on {0, …, floor((G - 1) * max_ratio)}; subclasses say where.
+    """Drop k groups, k uniform on {0, …, floor((G - 1) * max_ratio)}; subclasses say which.
 
     Attributes:
         max_ratio: The paper's maximum dropping ratio (MDR), in [0, 1]; 0 switches prediction off.
@@ -47,12 +46,10 @@ class DropSchedule:
     def dropped(self, groups: int, seed: int, step: int) -> tuple[int, ...]:
         """The hidden groups of one training step, of a clip of `groups`: the same on every process."""
         random = seeds.numpy_generator(seed, "drop", step)
-        k = int(random.integers(self.largest(groups) + 1))
-        first = self.first_dropped(groups, k, random)
-        return tuple(range(first, first + k))
+        return tuple(self.places(groups, int(random.integers(self.largest(groups) + 1)), random))
 
-    def first_dropped(self, groups: int, k: int, random: np.random.Generator) -> int:
-        """Where k dropped groups begin, at least 1; `random` has already drawn k."""
+    def places(self, groups: int, k: int, random: np.random.Generator) -> Sequence[int]:
+        """Which k of the places 1 … groups-1, ascending; `random` has already drawn k."""
         raise NotImplementedError
 
 
@@ -60,8 +57,8 @@ class DropSchedule:
 class SuffixDrop(DropSchedule):
     """Drop the last k groups, as published."""
 
-    def first_dropped(self, groups: int, k: int, random: np.random.Generator) -> int:
-        return groups - k
+    def places(self, groups: int, k: int, random: np.random.Generator) -> Sequence[int]:
+        return range(groups - k, groups)
 
 
 @dataclass(frozen=True)
@@ -72,8 +69,9 @@ class InfillDrop(DropSchedule):
     the first group does.
     """
 
-    def first_dropped(self, groups: int, k: int, random: np.random.Generator) -> int:
-        return int(random.integers(1, max(1, groups - 1 - k) + 1))
+    def places(self, groups: int, k: int, random: np.random.Generator) -> Sequence[int]:
+        first = int(random.integers(1, max(1, groups - 1 - k) + 1))
+        return range(first, first + k)
 
 
 SCHEDULES = {"suffix": SuffixDrop, "infill": InfillDrop}
@@ -120,6 +118,8 @@ class LearnablePadding(nn.Module):
 
 class GaussianPadding(nn.Module):
     """Standard normal noise in the dropped places (the paper's table 6)."""
+
+    takes_noise = True  # training draws it, so that it is the same in a run that was resumed
 
     def __init__(self, channels: int):
         super().__init__()
@@ -173,7 +173,7 @@ class ConditionalPadding(nn.Module):
         return (terms.float() * rearrange(factors, "k j -> 1 j 1 k 1 1")).sum(1)
 
 
-PADDING_CLASSES = dict(zip(PADDINGS, (LearnablePadding, GaussianPadding, ConditionalPadding), strict=True))
+PADDING_CLASSES = {"learnable": LearnablePadding, "gaussian": GaussianPadding, "conditional": ConditionalPadding}
 
 
 def pad_dropped(

@@ -357,7 +357,7 @@ class StageTraining:
         shape = self.trainer.model.spec.latent_shape(*video.shape[2:])
         noise = normal_rows(config.seed, "posterior", self._draw, rows, shape).to(device)
         padding_noise = None
-        if config.padding == "gaussian" and dropped:
+        if getattr(self.trainer.model.padding, "takes_noise", False) and dropped:
             hidden = (shape[0], len(dropped), *shape[2:])
             padding_noise = normal_rows(config.seed, "padding", self._draw, rows, hidden).to(device)
         with autocast(device, self.dtype):

@@ -17,7 +17,7 @@ from pathlib import Path
 from runtime.command import NOT_IDENTITY, CommonFlags, flag, run_command
 from runtime.errors import InputError
 from runtime.stopping import orderly
-from tokenizer.config import PADDINGS
+from tokenizer.config import DROP_SCHEDULES, PADDINGS
 
 # Fields that do not change what is learnt, beyond the rounding of sums.
 _NOT_IDENTITY = NOT_IDENTITY | {
@@ -31,6 +31,9 @@ _NOT_IDENTITY = NOT_IDENTITY | {
     "compile",
     "workers",
 }
+
+# What earlier versions did, who had no such flags; their runs go on with these.
+_AS_BEFORE = {"ema_warmup": True}
 
 # In a run: the files that it was begun with.
 LISTING = "files.json"
@@ -94,7 +97,7 @@ class TrainConfig(CommonFlags):
     spatial_weight: float = flag(0.0, "weight of the squared error of differences between neighbouring pixels", low=0.0)
     max_drop_ratio: float = flag(1.0, "maximum dropping ratio of predictive reconstruction; 0: none", low=0.0, high=1.0)
     reverse: float = flag(0.5, "probability of playing a clip backwards in the video stage", low=0.0, high=1.0)
-    drop_schedule: str = flag("suffix", "which groups are dropped: the last, or inside", choices=("suffix", "infill"))
+    drop_schedule: str = flag("suffix", "which groups are dropped: the last, or inside", choices=DROP_SCHEDULES)
     padding: str = flag("learnable", "what replaces dropped latents", choices=PADDINGS)
     gan_weight: float = flag(0.05, "weight of the adversarial loss; 0: none", low=0.0)
     gan_start: int = flag(5000, "steps of the stages images and video before it begins", low=0)
@@ -159,8 +162,7 @@ def train(config: TrainConfig) -> Path:
     dtype = processes.resolve_dtype(config.dtype, world.device)
     model_config = network_size(config)
     identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
-    if config.ema_warmup:
-        del identity["ema_warmup"]  # as earlier versions did, who had no such flag
+    identity = {name: value for name, value in identity.items() if name not in _AS_BEFORE or value != _AS_BEFORE[name]}
     identity |= {"steps": plan[-1].stop, "dtype": str(dtype), "model": model_config.to_dict()}
     name = config.name or default_name(config.preset, config.data, identity)
     run_dir = Path(config.runs_dir) / name

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 
 from runtime.errors import InputError
 from videos.clip import ClipSpec
 
-FILE_DATASETS = (
-    "ucf101",
-    "realestate10k",
-    "kinetics400",
-    "davis",
-    "sintel",
-    "sintel_clean",
-    "badja",
-    "videos",
-    "images",
-)
+# Data sets of files: module and class (`videos.folders.ClipDataset`).
+FILE_DATASETS = {
+    "ucf101": "ucf101.UCF101",
+    "realestate10k": "realestate10k.RealEstate10K",
+    "kinetics400": "kinetics400.Kinetics400",
+    "davis": "davis.DAVIS",
+    "sintel": "sintel.Sintel",
+    "sintel_clean": "sintel.SintelClean",
+    "badja": "badja.BADJA",
+    "videos": "folders.VideoFolder",
+    "images": "images.ImageFolder",
+}
 SYNTHETIC = ("moving_shapes", "moving_shapes_textured", "moving_shapes_unpredictable")
 DATASETS = (*SYNTHETIC, "tapvid_davis", *FILE_DATASETS)
 # What is known of motion, by data set: flow, or tracks of points.
@@ -81,18 +83,6 @@ def left_out_words(dataset, root: str | None) -> str:
 
 def open_files(name: str, root: str, split: str, clip: ClipSpec, *, strict: bool = True, truth: bool = False):
     """Open a data set of files; unless `strict`, also one that is mostly unreadable, to see its `skipped`."""
-    from videos.badja import BADJA
-    from videos.davis import DAVIS
-    from videos.folders import VideoFolder
-    from videos.images import ImageFolder
-    from videos.kinetics400 import Kinetics400
-    from videos.realestate10k import RealEstate10K
-    from videos.sintel import Sintel, SintelClean
-    from videos.ucf101 import UCF101
-
-    kinds = {
-        kind.name: kind
-        for kind in (UCF101, RealEstate10K, Kinetics400, DAVIS, Sintel, SintelClean, BADJA, VideoFolder, ImageFolder)
-    }
+    module, kind = FILE_DATASETS[name].split(".")
     more = {"truth": True} if truth else {}
-    return kinds[name](root, split, clip, strict=strict, **more)
+    return getattr(importlib.import_module(f"videos.{module}"), kind)(root, split, clip, strict=strict, **more)

@@ -7,6 +7,8 @@ FEATURE_NETWORKS = ("shapes", "i3d", "i3d-rgb-imagenet", "c3d")
 # What a distance on these features may be called. Only I3D logits with TF-Hub's weights make an FVD.
 FRECHET_NAMES = {"shapes": "FD-shapes", "i3d": "FVD", "i3d-rgb-imagenet": "FD-i3d-rgb-imagenet"}
 KERNEL_NAMES = {"shapes": "KD-shapes", "i3d": "KVD", "i3d-rgb-imagenet": "KD-i3d-rgb-imagenet"}
+# Of `--features`: what a generator is judged by.
+FEATURE_CHOICES = ("auto", "shapes", "i3d")
 
 
 def load_features(name: str, path: str | None = None, device: str = "cpu"):

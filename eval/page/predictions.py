@@ -14,11 +14,12 @@ from eval.page.document import bullet_list, folded, page, quiet, results_table, 
 from eval.page.figures import curve
 from eval.page.found import predicted
 from eval.results.rows import Row
+from generator.sample import OPTIONS
 from tokenizer.strips import strip
 from videos import to_uint8
 
 ERROR = "error / repeat"
-_OF_SAMPLING = ("steps", "samples", "guidance_interval", "labels")  # of results of eval.fvd
+_OF_SAMPLING = ("steps", "samples", *OPTIONS)  # of results of eval.fvd
 STRIPS = 2  # clips of each tokenizer that are shown frame by frame
 
 

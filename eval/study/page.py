@@ -18,7 +18,7 @@ from eval.study.hypotheses import AGAINST, FOR, OPEN
 from eval.study.outcome import Numbers, Outcome, gathered, headline
 from eval.study.plan import Line
 from eval.study.seed_means import lost_differences, over_seeds
-from generator.sample import SampleConfig
+from generator.sample import SampleConfig, sampling_of
 from runtime.command import parse
 
 
@@ -103,9 +103,10 @@ def arms_clips(study: Study, plan: Plan, lines: Sequence[Line], clips: int) -> l
 
 def side_of(line: Line, judged: FVDConfig, clips: int) -> Side:
     """The row of an arm: the first of the clips that were judged."""
-    alike = ("runs_dir", "seed", "device", "dtype", "run", "step", "steps", "guidance_interval", "labels", "batch_size")
+    alike = ("runs_dir", "seed", "device", "dtype", "run", "step", "batch_size")
     sampling = SampleConfig(
         **{name: getattr(judged, name) for name in alike},
+        **sampling_of(judged),
         samples=min(clips, judged.samples),
         guidance_scale=judged.guidance_scales[0],
     )

@@ -12,8 +12,9 @@ import tokenizer
 from generator.loading import SHIPPED as GENERATORS
 from runtime.errors import InputError
 from tokenizer import PVVAE, PVVAEConfig
-from tokenizer.config import ARCHITECTURES, CNNConfig, TransformerConfig
+from tokenizer.config import ARCHITECTURES, DROP_SCHEDULES, PADDINGS, CNNConfig, TransformerConfig
 from tokenizer.layers import ResidualBlock
+from tokenizer.predictive import PADDING_CLASSES, SCHEDULES
 from tokenizer.presets import PRESETS
 from tokenizer.zoo import SHIPPED
 
@@ -32,6 +33,10 @@ def test_hashes_of_the_shipped_weights_never_change():
     assert (vae.encoder_hash, vae.decoder_hash) == ("0d8dfbc0534bbe88", "57ff1e96518acaff")
     recorded = (GENERATORS["moving-shapes"] / "state.json").read_text()
     assert f'"encoder_hash": "{vae.encoder_hash}"' in recorded and f'"decoder_hash": "{vae.decoder_hash}"' in recorded
+
+
+def test_drop_schedules_and_paddings_have_a_class_for_each_name():
+    assert tuple(SCHEDULES) == DROP_SCHEDULES and tuple(PADDING_CLASSES) == PADDINGS
 
 
 def test_a_config_written_before_there_were_two_architectures_is_read():

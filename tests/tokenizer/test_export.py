@@ -86,6 +86,8 @@ def test_the_card_tells_training_and_files(run, tmp_path):
     out = export_with(run, tmp_path / "out", license="cc-by-4.0")
     card, manifest = (out / "README.md").read_text(), json.loads((run / "manifest.json").read_text())
     assert card.startswith("---\nlicense: cc-by-4.0\n") and "\n# mine\n" in card
+    identity = manifest["identity"]
+    assert f"optimizer {identity['optimizer']}" in card and f"spatial_weight {identity['spatial_weight']}" in card
     assert f"| steps | {STEPS} of 400,000 in the paper |" in card and "not finished" not in card
     assert manifest["identity"]["data_fingerprint"] in card and manifest["git_commit"] in card
     for name in ("model.safetensors", "video/model.safetensors"):

@@ -22,6 +22,16 @@ from tokenizer.stages import Stage, StageTraining, bucket_batches, stage_plan
 from tokenizer.train import TrainConfig, preset_defaults, train
 from tokenizer.zoo import find_folder, load, run_and_step, video_folder
 
+# What runs have noted since the first of them.
+# fmt: off
+IDENTITY = {
+    "adaptive_gan", "batch_size", "clip_sizes", "data", "data_fingerprint", "discriminator_layers",
+    "drop_schedule", "dtype", "ema_decay", "frame_stride", "gan_start", "gan_weight", "gradient_clip",
+    "image_sizes", "images", "images_per_clip", "images_root", "init_from", "kl_weight", "learning_rate",
+    "lpips_weight", "max_drop_ratio", "model", "num_frames", "optimizer", "padding", "preset", "reverse",
+    "root", "seed", "size", "spatial_weight", "stage", "steps", "temporal_weight", "warmup", "weight_decay",
+}
+# fmt: on
 TINY = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_blocks=1, patch=4, norm="layer")
 
 
@@ -114,6 +124,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeyp
         ours, theirs = (load_file(run / "checkpoints" / "step_00000020" / file) for run in (whole, parts))
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert log_of(whole) == log_of(parts)
+    identity = json.loads((whole / "manifest.json").read_text())["identity"]
+    assert set(identity) == IDENTITY, "a new flag would refuse every older run: give _AS_BEFORE its value of before"
 
 
 def test_decoder_fine_tuning_leaves_the_encoder_alone_and_the_video_stage_is_kept(tmp_path):

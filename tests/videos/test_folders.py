@@ -6,8 +6,18 @@ from PIL import Image
 
 from runtime.errors import InputError
 from videos import ClipSpec, open_dataset
+from videos.datasets import FILE_DATASETS, open_files
+from videos.folders import ClipDataset
 
 CLIP = ClipSpec(17, 32)
+
+
+@pytest.mark.parametrize("name", FILE_DATASETS)
+def test_every_name_opens_the_class_that_calls_itself_so(name, monkeypatch):
+    opened = []
+    monkeypatch.setattr(ClipDataset, "__init__", lambda self, *_, **__: opened.append(self.name))
+    open_files(name, "", "all", CLIP)
+    assert opened == [name]
 
 
 def test_one_percent_unreadable_is_skipped_and_listed_and_more_stops(make_video, tmp_path):
