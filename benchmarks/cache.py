@@ -41,6 +41,8 @@ class CacheConfig(CommonFlags):
 
 def cache(config: CacheConfig) -> dict:
     """Write the file, measure, print a table, write JSON; the file is removed whatever happens."""
+    if not hasattr(os, "posix_fadvise"):
+        raise InputError("a file is dropped from memory by posix_fadvise, which this system does not have")
     from benchmarks.measuring import write_benchmark
     from latents_cache import open_latents
     from latents_cache.check import CheckConfig, check

@@ -21,7 +21,7 @@ import numpy as np
 from latents_cache.heap import check_heaps, lies_within
 from runtime.errors import InputError
 from runtime.faults import reach
-from runtime.files import disk_errors, sync
+from runtime.files import disk_errors, flock, flush, sync
 
 # What h5py raises on damaged bytes.
 DAMAGE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError)
@@ -90,7 +90,7 @@ class RowFile:
         except OSError as error:
             raise InputError(f"cannot write to {self.path.parent}: {error.strerror}") from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, self._lock_path)
             if not (self._lock_path.exists() and os.path.samestat(os.fstat(lock.fileno()), self._lock_path.stat())):
                 lock.close()  # its last holder took it away between our opening and locking it
                 return self._take_lock(launch)
@@ -100,11 +100,14 @@ class RowFile:
                 lock.flush()
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return lock
-        except OSError:
+        except BlockingIOError:
             lock.seek(0)
             if launch is not None and lock.read() == launch:
                 fcntl.flock(lock, fcntl.LOCK_SH)
                 return lock
+        except InputError:
+            lock.close()
+            raise
         lock.close()
         raise Taken(f"{self.partial} is being written by another process; wait for it, or write to another name")
 
@@ -122,19 +125,19 @@ class RowFile:
         try:
             descriptor = os.open(draft, os.O_RDWR | os.O_CREAT, 0o666)
             # Of a full disk HDF5 complains at length, also long after it was told: it must find room.
-            os.posix_fallocate(descriptor, 0, HEADER_BYTES + len(str(self._attributes)))
+            _allocate(descriptor, HEADER_BYTES + len(str(self._attributes)))
             aligned = {"alignment_threshold": PAGE, "alignment_interval": PAGE}
             with disk_errors(self.path), h5py.File(draft, "w", libver="earliest", **aligned) as file:
                 for name, value in self._attributes.items():
                     file.attrs[name] = value
                 offsets = {name: _contiguous(file, name, *kind) for name, kind in self._datasets(types).items()}
             # Truly allocated: a full disk is an error now, not a crash in the middle of the work.
-            os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
+            _allocate(descriptor, os.fstat(descriptor).st_size)
             for name, values in self._whole.items():
                 _write_all(descriptor, values.tobytes(), offsets[name])
             if fill is not None:
                 fill(descriptor, offsets)
-            os.fsync(descriptor)
+            flush(descriptor)
             self._reach("draft")
             os.replace(draft, self.partial)
             sync(self.path.parent)
@@ -190,7 +193,7 @@ class RowFile:
         Taking the lock also makes them forget what they believed.
         """
         if self._launch is not None and self._descriptor >= 0:
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            flock(self._descriptor, fcntl.LOCK_SH, self.partial)
 
     def _keep_rows(self, kept: np.ndarray) -> None:
         """Lay the file out anew with these rows alone, in this order."""
@@ -251,7 +254,7 @@ class RowFile:
         """Make the rows written so far durable, then mark them done."""
         if not self._unmarked or self._descriptor < 0:
             return
-        os.fsync(self._descriptor)
+        flush(self._descriptor)
         self._reach("synced")
         self._mark(self._unmarked, DONE)
         self._unmarked.clear()
@@ -275,7 +278,7 @@ class RowFile:
             self._keep_rows(kept)
         for name, values in self._complete().items():
             _write_all(self._descriptor, values.tobytes(), self._offsets[name])
-        os.fsync(self._descriptor)
+        flush(self._descriptor)
         self._reach("whole")
         os.replace(self.partial, self.path)
         sync(self.path.parent)
@@ -340,6 +343,17 @@ def _contiguous(file: h5py.File, name: str, dtype: np.dtype, shape: tuple[int, .
     return h5py.h5d.create(file.id, name.encode(), kind, space, properties).get_offset()
 
 
+def _allocate(descriptor: int, size: int) -> None:
+    """Give a file its room on the disk; where the system cannot (macOS), by writing all of it."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    for start in range(0, size, CHUNK):
+        length = min(CHUNK, size - start)
+        there = os.pread(descriptor, length, start)
+        _write_all(descriptor, there + bytes(length - len(there)), start)
+
+
 def _write_all(descriptor: int, data: bytes, offset: int) -> None:
     """`pwrite`, until everything is written."""
     while data:
@@ -352,7 +366,7 @@ def _copy(source: int, target: int, start: int, to: int, length: int) -> None:
     while length:
         try:
             copied = os.copy_file_range(source, target, min(length, CHUNK), start, to)
-        except OSError:
+        except (OSError, AttributeError):  # macOS has none
             copied = 0
         if not copied:
             data = os.pread(source, min(length, CHUNK), start)

@@ -1,7 +1,12 @@
 """What any command of this project needs: command line, run directory, checkpoints, EMA, schedules, seeds, logging."""
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Collection, Mapping
+
+if os.name != "posix":
+    sys.exit("error: this needs Linux or macOS; on Windows use WSL 2, with files on its own disk")
 
 
 def lazily(

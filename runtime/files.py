@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from runtime.errors import InputError
 from runtime.faults import reach
@@ -128,10 +130,36 @@ def _machine_fault(error: BaseException | None) -> int | None:
     return None
 
 
+def flock(file: IO | int, how: int, path: str | Path) -> None:
+    """`fcntl.flock`.
+
+    Raises:
+        BlockingIOError: If another process holds the lock, and `how` says not to wait.
+        InputError: If the file system of `path` has no locks, so that two processes could begin the same.
+    """
+    try:
+        fcntl.flock(file, how)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be locked: {error.strerror}; use a folder on a file system with locks"
+        ) from error
+
+
+def flush(descriptor: int) -> None:
+    """What was written to the disk itself; fsync of macOS leaves it in the drive's memory."""
+    if hasattr(fcntl, "F_FULLFSYNC"):
+        with suppress(OSError):  # some network disks
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
 def sync(path: str | Path) -> None:
     """Make a file's contents, or the names in a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        flush(descriptor)
     finally:
         os.close(descriptor)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.files import append_to, open_end, replacing
+from runtime.files import append_to, flush, open_end, replacing
 from runtime.records import as_line, read_lines
 
 FRAMES_A_SECOND = 8  # of pictures that play
@@ -65,7 +65,7 @@ class MetricsLog:
     def sync(self) -> None:
         """Bring what was written to the disk, as before a checkpoint, which is: else a power cut may leave a checkpoint
         of steps that the log has no lines of."""
-        os.fsync(self._end)
+        flush(self._end)
 
     def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Show the pictures of one step in TensorBoard, where it is installed; metrics.jsonl holds numbers alone.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,8 @@ def peak_memory_gib(device: torch.device) -> float:
     """Largest memory so far: allocated on the GPU, resident on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes that ru_maxrss counts in
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def extra_memory_gib(work: Callable[[], object], device: torch.device) -> float | None:

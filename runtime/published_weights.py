@@ -121,7 +121,10 @@ def published_file(name: str) -> PublishedFile:
 
 def cache_folder() -> Path:
     """Where downloads go: `~/.cache/pvvae`, or below `$XDG_CACHE_HOME`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pvvae"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pvvae"
+    except RuntimeError as error:
+        raise InputError("this user has no home folder; set XDG_CACHE_HOME to a folder for the cache") from error
 
 
 def locate(name: str) -> Path | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from runtime.errors import InputError
 
-CGROUP = Path("/sys/fs/cgroup")  # where a container's limits are
+CGROUP = Path("/sys/fs/cgroup")  # where the limits of containers and jobs are
+OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def readable(size: float) -> str:
@@ -45,17 +46,37 @@ def free_main_memory() -> int | None:
             free = next(int(line.split()[1]) * 1024 for line in info if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return None
-    # In a container the limit may be lower than what the machine has.
-    limit, used = (_number(CGROUP / f"memory.{name}") for name in ("max", "current"))
-    return free if limit is None or used is None else min(free, limit - used + _cached())
+    # In a container, or a job of a batch system, the limit may be lower than what the machine has.
+    for group in _groups():
+        for limits in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):  # v2, v1
+            limit, used = (_number(group / name) for name in limits)
+            if limit is not None and used is not None:
+                free = min(free, limit - used + _cached(group))
+    return free
 
 
-def _cached() -> int:
-    """Of what a container uses, the files that are kept in memory until something needs it."""
+def _groups() -> list[Path]:
+    """Folders of the control groups that this process is in: its own, and those around it."""
+    found = {CGROUP, CGROUP / "memory"}
     try:
-        lines = (CGROUP / "memory.stat").read_text().splitlines()
-        return sum(int(size) for name, size in map(str.split, lines) if name in ("inactive_file", "active_file"))
-    except (OSError, ValueError):
+        lines = OWN_GROUPS.read_text().splitlines()
+    except OSError:
+        lines = []
+    for _, kinds, path in (line.split(":", 2) for line in lines):
+        if not kinds or "memory" in kinds.split(","):
+            base = CGROUP / "memory" if kinds else CGROUP
+            own = base / path.lstrip("/")
+            found |= {group for group in (own, *own.parents) if group.is_relative_to(base)}
+    return sorted(found)
+
+
+def _cached(group: Path) -> int:
+    """Of what a group uses, the files that are kept in memory until something needs it."""
+    try:
+        sizes = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        which = "total_" if "total_active_file" in sizes else ""  # v1, whose other numbers leave the groups below out
+        return sum(int(sizes[f"{which}{kind}_file"]) for kind in ("inactive", "active"))
+    except (OSError, ValueError, KeyError):
         return 0
 
 

@@ -13,17 +13,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from runtime.errors import InputError
+from runtime.files import flock
 from runtime.output import check_name
 from runtime.records import append_line, check_fields, plain, read_json, write_json
 from runtime.stopping import Stopped
 
-PACKAGES = ("torch", "torchvision", "numpy", "timm", "torchdiffeq", "lpips", "decord", "h5py", "einops", "safetensors")
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "timm", "torchdiffeq", "lpips", "decord", "av", "h5py", "einops",
+            "safetensors")  # fmt: skip
 
 
 def now() -> str:
@@ -52,11 +54,14 @@ def versions() -> dict[str, str]:
 def machine() -> dict[str, str | int]:
     """The processor and what this process may use of it."""
     model = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as info:
-            model = next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), model)
-    except OSError:
-        pass
+    with suppress(OSError), open("/proc/cpuinfo") as info:
+        known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in info)}
+        arm = [f"{name} {known[name]}" for name in ("CPU implementer", "CPU part") if name in known]
+        model = known.get("model name") or " ".join([model, *arm])
+    if sys.platform == "darwin":
+        with suppress(OSError):
+            words = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            model = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or model
     # macOS knows no affinity.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {"system": platform.platform(), "processor": model, "cores": cores}
@@ -175,12 +180,15 @@ class Run:
         except OSError as error:
             raise InputError(f"cannot write to {directory}: {error.strerror}") from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, lock.name)
+        except BlockingIOError as error:
             lock.close()
             raise InputError(
                 f"{directory} is being written by another process; wait for it or give another --name"
             ) from error
+        except InputError:
+            lock.close()
+            raise
         values = plain(asdict(config)) | (extra_config or {})
         if not (directory / "config.json").is_file() or read_json(directory / "config.json") != values:
             write_json(directory / "config.json", values)  # what may differ from before, such as more steps, is current

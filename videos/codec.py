@@ -132,12 +132,15 @@ def check_picture(path: Path, height: int, width: int) -> None:
 
 
 def _decord(path: Path):
-    """A decord reader, or None when decord refuses the file (it does so for sound fragmented mp4 files, too).
+    """A decord reader; None where there is no decord (it has no wheels for Arm and macOS), or when it refuses the file
+    (it does so for sound fragmented mp4 files, too).
 
     One thread a reader, so that many files can be read side by side.
     """
-    import decord
-
+    try:
+        import decord
+    except ImportError:
+        return None
     decord.logging.set_level(decord.logging.QUIET)
     try:
         return decord.VideoReader(str(path.absolute()), num_threads=1)

@@ -20,6 +20,7 @@ from typing import IO
 
 from runtime.command import CommonFlags, flag
 from runtime.errors import InputError
+from runtime.files import flock
 from runtime.records import check_fields, read_json, write_json
 from runtime.run import now
 
@@ -177,13 +178,9 @@ class Plan:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
             except BlockingIOError:
                 yield None
-            except OSError as error:
-                raise InputError(
-                    f"{path} cannot be locked: {error.strerror}; is --runs-dir on a file system with locks?"
-                ) from error
             else:
                 yield lock
 

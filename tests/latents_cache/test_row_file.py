@@ -1,12 +1,13 @@
 """The crash-safe file of rows, apart from what is in them."""
 
+import errno
 import os
 
 import h5py
 import numpy as np
 import pytest
 
-from latents_cache.row_file import RowFile, header
+from latents_cache.row_file import RowFile, Taken, header
 from runtime.errors import InputError
 
 
@@ -97,6 +98,31 @@ def test_without_room_for_header_or_rows_it_is_refused_and_nothing_stays(tmp_pat
     with Numbers(tmp_path / "a.h5") as file, pytest.raises(InputError, match=r"no room for 4 rows of values \[3\]"):
         file.write(0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_system_without_the_calls_of_linux_writes_the_same_bytes(tmp_path, monkeypatch):
+    """As macOS, also where rows that are left out are copied away."""
+
+    def written(name: str) -> bytes:
+        with Numbers(tmp_path / name) as file:
+            for row in (0, 2, 3):
+                file.write(row)
+            file.leave_out(1)
+            file.finish()
+        return (tmp_path / name).read_bytes()
+
+    expected = written("a.h5")
+    monkeypatch.delattr("os.posix_fallocate")
+    monkeypatch.delattr("os.copy_file_range")
+    assert written("b.h5") == expected
+    assert (tmp_path / "b.h5").stat().st_blocks * 512 >= len(expected)
+
+
+def test_a_file_system_without_locks_is_refused_and_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available")))
+    with pytest.raises(InputError, match="cannot be locked: No locks available") as refused, Numbers(tmp_path / "a.h5"):
+        pass
+    assert not isinstance(refused.value, Taken)
 
 
 def test_what_is_closed_is_flushed_no_more(tmp_path):

@@ -75,3 +75,27 @@ def test_files_that_a_container_keeps_in_memory_are_free_memory(tmp_path, monkey
     assert resources.free_main_memory() == 2**12 + cached
     (tmp_path / "memory.max").write_text("max\n")
     assert resources.free_main_memory() > limit
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "names", "cached"),
+    [
+        ("0::/job/step", "job", ("memory.max", "memory.current"), ""),
+        ("0::/job/step", "job/step", ("memory.max", "memory.current"), ""),
+        ("4:cpu,memory:/job", "memory/job", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_"),
+        ("4:cpu,memory:/elsewhere", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_"),
+    ],
+)
+def test_the_limit_of_a_job_holds_wherever_it_stands(line, folder, names, cached, tmp_path, monkeypatch):
+    """Of batch systems and containers, in control groups of both versions."""
+    (tmp_path / "own").write_text(f"{line}\n")
+    monkeypatch.setattr(resources, "CGROUP", tmp_path)
+    monkeypatch.setattr(resources, "OWN_GROUPS", tmp_path / "own")
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    for name, size in zip(names, (2**20, 2**19), strict=True):
+        (tmp_path / folder / name).write_text(f"{size}\n")
+    sizes = {"inactive_file": 2, "active_file": 3} | (
+        {"total_inactive_file": 20, "total_active_file": 30} if cached else {}
+    )
+    (tmp_path / folder / "memory.stat").write_text("\n".join(f"{name} {size}" for name, size in sizes.items()))
+    assert resources.free_main_memory() == 2**19 + (50 if cached else 5)

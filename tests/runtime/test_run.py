@@ -56,6 +56,12 @@ def test_a_second_live_launch_is_refused(tmp_path):
         pass
 
 
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(38, "Function not implemented")))
+    with pytest.raises(InputError, match="cannot be locked: Function not implemented"):
+        open_run(tmp_path)
+
+
 def test_a_launch_of_another_process_is_refused_while_this_one_lives(tmp_path):
     code = (
         "import sys; from runtime.errors import InputError; from runtime.run import Run\n"

@@ -6,6 +6,9 @@ import math
 import os
 import random
 import socket
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -276,13 +279,42 @@ def test_the_log_is_cut_back_to_the_checkpoint_on_resume(tmp_path):
 
 def test_a_log_is_brought_to_the_disk(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
     log = MetricsLog(tmp_path)
     log.write(1, {"loss": 0.5})
-    assert not any("metrics" in name for name in synced)
+    file = (tmp_path / "metrics.jsonl").stat().st_ino
+    assert file not in synced
     log.sync()
-    assert synced[-1] == str(tmp_path / "metrics.jsonl")
+    assert synced[-1] == file
     log.close()
+
+
+def test_where_fsync_ends_at_the_drives_memory_the_disk_itself_is_asked(tmp_path, monkeypatch):
+    """As of macOS, whose own call other systems do not have."""
+    asked = []
+    monkeypatch.setattr("fcntl.F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr("fcntl.fcntl", lambda file, call: asked.append((os.fstat(file).st_ino, call)))
+    with replacing(tmp_path / "a", "results") as partial:
+        partial.write_text("whole")
+    assert asked == [((tmp_path / "a").stat().st_ino, 51), (tmp_path.stat().st_ino, 51)]
+
+
+@pytest.mark.parametrize(("system", "unit"), [("darwin", 1), ("linux", 1024)])
+def test_the_peak_of_memory_is_in_gibibytes_whatever_the_system_counts_in(system, unit, monkeypatch):
+    monkeypatch.setattr("sys.platform", system)
+    monkeypatch.setattr("resource.getrusage", lambda who: SimpleNamespace(ru_maxrss=2**30 // unit))
+    assert measuring.peak_memory_gib(torch.device("cpu")) == 1.0
+
+
+def test_windows_is_refused_in_one_line():
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; os.name = 'nt'; import runtime"], check=False, capture_output=True, text=True
+    )
+    assert (
+        done.returncode == 1
+        and done.stderr.startswith("error: this needs Linux or macOS")
+        and "Trace" not in done.stderr
+    )
 
 
 def test_pictures_go_to_tensorboard_as_stills_or_playing_and_not_into_the_numbers(tmp_path):

@@ -1,16 +1,19 @@
 import subprocess
 import sys
+import tomllib
 from contextlib import contextmanager
 from pathlib import Path
 
 import av
-import decord
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 from runtime.errors import InputError
 from videos import read_video, write_video
 from videos.codec import check_video, count_frames, frame_rate, iterate_video
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 def read_with_av(path: Path) -> np.ndarray:
@@ -204,8 +207,25 @@ def test_what_is_no_list_of_frames_is_refused(make_video, frames):
         read_video(make_video("clip.mp4"), frames)
 
 
-def test_frames_are_those_of_numpy_whatever_the_caller_wants_decord_to_return(make_video):
+def test_without_decord_everything_is_read_with_av(make_video, monkeypatch, which_frames):
+    """As on Arm and macOS, for which there are no wheels of it."""
+    monkeypatch.setitem(sys.modules, "decord", None)
     path = make_video("clip.mp4")
+    assert count_frames(path) == 20 and which_frames(read_video(path, [9, 4])) == [9, 4]
+
+
+@pytest.mark.parametrize(
+    ("system", "processor", "wanted"),
+    [("linux", "x86_64", True), ("linux", "aarch64", False), ("darwin", "arm64", False), ("darwin", "x86_64", False)],
+)
+def test_decord_is_asked_for_where_it_has_wheels(system, processor, wanted):
+    requirements = map(Requirement, tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"])
+    (marker,) = (each.marker for each in requirements if each.name == "decord")
+    assert marker.evaluate({"sys_platform": system, "platform_machine": processor}) is wanted
+
+
+def test_frames_are_those_of_numpy_whatever_the_caller_wants_decord_to_return(make_video):
+    decord, path = pytest.importorskip("decord"), make_video("clip.mp4")
     before = read_video(path)
     decord.bridge.set_bridge("torch")
     try:
