@@ -100,7 +100,7 @@ class RowFile:
                 lock.flush()
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return lock
-        except BlockingIOError:
+        except OSError:  # locked, or taken away while it was looked at
             lock.seek(0)
             if launch is not None and lock.read() == launch:
                 fcntl.flock(lock, fcntl.LOCK_SH)
