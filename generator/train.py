@@ -316,17 +316,14 @@ def classes_seen(labels, num_classes: int) -> dict[str, list[int]]:
 
 def run_identity(config: TrainConfig, dtype, facts: dict, model_config) -> dict:
     """Everything that changes what is learnt; a run is resumed only by the same."""
+    from runtime.run import departing
+
     identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
     if config.schedule != "constant":
         identity["steps"] = config.steps
     known = {name: facts.get(name) for name in ("rows", "shape", "mean", "std", "encoder_hash", "data")}
     identity |= {"dtype": str(dtype), "latents": known}
-    model = asdict(model_config)
-    for values in (identity, model):
-        for name, before in _AS_BEFORE.items():
-            if values.get(name) == before:
-                del values[name]
-    return identity | {"model": model}
+    return departing(identity, _AS_BEFORE) | {"model": departing(asdict(model_config), _AS_BEFORE)}
 
 
 if __name__ == "__main__":

@@ -344,12 +344,13 @@ def _check(name: str, value: object, metadata: typing.Mapping) -> None:
 def help_text(config_class: type, example: str = "", implied: typing.Mapping[str, object] | None = None) -> str:
     """Every flag with its meaning and its default, or the one that is `implied` by others."""
     hints = typing.get_type_hints(config_class)
+    implied = implied or {}
     lines = [f"Example: {example}", ""] if example else []
     if implied:
         lines += ["Defaults follow from the flags beside --help: `--preset NAME --help` shows those of a preset.", ""]
     common = {f.name for f in dataclasses.fields(CommonFlags)}
     for f in sorted(dataclasses.fields(config_class), key=lambda f: f.name in common):
-        value = implied.get(f.name, f.default) if implied else f.default
+        value = implied.get(f.name, f.default)
         default = "needed" if value is MISSING else f"default: {_as_typed(value)}"
         choices = f.metadata.get("choices")
         kind = "|".join(map(str, choices)) if choices else _expected(hints[f.name], short=True)

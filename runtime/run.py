@@ -12,10 +12,11 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from runtime.errors import InputError
@@ -67,8 +68,10 @@ def machine() -> dict[str, str | int]:
     return {"system": platform.platform(), "processor": model, "cores": cores}
 
 
+@cache
 def git_commit() -> str:
-    """The commit of the code, with "+changes" when files differ from it; "unknown" outside a checkout."""
+    """The commit of the code, with "+changes" when files differ from it, as it was when this process first asked;
+    "unknown" outside a checkout."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -98,6 +101,11 @@ def default_name(preset: str, data: str, identity: dict) -> str:
     """`<preset>-<data>-<8 hex digits of the flags that change results>`."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:8]
     return f"{preset}-{Path(data).stem}-{digest}"
+
+
+def departing(values: Mapping, before: Mapping) -> dict:
+    """Those of the values that are not as in `before`: what earlier versions did, who had no such flags."""
+    return {name: value for name, value in values.items() if name not in before or value != before[name]}
 
 
 # What `Run` itself reads back; the rest is checked by whoever uses it.

@@ -148,7 +148,7 @@ def train(config: TrainConfig) -> Path:
     from runtime import processes, seeds
     from runtime.checkpoint import list_checkpoints, prune
     from runtime.log import MetricsLog, Progress
-    from runtime.run import Run, default_name
+    from runtime.run import Run, default_name, departing
     from runtime.trainer import require_training
     from tokenizer.losses import mixed_precision_lpips
     from tokenizer.presets import PRESETS
@@ -162,7 +162,7 @@ def train(config: TrainConfig) -> Path:
     dtype = processes.resolve_dtype(config.dtype, world.device)
     model_config = network_size(config)
     identity = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _NOT_IDENTITY}
-    identity = {name: value for name, value in identity.items() if name not in _AS_BEFORE or value != _AS_BEFORE[name]}
+    identity = departing(identity, _AS_BEFORE)
     identity |= {"steps": plan[-1].stop, "dtype": str(dtype), "model": model_config.to_dict()}
     name = config.name or default_name(config.preset, config.data, identity)
     run_dir = Path(config.runs_dir) / name

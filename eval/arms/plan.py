@@ -157,7 +157,8 @@ class Plan:
         """Whether some process, which may be this one, is at work on a stage."""
         try:
             with open(self._lock(stage.name)) as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that ask do not take each other for one
+                # Shared: two that ask do not take each other for one that works.
+                flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB, lock.name)
         except FileNotFoundError:
             return False
         except BlockingIOError:
