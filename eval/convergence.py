@@ -108,16 +108,29 @@ def faster_than(curve: Sequence[dict], rival: Sequence[dict]) -> Faster:
     return Faster(found, percent("high", "low"), percent("low", "high"), at_least)
 
 
-def lead(curve: Sequence[dict], rival: Sequence[dict]) -> float | None:
-    """By how many percent of training one curve is ahead of another: where it ends at least as low, how much faster it
-    is at the other's final value; else, less how much faster the other is at its own. None where one is not above 0.
+@dataclass(frozen=True)
+class Lead:
+    """How far one curve is ahead of another. Of the two changed about, each number is the other's with its sign changed.
 
-    So `lead(a, b) == -lead(b, a)`. Of two curves that fall and rise by chance each may reach the other's final value.
+    Attributes:
+        percent: Of training. Where it ends at least as low, how much faster it is at the other's final value; else, less
+            how much faster the other is at its own: of two curves that fall and rise by chance each may reach the
+            other's final value. None where one is not above 0.
+        end: Logarithm of its final value over the other's: below 0 where it ends lower. None likewise.
     """
-    if curve[-1]["value"] <= rival[-1]["value"]:
-        return faster_than(curve, rival).percent
+
+    percent: float | None
+    end: float | None
+
+
+def lead(curve: Sequence[dict], rival: Sequence[dict]) -> Lead:
+    """How far one curve is ahead of another; points as `faster_than` takes them."""
+    last, other = curve[-1]["value"], rival[-1]["value"]
+    end = math.log(last) - math.log(other) if min(last, other) > 0 else None
+    if last <= other:
+        return Lead(faster_than(curve, rival).percent, end)
     behind = faster_than(rival, curve).percent
-    return None if behind is None else -behind
+    return Lead(None if behind is None else -behind, end)
 
 
 def _end(point: dict, end: str) -> float:
@@ -199,7 +212,7 @@ def measure_run(run: str, steps: Sequence[int], config: ConvergenceConfig) -> tu
         }
         rows += floor + untrained[""] + untrained[TO_RECONSTRUCTIONS]
     words = differences(network.name, len(targets[""].features), judge)
-    too_few = no_infinity(noise, targets[""])
+    too_few = no_infinity(noise.features, targets[""].features)
     weights = weights_of(judge.facts, config.tokenizer, config.weights) if config.tokenizer else config.weights
     facts = {
         "run": str(run),

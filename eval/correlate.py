@@ -2,8 +2,8 @@
 
 Cheap numbers are those of `eval.card`, `eval.latents`, `eval.prediction` and `eval.reconstruction`, gFVD is that of
 `eval.fvd`; a tokenizer is known by the hashes of its encoder and decoder. Of a generator the latest checkpoint counts,
-of several generators of one tokenizer the mean. Distances of other data, counts of clips, features or sampling are
-never put together. The word "published" adds the eight tokenizers of PV-VAE's tables 1 and 2.
+of several generators of one tokenizer the mean. Numbers of other data or counts of clips, and distances of other
+features or sampling, are never put together: they are biased differently. The word "published" adds the eight tokenizers of PV-VAE's tables 1 and 2.
 
 Spearman's rank correlation needs many tokenizers: with n below 4 there is no interval, and with 8 a wide one.
 """
@@ -68,10 +68,14 @@ def correlate(config: CorrelateConfig) -> list:
             "generated clips, and two at least must have both, measured alike"
         )
     print(table(rows))
+    if len(rows) > 1:
+        words = f"about {0.05 * len(rows):.1g} of them would be among 5 % of all orders by chance alone"
+        print(f"  {len(rows)} numbers were tried: {words}")
     for setting, values in found.items():
         for key, value in values.items():
-            known = tokenizers[key]
-            print(f"  {known.name}: {target} {value:.4g}, of {len(known.targets[target, setting])} generators")
+            known, steps = tokenizers[key], [step for step, _ in tokenizers[key].targets[target, setting].values()]
+            trained = f", after {' and '.join(map(str, sorted(set(steps))))} steps" if any(steps) else ""
+            print(f"  {known.name}: {target} {value:.4g}, of {len(steps)} generators{trained}")
         words = f"{len(values)} tokenizers have {target} ({setting})"
         print(f"{words}; a rank correlation of so few says little, see the intervals")
     if config.out:
@@ -105,8 +109,11 @@ def known_tokenizers(results: Sequence[str]) -> dict[str, Known]:
         known = found.setdefault(" ".join(hashes), Known())
         if facts["kind"] in CHEAP:
             known.name = str(facts.get("label") or facts.get("tokenizer") or known.name)
-            where = ", ".join(str(facts[name]) for name in ("data", "split", "size", "num_frames") if name in facts)
-            known.cheap |= {(row.metric, row.subject, where): row.value for row in rows if row.value is not None}
+            known.cheap |= {
+                (row.metric, row.subject, clips_of(facts, row.subject)): row.value
+                for row in rows
+                if row.value is not None
+            }
         elif facts["kind"] == "fvd":
             known.name = known.name or str(facts.get("run", ""))
             check_fields(facts, _SETTING | {"step": int}, path, needed=False)
@@ -118,6 +125,14 @@ def known_tokenizers(results: Sequence[str]) -> dict[str, Known]:
                 if step >= of_runs.get(run, (0, 0.0))[0]:
                     of_runs[run] = step, row.value
     return found
+
+
+def clips_of(facts: dict, subject: str) -> str:
+    """What cheap numbers must share to be put together, in words: clips, and of predictions how many frames were seen."""
+    parts = [str(facts[name]) for name in ("data", "split", "size", "num_frames") if name in facts]
+    named = [("frame_stride", "stride {}"), ("samples", "{} clips")]
+    named += [] if subject == "reconstructed" else [("observed_frames", "{} frames observed")]
+    return ", ".join([*parts, *(words.format(facts[name]) for name, words in named if facts.get(name) is not None)])
 
 
 def setting_of(facts: dict) -> str:

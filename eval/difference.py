@@ -5,9 +5,9 @@ Two generators by the same seeds, or two tokenizers on the same clips, from the 
 same clips leave both sides at once, so what the two have in common cancels, and the interval of the difference is often
 many times narrower than theirs suggest.
 
-The bias of a Fréchet distance at finitely many clips differs between two generators, and can be larger than what they
-differ by. So its verdict follows from the distances extrapolated to infinitely many clips, and where clips are too few
-for that, there is none.
+The bias of a Fréchet distance at finitely many clips differs between two generators, or tokenizers, and can be larger
+than what they differ by. So its verdict follows from the distances extrapolated to infinitely many clips, and where
+clips are too few for that, there is none.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def compared(row, other, folders: tuple[Path, Path]) -> list:
         folders: Those of the two results files, which kept files are relative to.
     """
     from eval.features.store import load_feature_set
-    from eval.quantities import AT_INFINITY, TO_RECONSTRUCTIONS, difference_of, no_infinity, number_named
+    from eval.quantities import difference_at_infinity, difference_of, number_named
     from eval.results.rows import row_from
 
     number = number_named(row.metric, row.subject)
@@ -197,12 +197,10 @@ def compared(row, other, folders: tuple[Path, Path]) -> list:
             return []
     found = difference_of(number, sets_a, sets_b)
     words = verdict(number.better, found)
-    if number.is_frechet and (too_few := no_infinity(*sets_a)):
-        words = f"no verdict: {too_few}"
-    elif number.is_frechet:
-        plain, to, _ = row.metric.partition(TO_RECONSTRUCTIONS)
-        beyond = difference_of(number_named(plain + AT_INFINITY + to), sets_a, sets_b)
-        words = f"at infinity, {verdict(number.better, beyond)}"
+    if number.is_frechet:
+        beyond = difference_at_infinity(number, sets_a, sets_b)
+        is_none = isinstance(beyond, str)
+        words = f"no verdict: {beyond}" if is_none else f"at infinity, {verdict(number.better, beyond)}"
     subject = f"{row.subject}, a - b"
     return [
         *sides_of(row, other),

@@ -155,9 +155,12 @@ def judge_generator(judge, config: FVDConfig) -> tuple[list, dict]:
         for suffix, target in targets.items():
             rows += distance_rows(found, target, subject, note=note, suffix=suffix, infinity=True)
         rows += scores(seen, subject, note) + judge_rows(found, subject)
-    notes = [words for words in [no_infinity(found, reference)] if words]
+    notes = [words for words in [no_infinity(found.features, reference.features)] if words]
     if config.controls:
         others = real(judge.other_items, *CONTROLS)
+        if (count := len(others["real"]["features"].features)) < len(found.features):
+            words = "fewer have a larger distance by bias alone"
+            notes.append(f"controls of real clips are {count}, generated clips {len(found.features)}: {words}")
         for subject in ("real", "reconstructed", "frozen", "shuffled"):
             found = others[subject]["features"]
             rows += distance_rows(found, reference, subject, infinity=subject == "real")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import numpy as np
+from scipy.stats import binomtest
 
 from eval.analysis.quantities import SUBJECT as LATENTS
 from eval.analysis.quantities import latent_number
@@ -37,6 +38,8 @@ TO_RECONSTRUCTIONS = " to reconstructions"
 AT_INFINITY = " at infinity"
 # Ends the method of an interval whose blocks hold equal shares of every class; until they did, "class-stratified".
 STRATIFIED_BY = "class-stratified in equal shares"
+# Of fewer clips of one kind the jackknife of a share sees next to nothing: of none its interval has no width.
+FEW = 5
 # What the judge of synthetic clips is asked to see.
 ASPECTS: dict[str, Callable] = {
     "shape": lambda classes: classes // len(MOTIONS),
@@ -64,6 +67,7 @@ class Number:
         metric: Those arrays -> float.
         paired: Whether row i of two arrays is the same clip.
         share: Whether it lies in [0, 1], which the jackknife does not know.
+        hits: Whether it is the share of clips of which something is true, 1, and not false, 0.
         protocol: Whose settings it follows.
     """
 
@@ -73,12 +77,13 @@ class Number:
     metric: Callable[..., float]
     paired: bool = False
     share: bool = False
+    hits: bool = False
     protocol: Protocol = PAPER
 
     @property
     def is_frechet(self) -> bool:
         """Whether it is the plain Fréchet distance, which has a bias that can be extrapolated away."""
-        return self.metric is frechet_distance and not self.paired
+        return self.metric is frechet_distance
 
     @property
     def is_extrapolated(self) -> bool:
@@ -109,7 +114,7 @@ def number_named(metric: str, subject: str = "", protocol: Protocol = PAPER) -> 
             (probabilities,) = _probabilities(*kept)
             return ((aspect(probabilities.argmax(1)) == aspect(kept[0].labels)).astype(float),)
 
-        return Number(name=metric, better="higher", arrays=hits, metric=np.mean, share=True)
+        return Number(name=metric, better="higher", arrays=hits, metric=np.mean, share=True, hits=True)
     if subject == LATENTS and (of_latents := latent_number(metric)):
         found = {field.name: getattr(of_latents, field.name) for field in fields(of_latents)}
         return Number(**found | {"arrays": lambda *kept: of_latents.arrays(*_sets(kept, 1))})
@@ -198,6 +203,10 @@ def estimate_of(number: Number, sets: Sequence[FeatureSet]) -> Estimate:
         found = replace(found, method=f"{found.method}, {STRATIFIED_BY}")
     if number.share:
         found = replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+    if number.hits and min(hits := int(arrays[0].sum()), found.n - hits) < FEW:
+        ends = binomtest(hits, found.n).proportion_ci(method="wilson")
+        found = replace(found, low=min(found.low, ends.low), high=max(found.high, ends.high))
+        found = replace(found, method=f"{found.method}, at least Wilson's")
     return found
 
 
@@ -211,9 +220,16 @@ def difference_of(number: Number, a: Sequence[FeatureSet], b: Sequence[FeatureSe
     return compare_paired(number.metric, *arrays, *others, paired=number.paired, **labels)
 
 
-def no_infinity(*sets: FeatureSet) -> str:
-    """Why a distance cannot be extrapolated to infinitely many clips; "" where it can."""
-    clips, width = min(len(kept.features) for kept in sets), sets[0].features.shape[1]
+def difference_at_infinity(number: Number, a: Sequence[FeatureSet], b: Sequence[FeatureSet]) -> Estimate | str:
+    """As `difference_of`, of a Fréchet distance extrapolated to infinitely many clips; why there is none, where clips
+    are too few."""
+    arrays, others = number.arrays(*a), number.arrays(*b)
+    return no_infinity(*arrays) or compare_at_infinity(*arrays, *others, number.paired, **_labels(number, a))
+
+
+def no_infinity(*features: np.ndarray) -> str:
+    """Why the distance of features, a row a clip, cannot be extrapolated to infinitely many clips; "" where it can."""
+    clips, width = min(map(len, features)), features[0].shape[1]
     if clips >= 2 * width:
         return ""
     words = f"{width} features need {2 * width} clips in each set, here {clips}"
@@ -262,7 +278,7 @@ def distance_rows(
     network = found.key["network"]
     names = [FRECHET_NAMES[network] + suffix]
     names += [] if protocol.kvd == NONE else [KERNEL_NAMES[network] + suffix]
-    if infinity and not no_infinity(found, reference):
+    if infinity and not no_infinity(found.features, reference.features):
         names.append(f"{FRECHET_NAMES[network]}{AT_INFINITY}{suffix}")
     return [
         row_of(number_named(name, subject, protocol), (found, reference), subject, features=label_of(found), note=note)

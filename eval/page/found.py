@@ -58,7 +58,8 @@ def _generated(rows: dict) -> tuple[str, Finding] | None:
         words += f", {verdict(row, untrained)} that of an untrained generator ({format_number(untrained.value)})"
         held.append(f"untrained: {format_number(untrained.value)}")
     if real:
-        words += f"; other real clips come to {format_number(real.value)}"
+        fewer = f"{real.n} " if real.n < row.n else ""
+        words += f"; {fewer}other real clips come to {format_number(real.value)}"
         held.append(f"other real clips: {format_number(real.value)}")
     return f"{words}.", Finding(f"{metric} of generated clips, lower is better", format_number(row.value), _list(held))
 
@@ -70,7 +71,7 @@ def _judged(rows: dict) -> tuple[str, Finding] | None:
     row, real = rows[metric, "generated"], rows.get((metric, "real"))
     if metric == "accuracy-class":
         words = f"The judge sees the class that was asked for in {_percent(row.value)} of them"
-        held = [f"95 %: {_percent(row.low)} to {_percent(row.high)}" if row.low is not None else ""]
+        held = [f"95 %: {_percent(row.low)} to {_percent(row.high)}" if interval(row) else ""]
         held.append(f"of real clips: {_percent(real.value)}" if real else "")
         name, value = "the judge sees the class that was asked for", _percent(row.value)
     else:

@@ -144,15 +144,15 @@ def verdicts_of(study: Study, rows: Numbers, curves: dict[str, dict], failed: di
     }
     found = {}
     for hypothesis in study.hypotheses:
-        faster = {}
+        leads = {}
         if hypothesis.faster and not failed.keys() & {*hypothesis.faster}:
             ours, theirs = (curves[name] for name in hypothesis.faster)
-            faster = {
+            leads = {
                 seed: lead(ours[seed]["curve"], theirs[seed]["curve"])
                 for seed in study.seeds
                 if seed in ours and seed in theirs
             }
-        found[hypothesis.name] = hypothesis, judged(hypothesis, values, faster, len(study.seeds))
+        found[hypothesis.name] = hypothesis, judged(hypothesis, values, leads, len(study.seeds))
     return found
 
 
@@ -273,6 +273,7 @@ def learning_table(study: Study, curves: dict[str, dict], failed: dict[str, str]
             cell = Cell(reached[0], found[0].low, found[0].high, 0)
         else:
             cell = Cell(*mean_interval(reached))
+            notes.append("of curves of equal length it is never below 0, also of arms that do not differ")
         lines.append(TableLine(arm.name, MEASURED, "", {column.title: cell}, tuple(notes)))
     return Table("learning", "How fast generators learn", "", (column,), lines, of="arm")
 

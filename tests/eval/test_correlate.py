@@ -12,11 +12,11 @@ SETTING |= {"step": 100}
 WORDS = "moving_shapes, shapes@1, 8 clips, 4 steps, guidance 1.0"
 
 
-def results_of(folder, name, psnr, distances, kind="card", **more):
+def results_of(folder, name, psnr, distances, kind="card", subject="reconstructed", **more):
     """A card, and a results file for each of a tokenizer's generators."""
     hashes = {"encoder_hash": f"e-{name}", "decoder_hash": f"d-{name}"}
     facts = {"tokenizer": name, "data": "moving_shapes", "split": "test", "size": 32, "num_frames": 17}
-    row = Row(metric="PSNR", subject="reconstructed", value=psnr, n=8)
+    row = Row(metric="PSNR", subject=subject, value=psnr, n=8)
     write_results(folder / f"{name}-{kind}.json", kind=kind, rows=[row], **hashes, **facts | more)
     for number, distance in enumerate(distances):
         rows = [
@@ -63,6 +63,18 @@ def test_numbers_of_other_clips_are_not_mixed_and_the_newest_counts(tmp_path):
     results_of(tmp_path, "d", 29.0, [2.0], kind="reconstruction")
     (row,) = correlate(CorrelateConfig(results=(str(tmp_path),)))
     assert row.n == 3 and row.value == 1.0 and "moving_shapes, test, 32, 17" in row.note
+
+
+@pytest.mark.parametrize("change", [{"samples": 2048}, {"frame_stride": 3}, {"observed_frames": 5}])
+def test_cheap_numbers_of_other_clips_are_apart(change, tmp_path, capsys):
+    """rFVD falls with the number of clips: tokenizers of 8 and of 2,048 of them have no order by it."""
+    alike = {"samples": 8, "frame_stride": 1, "observed_frames": 9}
+    for name, quality, distance in zip("abcdef", (1.0, 2.0, 3.0, 0.1, 0.2, 0.3), (1.0, 2.0, 3.0) * 2, strict=True):
+        results_of(tmp_path, name, quality, [distance], **alike | (change if name in "def" else {}), subject="predicted")
+    rows = correlate(CorrelateConfig(results=(str(tmp_path),)))
+    assert [(row.value, row.n) for row in rows] == [(1.0, 3), (1.0, 3)]
+    printed = capsys.readouterr().out
+    assert "2 numbers were tried: about 0.1 of them" in printed and "of 1 generators, after 100 steps" in printed
 
 
 @pytest.mark.parametrize(

@@ -95,15 +95,18 @@ def test_other_seeds_and_the_same_results_are_refused(judged):
         parse(["--a", "x"], DifferenceConfig)
 
 
-def reconstruction(folder, name, *, error, count=60, seed=0, clips=None, num_frames=12, observed=9, kept=True):
-    """Results of a tokenizer that moves features by `error` and loses as many decibels, as eval.reconstruction's."""
-    layout, rng = layout_of(num_frames, observed, [], 4), np.random.default_rng(7)
-    clip, own = rng.normal(size=(count, 4)), np.random.default_rng(len(name)).normal(size=(count, 1))
+def reconstruction(
+    folder, name, *, error, count=60, seed=0, clips=None, num_frames=12, observed=9, kept=True, width=4, made=None
+):
+    """Results of a tokenizer that moves features by `error`, or makes these of real clips' features, and loses as many
+    decibels, as eval.reconstruction's."""
+    layout, rng = layout_of(num_frames, observed, [], width), np.random.default_rng(7)
+    clip, own = rng.normal(size=(count, width)), np.random.default_rng(len(name)).normal(size=(count, 1))
     psnr = 30 + 3 * rng.normal(size=(count, 1)) - error + 0.1 * own
     change, repeat = 1 + rng.random((count, 1)), 1 + rng.random((count, num_frames - 9))
     measured = {"psnr": psnr, "change_error": error * change, "change": change}
     measured |= {"predicted": repeat * error, "repeat": repeat}
-    measured |= {"real_features": clip, "features": clip + error + 0.1 * own}
+    measured |= {"real_features": clip, "features": made(clip) if made else clip + error + 0.1 * own}
     parts = [measured.get(column, np.zeros((count, width))) for column, width in layout.items()]
     key = {"layout": layout, "num_frames": num_frames, "observed": observed, "network": "i3d", "weights": "w"}
     key |= {"decoder": name, "seed": seed, "stratified": False}
@@ -128,7 +131,7 @@ def test_two_tokenizers_on_the_same_clips(tmp_path):
     _, rows = run_compare(tmp_path, "good", "poorer")
     apart = {row.metric: row for row in rows if row.subject.endswith("a - b")}
     assert set(apart) == {"PSNR", "change explained", "error / repeat", "rFVD"}  # and no control
-    assert all(row.note.startswith("a is better") for row in apart.values())
+    assert all(row.note.removeprefix("at infinity, ").startswith("a is better") for row in apart.values())
     quality = good["psnr"][:, 0], poor["psnr"][:, 0]
     psnr = compare_paired(lambda x, _: x.mean(), quality[0], quality[0], quality[1], quality[1])
     assert (apart["PSNR"].value, apart["PSNR"].low) == (
@@ -141,6 +144,19 @@ def test_two_tokenizers_on_the_same_clips(tmp_path):
     assert apart["rFVD"].value == pytest.approx(distances[0] - distances[1], abs=1e-4)
     # Clips differ by 3 dB, and what the two make of a clip by a tenth: pairing sees the difference.
     assert apart["PSNR"].high - apart["PSNR"].low < 0.1 < estimate(np.mean, quality[0]).high - quality[0].mean()
+
+
+@pytest.mark.parametrize(("count", "words"), [(256, "at infinity, b is better"), (60, "no verdict: not")])
+def test_what_a_tokenizer_changes_clip_by_clip_is_no_distance_between_distributions(tmp_path, count, words):
+    """Features a little too small are wrong in distribution; as much noise as keeps their variance is not, though at
+    this number of clips its distance is the larger one."""
+    noise = np.random.default_rng(1).normal(size=(count, 40))
+    about = {"error": 0.1, "count": count, "width": 40}
+    reconstruction(tmp_path, "too small", made=lambda clip: 0.9 * clip, **about)
+    reconstruction(tmp_path, "noisy", made=lambda clip: 0.9 * clip + (1 - 0.9**2) ** 0.5 * noise, **about)
+    _, rows = run_compare(tmp_path, "too small", "noisy")
+    (apart,) = (row for row in rows if row.metric == "rFVD" and row.subject.endswith("a - b"))
+    assert apart.high < 0 and re.match(words, apart.note)
 
 
 def test_no_difference_is_said_where_there_is_none(tmp_path):

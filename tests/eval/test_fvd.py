@@ -80,7 +80,7 @@ def test_too_few_clips_for_infinity_are_a_note_and_enough_are_a_row(chain, judge
     rng = np.random.default_rng(0)
     sets = [seen(rng.normal(size=(400, 6)), np.arange(400) % 4) for _ in range(2)]
     plain, _, row = distance_rows(*sets, "generated", suffix=" to reconstructions", infinity=True)
-    assert row.metric == "FD-shapes at infinity to reconstructions" and no_infinity(*sets) == ""
+    assert row.metric == "FD-shapes at infinity to reconstructions" and no_infinity(*(kept.features for kept in sets)) == ""
     assert row.low < 0 < row.high and row.method.endswith("class-stratified in equal shares")  # the truth of equal sets
     assert row.value < plain.value
 
@@ -258,6 +258,14 @@ def test_other_ways_to_sample_are_other_results(chain, judge, tmp_path):
     assert {*states.values()} - {UNCHECKED} == {VERIFIED} and states["accuracy-shape, generated"] == VERIFIED
     with pytest.raises(InputError, match="not of the same clips"):
         difference(DifferenceConfig(a=str(tmp_path / "plain.json"), b=str(tmp_path / "fvd.json")))
+
+
+def test_controls_of_fewer_clips_say_so(chain, judge, tmp_path):
+    """Of 40 clips half are the reference: the other half is what real clips are compared by."""
+    facts, rows = run_fvd(chain, tmp_path, samples=24, steps=1)
+    counts = {row.subject: row.n for row in rows if row.metric == "FD-shapes"}
+    assert counts["real"] < counts["generated"] == 24
+    assert f"controls of real clips are {counts['real']}, generated clips 24: fewer" in facts["notes"][-1]
 
 
 def test_results_made_in_another_way_have_another_name(chain, judge):

@@ -1,7 +1,9 @@
 """Verdicts on a study's hypotheses follow from the numbers by the rules that its file states."""
 
+import numpy as np
 import pytest
 
+from eval.convergence import Lead, lead
 from eval.study.hypotheses import AGAINST, FOR, OPEN, Hypothesis, hypotheses_table, judged, read_hypothesis
 from runtime.errors import InputError
 
@@ -80,22 +82,58 @@ def test_an_order_has_to_fall_in_every_seed_and_counts_against_when_it_rises_in_
         assert judged(order, values, {}).word == word
 
 
-@pytest.mark.parametrize("hypothesis", [NEARER, Hypothesis(name="H7", claim="c", faster=("D", "A"))])
+FASTER = Hypothesis(name="H7", claim="c", faster=("D", "A"))
+
+
+def leads(*percents: float | None, ends: float = -0.01) -> dict[int, Lead]:
+    """Of each seed, so many percent ahead, and by each of them so much lower at the end."""
+    return {
+        seed: Lead(percent, None if percent is None else ends * percent) for seed, percent in enumerate(percents)
+    }
+
+
+@pytest.mark.parametrize("hypothesis", [NEARER, FASTER])
 def test_no_verdict_falls_before_all_seeds_of_the_study_are_there(hypothesis):
     two = {seed: value for seed, value in A.items() if seed < 2}
-    values, faster = {"A": two, "D": shifted(-20, of=two)}, {0: 30.0, 1: 31.0}
+    values, faster = {"A": two, "D": shifted(-20, of=two)}, leads(30.0, 31.0)
     assert judged(hypothesis, values, faster, 2).word == FOR
     verdict = judged(hypothesis, values, faster, 3)
     assert verdict.word == OPEN and "2 of 3 seeds" in verdict.number and verdict.seeds == 2
 
 
 def test_faster_needs_every_seed_to_get_there():
-    faster = Hypothesis(name="H7", claim="c", faster=("D", "A"))
-    assert judged(faster, {}, {0: 30.0, 1: 32.0, 2: 31.0}).word == FOR
-    assert judged(faster, {}, {0: -30.0, 1: -32.0}).word == AGAINST
-    assert judged(faster, {}, {0: 30.0, 1: -32.0}).word == OPEN
-    assert judged(faster, {}, {0: 30.0, 1: None}).number == "in 1 of 2 seeds it cannot be said"
-    assert judged(faster, {}, {}).word == OPEN
+    assert judged(FASTER, {}, leads(30.0, 32.0, 31.0)).word == FOR
+    assert judged(FASTER, {}, leads(-30.0, -32.0)).word == AGAINST
+    assert judged(FASTER, {}, leads(30.0, -32.0)).word == OPEN
+    assert judged(FASTER, {}, leads(30.0, None)).number == "in 1 of 2 seeds it cannot be said"
+    assert judged(FASTER, {}, {}).word == OPEN
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_faster_needs_the_ends_to_differ_by_more_than_chance_too(sign):
+    """The curves of a study with three seeds: all of the same sign, and of final values whose interval holds 0."""
+    ours = [(264, 240, 214, 212), (247, 219, 206, 206), (245, 230, 221, 219)]
+    theirs = [(259, 215, 203, 204), (250, 195, 185, 185), (236, 192, 176, 175)]
+    found = {seed: lead(*map(points, pair[::sign])) for seed, pair in enumerate(zip(ours, theirs, strict=True))}
+    assert max(sign * each.percent for each in found.values()) < 0 < min(sign * each.end for each in found.values())
+    verdict = judged(FASTER, {}, found, 3)
+    assert verdict.word == OPEN and "log of the final values' ratio" in verdict.number
+
+
+def test_faster_is_found_by_chance_in_one_study_of_twenty():
+    """Generators of three seeds that do not differ, with curves that are flat at their ends."""
+    draw, level = np.random.default_rng(0), np.array([460, 277, 252, 230, 208, 197, 191, 190])
+
+    def drawn() -> list[dict]:
+        return points(level + 12 * draw.standard_normal() * np.linspace(0.2, 1, 8) + 4 * draw.standard_normal(8))
+
+    words = [judged(FASTER, {}, {seed: lead(drawn(), drawn()) for seed in range(3)}, 3).word for _ in range(400)]
+    assert sum(word != OPEN for word in words) < 0.08 * len(words)
+
+
+def points(values) -> list[dict]:
+    """A curve through these values."""
+    return [{"step": 125 * place, "value": float(v), "low": None, "high": None} for place, v in enumerate(values, 1)]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import hashlib
 import io
 import re
 import tomllib
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
@@ -211,6 +212,8 @@ def test_what_was_found_stands_in_words_beside_its_rivals():
     words, findings = found_in([({"kind": "reconstruction"}, rest), ({"kind": "fvd"}, rows)])
     assert "FD-shapes of generated clips is 5, better than that of an untrained generator (90)" in words
     assert "other real clips come to 1." in words and "asked for in 50 %" in words
+    fewer, _ = found_in([({"kind": "fvd"}, [replace(one, n=8 if one.subject == "real" else 16) for one in rows])])
+    assert "; 8 other real clips come to 1." in fewer
     assert "9.00 dB, worse than repeating the first frame (16.00 dB)" in words
     assert "better than it and not told apart from a flat picture (0.65)" in words
     assert [found.value for found in findings] == ["5", "50 %", "9.00 dB", "0.6"]

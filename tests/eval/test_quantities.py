@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from eval.features import FRECHET_NAMES, KERNEL_NAMES
 from eval.features.store import FeatureSet
@@ -108,6 +109,18 @@ def test_a_difference_is_that_of_two_estimates():
         number = number_named(metric, "generated")
         sides = [estimate_of(number, (kept,)) for kept in (a, b)]
         assert difference_of(number, (a,), (b,)).value == pytest.approx(sides[0].value - sides[1].value)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 4, 100])
+def test_a_share_of_clips_has_an_interval_where_nearly_all_are_hit(wrong):
+    labels = np.arange(256) % 12
+    probabilities = np.eye(12)[(labels + (np.random.default_rng(0).permutation(256) < wrong)) % 12]
+    kept = FeatureSet(np.zeros((256, 2)), probabilities, labels, key={"network": "shapes", "data": "moving_shapes"})
+    found = estimate_of(number_named("accuracy-class"), (kept,))
+    assert found.value == 1 - wrong / 256
+    at_ends = binomtest(256 - wrong, 256).proportion_ci(method="wilson")
+    assert found.low < found.value and (found.low <= at_ends.low or wrong >= 5)
+    assert ("Wilson" in found.method) == (wrong < 5)
 
 
 def test_a_share_ends_at_nought_and_one():

@@ -10,7 +10,7 @@ import pytest
 from plans import STUDY_HEAD
 
 from eval.ablation import AblationConfig, ablation, chosen
-from eval.convergence import ConvergenceConfig, lead
+from eval.convergence import ConvergenceConfig, Lead, lead
 from eval.latents import LatentsConfig
 from eval.probe import ProbeConfig, out_of
 from eval.results.rows import Row
@@ -342,16 +342,18 @@ def test_a_generator_that_is_slower_in_every_seed_counts_against_the_claim(tmp_p
     fast, faster = curve(40, 20, 10), curve(44, 22, 11)
     behind = verdicts_of(study, {}, {"A": {0: fast, 1: faster}, "D": {0: slow, 1: slower}}, {})["H"][1]
     assert behind.word == AGAINST and behind.number.startswith("-")
-    assert lead(slow["curve"], fast["curve"]) == pytest.approx(-100 / 3) == -lead(fast["curve"], slow["curve"])
+    ours, theirs = lead(slow["curve"], fast["curve"]), lead(fast["curve"], slow["curve"])
+    assert ours.percent == pytest.approx(-100 / 3) == -theirs.percent
+    assert ours.end == pytest.approx(math.log(2)) == -theirs.end
     assert verdicts_of(study, {}, {"A": {0: slow, 1: slower}, "D": {0: fast, 1: faster}}, {})["H"][1].word == FOR
 
 
 def test_of_two_curves_one_leads_and_the_other_lags_by_as_much():
     """Also where both, by chance, were once as low as the other ends."""
     a, b = curve(198, 168, 150, 154, 143, 142)["curve"], curve(198, 168, 141, 150, 146, 145)["curve"]
-    assert lead(a, b) == -lead(b, a) > 0
-    assert lead(a, a) == -lead(a, a) == 0
-    assert lead(a, curve(10, 9, 0)["curve"]) is None is lead(curve(10, 9, 0)["curve"], a)
+    assert lead(a, b).percent == -lead(b, a).percent > 0 > lead(a, b).end == -lead(b, a).end
+    assert lead(a, a) == Lead(0.0, 0.0)
+    assert lead(a, curve(10, 9, 0)["curve"]) == Lead(None, None) == lead(curve(10, 9, 0)["curve"], a)
 
 
 @pytest.mark.parametrize(
@@ -441,7 +443,7 @@ def test_faster_is_a_mean_over_seeds_and_none_where_a_seed_never_gets_there(tmp_
     table = learning_table(study, {"A": {0: slow, 1: slow}, "D": {0: fast, 1: fast}}, {})
     (line,) = table.lines
     assert line.name == "D" and line.cells[table.columns[0].title].value == pytest.approx(100 / 3)
-    assert line.notes == ("against A",)
+    assert line.notes[0] == "against A" and "never below 0, also of arms that do not differ" in line.notes[1]
     (line,) = learning_table(study, {"A": {0: slow, 1: slow}, "D": {0: fast, 1: curve(10, 9, 8)}}, {}).lines
     assert "at least: in 1 of 2 seeds it is there before the first checkpoint" in line.notes
     table = learning_table(study, {"A": {0: fast, 1: fast}, "D": {0: slow, 1: fast}}, {})
