@@ -110,12 +110,12 @@ def faster_than(curve: Sequence[dict], rival: Sequence[dict]) -> Faster:
 
 @dataclass(frozen=True)
 class Lead:
-    """How far one curve is ahead of another. Of the two changed about, each number is the other's with its sign changed.
+    """How far one curve is ahead of another; of the two in turned order, each number has the other sign.
 
     Attributes:
-        percent: Of training. Where it ends at least as low, how much faster it is at the other's final value; else, less
-            how much faster the other is at its own: of two curves that fall and rise by chance each may reach the
-            other's final value. None where one is not above 0.
+        percent: Of training. Where it ends at least as low, how much faster it is at the other's final value; else,
+            less how much faster the other is at its own: of two curves that fall and rise by chance each may reach
+            the other's final value. None where one is not above 0.
         end: Logarithm of its final value over the other's: below 0 where it ends lower. None likewise.
     """
 

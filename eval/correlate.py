@@ -3,7 +3,8 @@
 Cheap numbers are those of `eval.card`, `eval.latents`, `eval.prediction` and `eval.reconstruction`, gFVD is that of
 `eval.fvd`; a tokenizer is known by the hashes of its encoder and decoder. Of a generator the latest checkpoint counts,
 of several generators of one tokenizer the mean. Numbers of other data or counts of clips, and distances of other
-features or sampling, are never put together: they are biased differently. The word "published" adds the eight tokenizers of PV-VAE's tables 1 and 2.
+features or sampling, are never put together: they are biased differently. The word "published" adds the eight
+tokenizers of PV-VAE's tables 1 and 2.
 
 Spearman's rank correlation needs many tokenizers: with n below 4 there is no interval, and with 8 a wide one.
 """
@@ -128,7 +129,7 @@ def known_tokenizers(results: Sequence[str]) -> dict[str, Known]:
 
 
 def clips_of(facts: dict, subject: str) -> str:
-    """What cheap numbers must share to be put together, in words: clips, and of predictions how many frames were seen."""
+    """What cheap numbers must share to be put together, in words: clips, and of predictions the frames observed."""
     parts = [str(facts[name]) for name in ("data", "split", "size", "num_frames") if name in facts]
     named = [("frame_stride", "stride {}"), ("samples", "{} clips")]
     named += [] if subject == "reconstructed" else [("observed_frames", "{} frames observed")]

@@ -17,7 +17,7 @@ order = ["half", "most", "C"]   # distances fall from one to the next in every s
 [[hypothesis]]
 name = "H7"
 claim = "generators learn faster"
-faster = ["C", "A"]             # C's generator reaches A's final value earlier than A, and ends lower; `eval.convergence.Lead`
+faster = ["C", "A"]             # C's generator reaches A's final value earlier, and ends lower; `eval.convergence.Lead`
 
 Arms are compared within a seed; a verdict is on the mean over seeds and its 95 % interval by Student's t, and falls
 when all seeds of the study are there, not before.

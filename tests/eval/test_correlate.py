@@ -70,7 +70,8 @@ def test_cheap_numbers_of_other_clips_are_apart(change, tmp_path, capsys):
     """rFVD falls with the number of clips: tokenizers of 8 and of 2,048 of them have no order by it."""
     alike = {"samples": 8, "frame_stride": 1, "observed_frames": 9}
     for name, quality, distance in zip("abcdef", (1.0, 2.0, 3.0, 0.1, 0.2, 0.3), (1.0, 2.0, 3.0) * 2, strict=True):
-        results_of(tmp_path, name, quality, [distance], **alike | (change if name in "def" else {}), subject="predicted")
+        about = alike | (change if name in "def" else {})
+        results_of(tmp_path, name, quality, [distance], subject="predicted", **about)
     rows = correlate(CorrelateConfig(results=(str(tmp_path),)))
     assert [(row.value, row.n) for row in rows] == [(1.0, 3), (1.0, 3)]
     printed = capsys.readouterr().out

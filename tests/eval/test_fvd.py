@@ -80,7 +80,8 @@ def test_too_few_clips_for_infinity_are_a_note_and_enough_are_a_row(chain, judge
     rng = np.random.default_rng(0)
     sets = [seen(rng.normal(size=(400, 6)), np.arange(400) % 4) for _ in range(2)]
     plain, _, row = distance_rows(*sets, "generated", suffix=" to reconstructions", infinity=True)
-    assert row.metric == "FD-shapes at infinity to reconstructions" and no_infinity(*(kept.features for kept in sets)) == ""
+    assert row.metric == "FD-shapes at infinity to reconstructions"
+    assert no_infinity(*(kept.features for kept in sets)) == ""
     assert row.low < 0 < row.high and row.method.endswith("class-stratified in equal shares")  # the truth of equal sets
     assert row.value < plain.value
 

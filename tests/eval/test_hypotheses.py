@@ -87,9 +87,7 @@ FASTER = Hypothesis(name="H7", claim="c", faster=("D", "A"))
 
 def leads(*percents: float | None, ends: float = -0.01) -> dict[int, Lead]:
     """Of each seed, so many percent ahead, and by each of them so much lower at the end."""
-    return {
-        seed: Lead(percent, None if percent is None else ends * percent) for seed, percent in enumerate(percents)
-    }
+    return {seed: Lead(percent, None if percent is None else ends * percent) for seed, percent in enumerate(percents)}
 
 
 @pytest.mark.parametrize("hypothesis", [NEARER, FASTER])
