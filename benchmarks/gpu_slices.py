@@ -113,7 +113,7 @@ def train_a_little(config: GpuConfig, preset: str, flags: dict) -> dict:
     from runtime.checkpoint import find_checkpoint
     from runtime.measuring import peak_memory_gib, stated_peak
     from runtime.processes import resolve_dtype
-    from runtime.records import read_json, read_lines
+    from runtime.records import from_record, read_json, read_lines
 
     device = torch.device(config.device)
     torch.compiler.reset()
@@ -129,7 +129,7 @@ def train_a_little(config: GpuConfig, preset: str, flags: dict) -> dict:
         run = train(TrainConfig(latents=str(latents), preset=preset, **size, **common, **flags))
         lines = read_lines(run / "metrics.jsonl", {"step": int, "time": float})
         source = find_checkpoint(run) / "config.json"
-        flops = 3 * forward_flops(LatteConfig.from_dict(read_json(source), source)) * size["batch_size"]
+        flops = 3 * forward_flops(from_record(LatteConfig, read_json(source), source)) * size["batch_size"]
     each = [after["time"] - before["time"] for before, after in itertools.pairwise(lines)][steps // 2 - 1 :]
     found = {"seconds": statistics.median(each), "slowest": max(each), "steps": len(each)}
     found |= {"tflops": flops / found["seconds"] / 1e12}

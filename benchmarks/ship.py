@@ -8,7 +8,6 @@ the numbers of the rounded weights themselves.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,13 +127,11 @@ def facts_of(info: RunInfo) -> dict:
 def write_rounded(path: Path, tensors: dict) -> None:
     """Floating tensors as bfloat16, replaced at once."""
     import torch
-    from safetensors.torch import save_file
 
-    from runtime.files import replacing
+    from runtime.weights import write_weights
 
-    with replacing(path, "results") as partial:
-        save_file({name: value.cpu().to(torch.bfloat16).contiguous() for name, value in tensors.items()}, partial)
-        os.chmod(partial, 0o644)
+    write_weights(path, {name: value.to(torch.bfloat16) for name, value in tensors.items()})
+    path.chmod(0o644)
 
 
 def training_seconds(run_dir: Path) -> float:

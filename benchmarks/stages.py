@@ -12,17 +12,8 @@ from pathlib import Path
 from runtime.command import CommonFlags, flag, run_command
 from runtime.output import check_file
 
-STAGES = (
-    "reading",
-    "reading-files",
-    "tokenizer-step",
-    "encoding",
-    "encoding-files",
-    "generator-step",
-    "sampling",
-    "features",
-    "distances",
-)
+STAGES = ("reading", "reading-files", "tokenizer-step", "encoding", "encoding-files", "generator-step", "sampling")
+STAGES += ("features", "distances")
 
 
 @dataclass(frozen=True, kw_only=True)

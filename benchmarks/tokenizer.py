@@ -82,18 +82,10 @@ def ours(preset: str) -> Network:
 def wan22() -> Network:
     """diffusers' AutoencoderKLWan with the config of Wan-AI/Wan2.2-TI2V-5B-Diffusers."""
     import torch
-    from diffusers import AutoencoderKLWan
 
-    vae = AutoencoderKLWan(
-        base_dim=160,
-        decoder_base_dim=256,
-        z_dim=48,
-        is_residual=True,
-        patch_size=2,
-        in_channels=12,
-        out_channels=12,
-        scale_factor_spatial=16,
-    )
+    from tokenizer.baselines.registry import BASELINES
+
+    vae = BASELINES[PEER].build()
 
     def loss(video: Tensor) -> Tensor:
         posterior = vae.encode(video).latent_dist

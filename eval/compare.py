@@ -32,17 +32,8 @@ OF_FILES = {"size": 256, "preset": "latte-xl", "train_steps": 250_000}
 # Flags that may differ between two calls for the same plan: what they change is run again, or goes on.
 _NOT_OF_THE_PLAN = NOT_IDENTITY | {"tokenizers", "weights", "train_steps", "samples", "curve_samples", "steps"}
 _NOT_OF_THE_PLAN |= {"guidance_scales", "controls", "reconstruction", "reconstruction_data", "reconstruction_root"}
-_NOT_OF_THE_PLAN |= {
-    "reconstruction_sizes",
-    "speed",
-    "card",
-    "processes",
-    "tables_only",
-    "clips",
-    "out",
-    "checkpoints",
-    "download",
-}
+_NOT_OF_THE_PLAN |= {"reconstruction_sizes", "speed", "card", "processes", "tables_only", "clips", "out"}
+_NOT_OF_THE_PLAN |= {"checkpoints", "download"}
 
 
 @dataclass(frozen=True, kw_only=True)

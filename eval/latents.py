@@ -56,9 +56,8 @@ def latents(config: LatentsConfig) -> Path:
     from eval.results.rows import table
     from runtime.processes import start_processes
 
+    check_file("--out", config.out, folder_exists=True)
     out = Path(config.out)
-    if not out.parent.is_dir():
-        raise InputError(f"--out {config.out}: no such folder {out.parent}")
     world = start_processes(config.device)
     found = []
     for one in of_files(config) if config.latents else of_tokenizers(config, world):

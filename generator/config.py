@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runtime.errors import InputError
-from runtime.records import from_record
 
 _MAX_CLASSES = 1_000_000
 # Sizes beyond these are a damaged or hostile config, refused before anything is built.
@@ -66,11 +65,6 @@ class LatteConfig:
             )
         if self.depth % 2:
             raise InputError(f"depth {self.depth} must be even: spatial and temporal blocks alternate")
-
-    @classmethod
-    def from_dict(cls, values: dict, source: object = "the generator's config") -> LatteConfig:
-        """Inverse of `dataclasses.asdict`; InputError, naming `source`, on a field that is unknown or does not fit."""
-        return from_record(cls, values, source)
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:

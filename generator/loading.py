@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from generator.latte import Latte
 from latents_cache.layout import check_attributes
 from runtime.checkpoint import find_checkpoint, load_checkpoint, prune, step_named
 from runtime.errors import InputError
-from runtime.records import check_fields, read_json
+from runtime.records import check_fields, from_record, read_json
 from runtime.run import newest_run, read_run
 from runtime.trainer import Trainer
 from runtime.weights import load_model
@@ -91,7 +91,7 @@ def load_generator(
         check_fields(flags, {"class_dropout": float}, directory / "config.json", needed=False)
         folder = find_checkpoint(directory, step)
         weights = folder / ("ema.safetensors" if ema else "model.safetensors")
-    config = LatteConfig.from_dict(read_json(folder / "config.json"), folder / "config.json")
+    config = from_record(LatteConfig, read_json(folder / "config.json"), folder / "config.json")
     state = read_state(folder, config)
     if shipped is not None and step not in (None, state["step"]):
         raise InputError(f"the shipped generator {name_or_path} has step {state['step']} only; leave --step out")
@@ -117,19 +117,6 @@ def read_state(folder: Path, config: LatteConfig) -> dict:
     if not (len(mean) == len(std) == config.channels and all(map(math.isfinite, mean + std)) and min(std) > 0):
         raise InputError(f"{source}: mean and std of the latents must be {config.channels} finite numbers, std above 0")
     return state
-
-
-def save(run_dir: Path, step: int, trainer: Trainer, *, latents: dict, keep: bool, passing: bool = False) -> None:
-    """Write one checkpoint of training; every process must call it.
-
-    Args:
-        latents: Facts of the latents file; they travel in the checkpoint, so that samples are read back with the right
-            statistics and decoder.
-        keep: Never prune it.
-        passing: It is there only because the command was stopped.
-    """
-    config = asdict(trainer.model.config)
-    trainer.save(run_dir, step, state={"latents": latents}, files={"config.json": config}, keep=keep, passing=passing)
 
 
 def restore(run_dir: Path, trainer: Trainer) -> int:

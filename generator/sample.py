@@ -309,21 +309,9 @@ def sample_attributes(config: SampleConfig, generator, dtype: str) -> dict:
     from runtime.run import file_sha256
 
     facts = generator.latents
-    known = (
-        "tokenizer",
-        "tokenizer_name",
-        "weights",
-        "encoder_hash",
-        "data",
-        "root",
-        "split",
-        "clip",
-        "spec",
-        "num_classes",
-        "class_names",
-    )
+    known = "tokenizer tokenizer_name weights encoder_hash data root split clip spec num_classes class_names"
     return {
-        **{name: facts[name] for name in known if name in facts},
+        **{name: facts[name] for name in known.split() if name in facts},
         "kind": "samples",
         "generator_run": generator.dir.resolve().name,
         "step": 0 if config.untrained else generator.step,

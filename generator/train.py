@@ -20,41 +20,15 @@ from runtime.errors import InputError
 from runtime.stopping import orderly, stop_asked
 
 # Fields that do not change what is learnt. `steps` may grow, except under a schedule that depends on it.
-_NOT_IDENTITY = NOT_IDENTITY | {
-    "save_every",
-    "keep_every",
-    "steps",
-    "latents",
-    "parallel",
-    "shard_dtype",
-    "accumulate",
-    "checkpoint_blocks",
-    "compile",
-    "deterministic",
-}
+_NOT_IDENTITY = NOT_IDENTITY | {"save_every", "keep_every", "steps", "latents", "parallel", "shard_dtype"}
+_NOT_IDENTITY |= {"accumulate", "checkpoint_blocks", "compile", "deterministic"}
 # What earlier versions did, who had no such flags; their runs go on with these.
 _AS_BEFORE = {"ema_warmup": True, "qk_norm": False, "time_density": "uniform", "time_shift": 1.0}
 # Steps whose numbers a device may still owe when the host prepares the next.
 BEHIND = {"cuda": 2, "cpu": 0}
 # What a generator, and then its samples, repeat of the latents file's attributes.
-_REMEMBERED = (
-    "tokenizer",
-    "tokenizer_name",
-    "weights",
-    "encoder_hash",
-    "decoder_hash",
-    "data",
-    "root",
-    "split",
-    "num_classes",
-    "class_names",
-    "clip",
-    "spec",
-    "windows",
-    "flip",
-    "seed",
-    "data_fingerprint",
-)
+_REMEMBERED = ("tokenizer", "tokenizer_name", "weights", "encoder_hash", "decoder_hash", "data", "root", "split")
+_REMEMBERED += ("num_classes", "class_names", "clip", "spec", "windows", "flip", "seed", "data_fingerprint")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +211,6 @@ def train_loop(
     """
     import torch
 
-    from generator.loading import save
     from generator.rectified_flow import flow_loss, shaped_time
     from generator.step_numbers import Reading, step_sums, step_values
     from runtime.measuring import peak_memory_gib
@@ -286,7 +259,9 @@ def train_loop(
         if due or stop:
             if world.is_main:
                 log.sync()
-            save(run_dir, step, trainer, latents=facts, keep=keep, passing=not due)
+            # Facts of the latents travel along, so that samples are read back with the right statistics and decoder.
+            state, files = {"latents": facts}, {"config.json": asdict(trainer.model.config)}
+            trainer.save(run_dir, step, state=state, files=files, keep=keep, passing=not due)
         if stop and step < config.steps:
             trainer.stop()
     if world.is_main:

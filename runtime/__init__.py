@@ -28,17 +28,3 @@ def lazily(
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return found, lambda: sorted([*exports, *modules])
-
-
-_EXPORTS = {
-    "CommonFlags": ".command",
-    "EMA": ".ema",
-    "InputError": ".errors",
-    "MetricsLog": ".log",
-    "Progress": ".log",
-    "Run": ".run",
-    "flag": ".command",
-    "run_command": ".command",
-}
-__all__ = list(_EXPORTS)
-__getattr__, __dir__ = lazily(__name__, _EXPORTS)

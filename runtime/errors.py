@@ -1,4 +1,4 @@
-"""The one error that means "the input is at fault"."""
+"""The one error that means "the input is at fault", and what it says of others."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,8 @@ class InputError(ValueError):
 
     The message is one line that says what, where, and what to do.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says first; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

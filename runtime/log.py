@@ -134,9 +134,9 @@ class Progress:
         """
         if step % MEASURED_EVERY:
             return {}
-        (since, began, waited), clock = self._measured, time.monotonic()
-        self._measured = (step, clock, self._waited)
-        seconds = max(1e-9, clock - began)
+        (since, began, waited), now = self._measured, time.monotonic()
+        self._measured = (step, now, self._waited)
+        seconds = max(1e-9, now - began)
         speed = (step - since) / seconds
         found = {"steps_per_second": speed, "data_wait": (self._waited - waited) / seconds}
         found["peak_memory_gib"] = peak_memory_gib
@@ -149,11 +149,11 @@ class Progress:
     def update(self, step: int, values: Mapping[str, float | str]) -> None:
         """Show that `step` steps are done; a terminal gets one live line, a log file a line every ten seconds."""
         self.step = step
-        clock = time.monotonic()
-        if clock - self._printed < (0.2 if self._live else 10.0) and step < self.total:
+        now = time.monotonic()
+        if now - self._printed < (0.2 if self._live else 10.0) and step < self.total:
             return
-        self._printed = clock
-        seconds = max(1e-9, clock - self._began)
+        self._printed = now
+        seconds = max(1e-9, now - self._began)
         speed, waited = (step - self._start) / seconds, self._waited / seconds
         left = (self.total - step) / speed if speed > 0 else math.inf
         shown = " ".join(
@@ -161,7 +161,7 @@ class Progress:
         )
         line = (
             f"{self.label} {step}/{self.total}  {shown}  {speed:.2f}/s  data wait {100 * waited:.0f} %  "
-            f"left {_clock(left)}"
+            f"left {clock(left)}"
         )
         print(f"\r\033[K{line}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
 
@@ -171,8 +171,9 @@ class Progress:
             print(file=sys.stderr)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """3725 -> "1:02:05"; "?" for what has no end."""
     if not math.isfinite(seconds):
         return "?"
-    minutes, seconds = divmod(int(seconds), 60)
+    minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from runtime.command import CommonFlags, flag
-from runtime.errors import InputError
+from runtime.errors import InputError, first_line
 
 # What a tokenizer's folder consists of; `video` holds the weights of the video stage, where they differ.
 MODEL_FILES = ("config.json", "model.safetensors")
@@ -88,10 +88,10 @@ def one_line(repo_id: str) -> Iterator[None]:
     except utils.RevisionNotFoundError as error:
         raise InputError(f"Hub repository {repo_id}: it has no such branch, tag or commit") from error
     except utils.LocalEntryNotFoundError as error:  # its words are of its cache
-        cause = _first_line(error.__cause__) if error.__cause__ else "no connection"
+        cause = first_line(error.__cause__) if error.__cause__ else "no connection"
         raise InputError(f"Hub repository {repo_id}: the Hub does not answer ({cause})") from error
     except Exception as error:  # other errors, and those of the network below, have no class in common
-        raise InputError(f"Hub repository {repo_id}: download failed ({_first_line(error)})") from error
+        raise InputError(f"Hub repository {repo_id}: download failed ({first_line(error)})") from error
 
 
 def push_folder(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -123,7 +123,7 @@ def push_folder(folder: str | Path, repo_id: str, *, private: bool = False, toke
                 commit_message="Upload a PV-VAE tokenizer",
             )
     except Exception as error:
-        raise InputError(f"Hub repository {repo_id}: upload failed ({_first_line(error)})") from error
+        raise InputError(f"Hub repository {repo_id}: upload failed ({first_line(error)})") from error
     if public:
         raise InputError(f"Hub repository {repo_id} is public already; make it private there, or give another name")
     return str(address)
@@ -138,7 +138,3 @@ def hub_client() -> ModuleType:
             f"the Hugging Face Hub needs the package huggingface_hub ({error}); install it: pip install huggingface_hub"
         ) from error
     return huggingface_hub
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -124,9 +124,12 @@ def check_video(video: Tensor, spec: TokenizerSpec, *, values: bool = True) -> N
 
 
 def check_latents(latents: Tensor, spec: TokenizerSpec) -> None:
-    """InputError unless latents are `[B, C, G, h, w]` of as many channels and groups as a clip of the tokenizer has."""
-    if latents.ndim != 5 or latents.shape[1] != spec.channels or latents.shape[2] < 1:
+    """InputError unless latents are float `[B, C, G, h, w]` of as many channels and groups as a clip of the tokenizer
+    has."""
+    if latents.ndim != 5 or latents.shape[1] != spec.channels or 0 in latents.shape[2:]:
         raise InputError(f"{spec.name} decodes latents [B, {spec.channels}, G, h, w], got {list(latents.shape)}")
+    if not latents.is_floating_point():
+        raise InputError(f"latents are float, got {latents.dtype}")
     spec.groups(spec.frames(latents.shape[2]))
 
 

@@ -20,17 +20,8 @@ from runtime.stopping import orderly
 from tokenizer.config import DROP_SCHEDULES, PADDINGS
 
 # Fields that do not change what is learnt, beyond the rounding of sums.
-_NOT_IDENTITY = NOT_IDENTITY | {
-    "save_every",
-    "keep_every",
-    "validate_every",
-    "validation_clips",
-    "parallel",
-    "accumulate",
-    "checkpoint_blocks",
-    "compile",
-    "workers",
-}
+_NOT_IDENTITY = NOT_IDENTITY | {"save_every", "keep_every", "validate_every", "validation_clips", "workers"}
+_NOT_IDENTITY |= {"parallel", "accumulate", "checkpoint_blocks", "compile"}
 
 # What earlier versions did, who had no such flags; their runs go on with these.
 _AS_BEFORE = {"ema_warmup": True}

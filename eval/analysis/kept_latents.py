@@ -68,14 +68,16 @@ def latents_key(vae, clip, posterior: bool, dtype: torch.dtype, stratified: bool
 
 
 def see_latents(encoded: Encoded) -> tuple[Tensor, None]:
-    """Rows float32 `[B, width]`: where there are posteriors, KL and the mean variance of each channel; the means."""
-    rows = []
-    for _, posterior in encoded.parts:
-        columns = [posterior.mean.float().flatten(1)]
-        if posterior.logvar is not None:
-            columns = [posterior.kl()[:, None], posterior.logvar.float().exp().mean((2, 3, 4)), *columns]
-        rows.append(torch.cat(columns, dim=1))
-    return torch.cat(rows), None
+    """Rows float32 `[B, width]` of clips, as a view of `eval.extract` gives features."""
+    return torch.cat([_rows(posterior) for _, posterior in encoded.parts]), None
+
+
+def _rows(posterior: Posterior) -> Tensor:
+    """float32 `[B, width]`: where there are variances, KL and the mean variance of each channel; the means."""
+    columns = [posterior.mean.float().flatten(1)]
+    if posterior.logvar is not None:
+        columns = [posterior.kl()[:, None], posterior.logvar.float().exp().mean((2, 3, 4)), *columns]
+    return torch.cat(columns, dim=1)
 
 
 def latent_set(kept: FeatureSet) -> LatentSet:
@@ -117,11 +119,8 @@ def kept_of_file(path: str | Path, samples: int, seed: int) -> tuple[FeatureSet,
         clip = from_record(ClipSpec, parse_json(str(about.get("clip", "{}")), path), f"{path}: clip")
         chosen = sorted(stratified_order(reader.labels.tolist(), seed)[:samples])
         batch = reader.batch(chosen)
-        columns = [batch["mean"].reshape(len(chosen), -1)]
-        if reader.has_logvar:
-            posterior = Posterior(*(torch.from_numpy(batch[name].astype(np.float32)) for name in ("mean", "logvar")))
-            variance = posterior.logvar.exp().mean((2, 3, 4))
-            columns = [posterior.kl().numpy()[:, None], variance.numpy(), *columns]
+        moments = [batch[name] for name in ("mean", "logvar") if batch[name] is not None]
+        posterior = Posterior(*(torch.from_numpy(values.astype(np.float32)) for values in moments))
         key = {
             "latents": list(reader.shape),
             "posterior": reader.has_logvar,
@@ -131,4 +130,4 @@ def kept_of_file(path: str | Path, samples: int, seed: int) -> tuple[FeatureSet,
     names = ("tokenizer", "weights", "encoder_hash", "data", "split")
     facts = {name: about[name] for name in names if name in about} | {"latents": str(path)}
     facts |= {"size": clip.height, "num_frames": clip.num_frames, "frame_stride": clip.frame_stride}
-    return FeatureSet(np.concatenate(columns, axis=1, dtype=np.float32), None, batch["label"], key=key), facts
+    return FeatureSet(_rows(posterior).numpy(), None, batch["label"], key=key), facts

@@ -90,10 +90,10 @@ def latent_findings(rows: Sequence[Row]) -> list[Finding]:
     ]
 
 
-def irreducible_findings(found: Sequence[Measured], most: int = 5) -> list[Finding]:
+def irreducible_findings(found: Sequence[Measured]) -> list[Finding]:
     """Of several tokenizers the number that was shown to tell most, of pictures."""
     rows = {one.label: row for one in found for row in one.rows if row.metric == "VIV" and row.value is not None}
-    named = list(rows.items())[:most]
+    named = list(rows.items())[:5]
     return [Finding(f"VIV of {label}", format_number(row.value), interval(row)) for label, row in named]
 
 
@@ -222,17 +222,6 @@ def sources_section(metrics: Iterable[str]) -> str:
 
 def facts_of(facts: Mapping, label: str) -> list[tuple[str, str]]:
     """What a page says of tokenizer and clips, from a results file."""
-    names = (
-        "tokenizer",
-        "weights",
-        "latents",
-        "data",
-        "split",
-        "num_frames",
-        "size",
-        "frame_stride",
-        "samples",
-        "seed",
-    )
-    names += ("encoder_hash", "decoder_hash", "device")
+    names = ("tokenizer", "weights", "latents", "data", "split", "num_frames", "size", "frame_stride", "samples")
+    names += ("seed", "encoder_hash", "decoder_hash", "device")
     return [("called", label), *((name.replace("_", " "), str(facts[name])) for name in names if name in facts)]

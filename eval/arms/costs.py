@@ -7,13 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 from eval.arms.plan import Done, Plan, Stage, needing
+from runtime.log import clock
 from runtime.resources import readable
-
-
-def clock(seconds: float) -> str:
-    """3725 -> "1:02:05"."""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
 def expected(stage: Stage, finished: Iterable[tuple[Stage, Done]]) -> float | None:

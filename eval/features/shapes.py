@@ -6,7 +6,6 @@ It is trained by `python -m benchmarks.train_judge`, on synthetic clips only. It
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -14,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eval.features.clips import check_clips
-from runtime.errors import InputError
+from runtime.run import file_sha256
 from runtime.seeds import seeded
+from runtime.weights import reading
 from videos.moving_shapes import MOTIONS, SHAPES
 
 WEIGHTS = Path(__file__).parent / "shapes.safetensors"
@@ -91,17 +91,11 @@ class ShapesNet(nn.Module):
     @classmethod
     def from_file(cls, path: str | Path | None = None) -> ShapesNet:
         """The trained network (shipped, or from `path`), in evaluation mode and frozen."""
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         path = Path(path or WEIGHTS)
         network = seeded(cls)
-        try:
+        with reading(path, "weights of the shapes network", "python -m benchmarks.train_judge trains them"):
             network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise InputError(
-                f"{path}: no weights of the shapes network ({str(error).splitlines()[0]}); "
-                "python -m benchmarks.train_judge trains them"
-            ) from error
-        network.version_hash = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        network.version_hash = file_sha256(path)[:12]
         return network.eval().requires_grad_(False)

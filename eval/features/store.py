@@ -79,7 +79,7 @@ class FeatureStore:
 
     def __init__(self, root: str | Path, name: str, key: dict):
         self.key = json.loads(key_text(key))
-        self.folder = Path(root) / f"{name}-{_digest(self.key)}"
+        self.folder = Path(root) / f"{name}-{digest(self.key)}"
         self._segments: list[Path] = []
         self._places: dict[bytes, tuple[Path, int]] = {}
 
@@ -94,7 +94,7 @@ class FeatureStore:
         Raises:
             InputError: If there are none, another process fills them, or the unfinished segment is damaged.
         """
-        return Segment(self.folder / f"segment-{_digest(list(clips))}.h5", self.key, clips)
+        return Segment(self.folder / f"segment-{digest(list(clips))}.h5", self.key, clips)
 
     def gather(self, clips: Sequence[str]) -> FeatureSet:
         """Features of these clips, in this order, checksums compared; `path` is the set file that names them.
@@ -102,7 +102,7 @@ class FeatureStore:
         Raises:
             InputError: If clips are missing or damaged.
         """
-        path = self.folder / f"set-{_digest(list(clips))}.json"
+        path = self.folder / f"set-{digest(list(clips))}.json"
         found = self._read(clips, path)
         text = json.dumps({"key": self.key, "clips": list(clips)}).encode()
         if not path.is_file() or path.read_bytes() != text:
@@ -213,12 +213,13 @@ def load_feature_set(path: str | Path) -> FeatureSet:
     return store._read(about["clips"], path)
 
 
-def key_text(key: dict) -> str:
+def key_text(key: object) -> str:
     """A key as the text that is stored and compared."""
     return json.dumps(key, sort_keys=True, default=str)
 
 
-def _digest(value: object) -> str:
+def digest(value: object) -> str:
+    """16 hex digits of a key, or of other JSON values."""
     return hashlib.sha256(key_text(value).encode()).hexdigest()[:16]
 
 

@@ -17,9 +17,7 @@ def as_array(values: object) -> np.ndarray:
 
 def as_features(values: object, name: str = "features") -> np.ndarray:
     """float64 `[N, d]` from NumPy or torch; InputError unless N >= 2 and everything is finite."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().double().numpy()
-    array = np.asarray(values, dtype=np.float64)
+    array = np.asarray(as_array(values), np.float64)
     if array.ndim != 2:
         raise InputError(f"{name} must be [N, d], got {list(array.shape)}")
     if len(array) < 2:

@@ -196,9 +196,9 @@ def _series(number: int, name: str, points, bands, across: Axis, down: Axis, joi
     return f'<g class="{colour}">{"".join(parts)}</g>'
 
 
-def _mark(number: int, x: float, y: float, r: float = 3.4) -> str:
+def _mark(number: int, x: float, y: float) -> str:
     """A disc, square, diamond or triangle, so that series differ by more than colour."""
-    disc = f"M{x - r:.1f} {y}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
+    disc = f"M{x - 3.4:.1f} {y}a3.4 3.4 0 1 0 6.8 0a3.4 3.4 0 1 0 -6.8 0z"
     square = f"M{x - 3:.1f} {y - 3:.1f}h6v6h-6z"
     diamond = f"M{x} {y - 4.4:.1f}l4.4 4.4l-4.4 4.4l-4.4 -4.4z"
     triangle = f"M{x} {y - 4.2:.1f}l4.2 7.4h-8.4z"
@@ -248,12 +248,12 @@ def short(value: float) -> str:
     return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
-def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) in [low, high], about `wanted` of them."""
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) in [low, high], about five of them."""
     if not high > low:
         return [low]
-    power = 10.0 ** math.floor(math.log10((high - low) / wanted))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power * wanted >= (high - low) * 0.999)
+    power = 10.0 ** math.floor(math.log10((high - low) / 5))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power * 5 >= (high - low) * 0.999)
     return [
         round(number * step, 12) for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
     ]

@@ -15,11 +15,10 @@ from torch import Tensor
 from eval.clip_sets import names_of
 from eval.decode import clips_at_once
 from eval.extract import View, extract, read_items, record_of
-from eval.features.store import FeatureStore
+from eval.features.store import FeatureStore, digest
 from eval.probes.flow import FlowTruth
 from eval.probes.next_frame import NextFrame
 from eval.probes.tracking import Tracks
-from eval.probes.units import digest
 from runtime.errors import InputError
 from runtime.processes import World, autocast
 from runtime.records import from_record

@@ -33,10 +33,6 @@ class FlowTruth:
         self.valid = torch.from_numpy(np.stack([item["valid"] for item in items]))
         self.scale = float(self.flow.square().mean().sqrt().clamp_min(1e-6))
 
-    def use_scale(self, other: FlowTruth) -> None:
-        """Take the scale of the training clips, in whose units a head answers."""
-        self.scale = other.scale
-
     def _answer(self, pictures: Tensor) -> Tensor:
         return pictures[:, 1:].flatten(1, 2) * self.scale  # [B, T, 2, H, W]
 

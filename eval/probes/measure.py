@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from eval.features.store import digest
 from eval.probes.clips import ProbeClips
 from eval.probes.features import SOURCES, noise_of
 from eval.probes.heads import answers, train_head
-from eval.probes.units import Sums, digest, is_kept, make_unit, read_unit, sums_of, unit_path
+from eval.probes.units import Sums, is_kept, make_unit, read_unit, sums_of, unit_path
 from runtime.processes import World
 from runtime.stopping import check_stop
 
@@ -144,7 +145,7 @@ def _unit(
         ]
     else:
         truth, device, size = training.truth, world.device, recipe.batch_size
-        clips.truth.use_scale(truth)
+        clips.truth.scale = truth.scale  # in whose units the head answers
         shape = {"channels": truth.channels, "frames": truth.frames, "spatial": spatial, "width": recipe.head_width}
         steps = recipe.head_steps
         head = train_head(learnt, truth.loss, seed=seed, steps=steps, batch_size=size, device=device, **shape)

@@ -15,7 +15,7 @@ class NextFrame:
     """The frame after the observed ones. The last group's features answer for it."""
 
     metrics, trivial_answer, is_trained = ("next-frame MSE",), "last frame", True
-    channels, frames = 3, 1
+    channels, frames, scale = 3, 1, 1.0  # pixels have one scale
 
     @staticmethod
     def part(item: dict, observed: int) -> dict:
@@ -28,9 +28,6 @@ class NextFrame:
         """
         pair = torch.from_numpy(np.stack([item["pair"] for item in items]))
         self.last, self.next = pair[:, :, 0], pair[:, :, 1]
-
-    def use_scale(self, other: NextFrame) -> None:
-        """Nothing: pixels have one scale."""
 
     def loss(self, pictures: Tensor, places: list[int]) -> Tensor:
         """Mean squared error."""

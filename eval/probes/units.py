@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from eval.features.store import digest
 from eval.metrics.intervals import Estimate
 from eval.metrics.jackknife import ROUNDS, jackknife
 from runtime.errors import InputError
@@ -70,11 +69,6 @@ def is_kept(folder: Path, key: dict) -> bool:
 def unit_path(folder: Path, key: dict) -> Path:
     """The file of a unit."""
     return folder / f"unit-{digest(key)}.json"
-
-
-def digest(key: dict) -> str:
-    """16 hex digits of a key."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def by_video(rows: np.ndarray, videos: Sequence[object]) -> np.ndarray:

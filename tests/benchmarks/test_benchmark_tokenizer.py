@@ -1,24 +1,24 @@
 """The benchmark of the tokenizers: every network does every work, and the ratios are those of the seconds."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from benchmarks import tokenizer as benchmark
 from benchmarks.measuring import Results
-from benchmarks.tokenizer import TokenizerSpeedConfig, multiply_adds, tokenizer_speed
+from benchmarks.tokenizer import PEER, TokenizerSpeedConfig, multiply_adds, tokenizer_speed
 from runtime.errors import InputError
 from runtime.measuring import extra_memory_gib
+from tokenizer.baselines.registry import BASELINES
 
 
 @pytest.fixture(scope="module")
 def small_peer():
-    diffusers = pytest.importorskip("diffusers")
-    config = {"base_dim": 8, "decoder_base_dim": 8, "z_dim": 4, "is_residual": True, "patch_size": 2}
-    original = diffusers.AutoencoderKLWan
+    pytest.importorskip("diffusers")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(diffusers, "AutoencoderKLWan", lambda **given: original(**{**given, **config}))
+        patch.setitem(BASELINES, PEER, replace(BASELINES[PEER], build=BASELINES[PEER].tiny))
         yield
 
 

@@ -137,7 +137,7 @@ def test_training_the_judge_writes_weights_with_their_recipe(tmp_path, capsys):
     assert ShapesNet.from_file(out).dim == 128 and recipe_of(out)["flags"]["steps"] == 3
     assert [path.name for path in tmp_path.iterdir()] == ["judge.safetensors"]
     out.write_bytes(out.read_bytes()[:1000])
-    with pytest.raises(InputError, match="no weights of the shapes network"):
+    with pytest.raises(InputError, match="not readable as weights of the shapes network"):
         ShapesNet.from_file(out)
 
 

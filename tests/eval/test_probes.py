@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from eval import delta_avg, tracking_auc
+from eval.features.store import digest
 from eval.probes import flow, next_frame, tracking
 from eval.probes.clips import clip_of, drawn, observed_groups
 from eval.probes.features import (
@@ -18,7 +19,7 @@ from eval.probes.features import (
     tokens_of,
 )
 from eval.probes.heads import Head, answers, train_head
-from eval.probes.units import by_video, digest, estimate_of, is_kept, make_unit, mean_of, read_unit, unit_path
+from eval.probes.units import by_video, estimate_of, is_kept, make_unit, mean_of, read_unit, unit_path
 from generator import Latte, LatteConfig
 from runtime.errors import InputError
 from videos import ClipSpec, open_dataset
@@ -162,7 +163,7 @@ def features_that_hold(items: list[dict]) -> torch.Tensor:
 def epe_of(learnt: torch.Tensor, judged: torch.Tensor, steps: int) -> tuple[float, float]:
     """(error of a head, error of zero flow)."""
     training, test = flow.FlowTruth(flow_items(64, 0), 4), flow.FlowTruth(flow_items(32, 1), 4)
-    test.use_scale(training)
+    test.scale = training.scale
     head = train_head(learnt, training.loss, steps=steps, channels=2, frames=4, spatial=4, **HEAD)
     found = np.concatenate([test.sums(x, places)["EPE"] for places, x in answers(head, judged, 8, CPU)])
     return mean_of("EPE", found), mean_of("EPE", test.trivial()["EPE"])

@@ -12,10 +12,11 @@ from benchmarks.counting import counting_live_bytes
 from benchmarks.plain_latte import PlainLatte
 from generator.attention import FUSED_SEQUENCE, SHORT_SEQUENCE, Attention, attend
 from generator.config import LatteConfig
-from generator.latte import RECOMPUTE, Latte, cell_positions, forward_flops
+from generator.latte import RECOMPUTE, Latte, cell_positions, forward_flops, sinusoids
 from generator.presets import PRESETS
 from runtime.errors import InputError
 from runtime.parallel import compile_blocks
+from runtime.records import from_record
 
 
 def parameters(config):
@@ -56,6 +57,11 @@ def test_position_tables_are_not_saved(model):
     assert not any("cells" in name or "times" in name or "frequencies" in name for name in model.state_dict())
 
 
+def test_sinusoids_by_hand():
+    angles = torch.tensor([3.0, 0.3, 0.03, 0.003])
+    torch.testing.assert_close(sinusoids(torch.tensor([3]), 8)[0], torch.cat([angles.sin(), angles.cos()]))
+
+
 def test_cell_positions_put_the_column_first():
     table = cell_positions(3, 4, 16)
     assert table.shape == (12, 16)
@@ -84,6 +90,16 @@ def test_a_new_model_gives_zero_velocity_and_identity_blocks():
     assert (velocity == 0).all()
     first = network(x, t, y, return_block=1)[1]
     assert torch.equal(last, first + network.times[:, None])
+
+
+def test_weights_of_a_new_model_are_drawn_as_published():
+    torch.manual_seed(0)
+    network = Latte(LatteConfig(num_classes=100, hidden_size=64, depth=2, num_heads=2))
+    for layer in (network.classes, network.time.mlp[0], network.time.mlp[2]):
+        assert float(layer.weight.std().detach()) == pytest.approx(0.02, rel=0.05)  # four standard errors and more
+    weight = network.blocks[0].attention.qkv.weight
+    bound = (6 / sum(weight.shape)) ** 0.5  # uniform, of Xavier; that of PyTorch's own would be narrower
+    assert 0.99 * bound < weight.abs().max() <= bound
 
 
 def test_return_block_gives_the_tokens_that_the_head_reads(model):
@@ -324,9 +340,9 @@ def test_impossible_sizes_are_refused(changes, words):
 
 def test_config_survives_its_dict_and_refuses_unknown_fields():
     config = LatteConfig(channels=3, num_classes=7)
-    assert LatteConfig.from_dict(dataclasses.asdict(config)) == config
+    assert from_record(LatteConfig, dataclasses.asdict(config), "config.json") == config
     with pytest.raises(InputError, match="patch_size"):
-        LatteConfig.from_dict({"patch_size": 2})
+        from_record(LatteConfig, {"patch_size": 2}, "config.json")
 
 
 def test_latents_of_every_float_type_are_taken(model):

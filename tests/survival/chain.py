@@ -27,7 +27,7 @@ from runtime.log import MEASURED
 ROOT = Path(__file__).parents[2]
 # Seconds after which a process hangs, on a machine that is slow and busy with other things too.
 PATIENCE = 600.0
-HEAVY = ("torch", "torch.distributed.fsdp", "torchdiffeq", "timm", "matplotlib.pyplot", "scipy.stats", "h5py", "decord",
+HEAVY = ("torch", "torch.distributed.fsdp", "torchdiffeq", "timm", "scipy.stats", "h5py", "decord",
          "torch.utils.tensorboard", "tokenizer.stages", "generator.loading", "generator.batches", "eval.clip_sets",
          "eval.page.clips", "eval.page.document", "eval.page.figures",
          "diffusers.models.autoencoders.autoencoder_kl_wan")  # fmt: skip
@@ -101,6 +101,7 @@ def shrink_presets() -> None:
     import generator.presets as generator_presets
     import tokenizer.presets as tokenizer_presets
     from generator.config import LatteConfig
+    from runtime import log
     from tokenizer import stages
     from tokenizer.discriminator import DiscriminatorConfig
     from tokenizer.pvvae import PVVAEConfig
@@ -113,6 +114,7 @@ def shrink_presets() -> None:
         demo, model=tiny, stage_steps=each, training={**demo.training, **published, "spatial_weight": 0.0}
     )
     stages.DiscriminatorConfig = lambda layers: DiscriminatorConfig(channels=4, layers=layers)
+    log._encoded = lambda frames: b""  # pictures take longer than the training
     demo, latte = generator_presets.PRESETS["demo"], LatteConfig(hidden_size=16, depth=2, num_heads=2)
     constant = {"schedule": "constant", "warmup": 100}
     generator_presets.PRESETS["demo"] = replace(demo, model=latte, training={**demo.training, **published, **constant})

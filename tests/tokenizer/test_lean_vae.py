@@ -288,7 +288,7 @@ def test_a_video_of_another_shape_is_refused(tiny, shape, words):
 
 @pytest.mark.parametrize("shape", [(1, 5, 2, 2, 2), (4, 2, 2, 2), (1, 4, 0, 2, 2), (1, 4, 2, 0, 2)])
 def test_latents_of_another_shape_are_refused(tiny, shape):
-    with pytest.raises(InputError, match=r"latents of leanvae are \[B, 4, G, h, w\]"):
+    with pytest.raises(InputError, match=r"leanvae decodes latents \[B, 4, G, h, w\]"):
         tiny.decode(torch.zeros(shape))
 
 

@@ -207,7 +207,7 @@ def test_videos_that_are_not_floats_in_range_are_refused(tiny):
 
 @pytest.mark.parametrize("shape", [(1, 48, 2, 1, 1), (1, 4, 0, 1, 1), (4, 2, 1, 1)])
 def test_latents_of_wrong_shape_are_refused(tiny, shape):
-    with pytest.raises(InputError, match=r"latents of ssvae are \[B, 4, G, h, w\]"):
+    with pytest.raises(InputError, match=r"ssvae decodes latents \[B, 4, G, h, w\]"):
         tiny.decode(torch.zeros(shape, dtype=torch.float64))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from runtime.errors import InputError
+from runtime.errors import InputError, first_line
 from runtime.records import read_json
 from runtime.weights import load_model
 from tokenizer.baselines.base import RANDOM, Baseline, BaselineTokenizer, seeded
@@ -34,6 +34,8 @@ PLAIN = f"{STEM}.safetensors"
 INDEX = f"{PLAIN}.index.json"
 _SHARD = re.compile(rf"{STEM}[\w.-]*\.safetensors", re.ASCII)
 _PROBE = 9  # frames: the fewest that tell a temporal stride of 8 from one of 16
+# Of a network's parts and of any whole number: modules take memory even where their weights take none.
+_MAX_DEPTH, _MAX_SIZE = 64, 2**20
 _REFUSALS = (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError, LookupError, AssertionError)
 
 
@@ -54,7 +56,7 @@ def load_folder(folder: Path, weights: str | Path | None = None) -> BaselineToke
         try:
             return build(name, **fields)
         except _REFUSALS as error:
-            raise InputError(f"{folder / 'config.json'}: {name} refuses it ({_first_line(error)})") from error
+            raise InputError(f"{folder / 'config.json'}: {name} refuses it ({first_line(error)})") from error
 
     if weights == RANDOM:
         network = seeded(make)
@@ -70,7 +72,7 @@ def load_folder(folder: Path, weights: str | Path | None = None) -> BaselineToke
         try:
             spec = probed(network, encode, decode, name)
         except _REFUSALS as error:
-            reasons.append(_first_line(error))
+            reasons.append(first_line(error))
         else:
             baseline = Baseline(spec=spec, encode=encode, decode=decode, **facts)
             return BaselineTokenizer(baseline, network, random_weights=weights == RANDOM)
@@ -88,7 +90,7 @@ def read_config(folder: Path) -> tuple[str, dict]:
     """The autoencoder's class that a folder's config.json names, and the arguments that it has for it.
 
     Raises:
-        InputError: If it names no autoencoder of diffusers, or one that is no tokenizer.
+        InputError: If it names no autoencoder of diffusers, or one that is no tokenizer or of absurd size.
     """
     path = folder / "config.json"
     config, name = read_json(path), class_of(path)
@@ -97,7 +99,14 @@ def read_config(folder: Path) -> tuple[str, dict]:
     if config.get("timestep_conditioning"):
         raise InputError(f"{path}: the decoder of this {name} draws noise; it is no tokenizer that can be compared")
     taken = inspect.signature(diffusers_class(name).__init__).parameters
-    return name, {key: value for key, value in config.items() if key in taken}
+    fields = {key: value for key, value in config.items() if key in taken}
+    for key, value in fields.items():
+        parts = value if isinstance(value, list) else [value]
+        most = _MAX_DEPTH if "layers" in key or "blocks" in key else _MAX_SIZE
+        too_long = len(parts) > _MAX_DEPTH and not key.startswith("latents_")  # which has a number a channel
+        if too_long or any(isinstance(part, int) and part > most for part in parts):
+            raise InputError(f"{path}: {key} is {str(value)[:60]}, more than any autoencoder has")
+    return name, fields
 
 
 def _renaming(class_name: str):
@@ -182,7 +191,3 @@ def probed(network: nn.Module, encode, decode, name: str) -> TokenizerSpec:
         if returns(1 + step):
             return spec if step == temporal else SteppedSpec(**spec.to_dict(), frame_step=step)
     raise ValueError(f"clips of 1 + {temporal}k frames come back in other lengths")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__

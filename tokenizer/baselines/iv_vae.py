@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from runtime.errors import InputError
-from tokenizer.spec import TokenizerSpec, check_video
+from tokenizer.spec import TokenizerSpec, check_latents, check_video
 
 PYRAMID_DILATIONS = (0, 1, 3, 6, 9, 12)  # 0 stands for a 1x1 convolution
 
@@ -91,10 +91,7 @@ class IVVAE(nn.Module):
         Raises:
             InputError: If the number of channels or dimensions does not fit, or there is no group.
         """
-        if latents.ndim != 5 or latents.shape[1] != self.spec.channels or not all(latents.shape[2:]):
-            raise InputError(
-                f"{self.spec.name} decodes latents [B, {self.spec.channels}, G, h, w], got {list(latents.shape)}"
-            )
+        check_latents(latents, self.spec)
         key, temporal = self.decoder(self.conv2(self._frames(latents))).chunk(2, dim=2)
         # The first frame of every group is a key frame; what either half says of the other frames is of no use.
         places = torch.arange(key.shape[1], device=key.device)

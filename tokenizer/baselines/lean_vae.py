@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.errors import InputError
-from tokenizer.spec import LOGVAR_RANGE, TokenizerSpec, check_video
+from tokenizer.spec import LOGVAR_RANGE, TokenizerSpec, check_latents, check_video
 
 # What the authors multiply latents with before they generate, by number of channels.
 LATENT_FACTORS = {16: 1.0, 4: 0.7744}
@@ -80,11 +79,7 @@ class LeanVAE(nn.Module):
         Raises:
             InputError: If shape or dtype does not fit.
         """
-        channels = self.spec.channels
-        if latents.ndim != 5 or latents.shape[1] != channels or 0 in latents.shape[2:]:
-            raise InputError(f"latents of {self.spec.name} are [B, {channels}, G, h, w], got {list(latents.shape)}")
-        if not latents.is_floating_point():
-            raise InputError(f"latents are float, got {latents.dtype}")
+        check_latents(latents, self.spec)
         return 2.0 * self.pixels(latents.to(self.std_layer.weight.dtype))
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from runtime.errors import InputError
-from tokenizer.spec import LOGVAR_RANGE, TokenizerSpec, check_video
+from tokenizer.spec import LOGVAR_RANGE, TokenizerSpec, check_latents, check_video
 
 # Published statistics of the latents, one number a channel: normalised = (mean - LATENTS_MEAN) / LATENTS_STD.
 LATENTS_MEAN = (
@@ -85,10 +84,7 @@ class SSVAE(nn.Module):
         Raises:
             InputError: If the number of channels or dimensions does not fit.
         """
-        if latents.ndim != 5 or latents.shape[1] != self.spec.channels or 0 in latents.shape[2:]:
-            raise InputError(
-                f"latents of {self.spec.name} are [B, {self.spec.channels}, G, h, w], got {list(latents.shape)}"
-            )
+        check_latents(latents, self.spec)
         return self.decoder(latents)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from runtime import state_dicts
 from runtime.errors import InputError
-from tokenizer.spec import LOGVAR_RANGE, TokenizerSpec, check_video
+from tokenizer.spec import LOGVAR_RANGE, TokenizerSpec, check_latents, check_video
 
 # Bands in the order of their channels: the stored name, and the axes along which the second element is subtracted.
 HAAR_2D = {"aa": "", "ad": "h", "da": "w", "dd": "hw"}
@@ -76,12 +76,7 @@ class WFVAE(nn.Module):
         Raises:
             InputError: If shape or dtype does not fit.
         """
-        if latents.ndim != 5 or latents.shape[1] != self.spec.channels or 0 in latents.shape[2:]:
-            raise InputError(
-                f"{self.spec.name} decodes latents [B, {self.spec.channels}, G, h, w], got {list(latents.shape)}"
-            )
-        if not latents.is_floating_point():
-            raise InputError(f"latents are float, got {latents.dtype}")
+        check_latents(latents, self.spec)
         return self.decoder(latents.to(self.decoder.conv_out.weight.dtype))
 
 
