@@ -151,7 +151,7 @@ def load_classifier(facts: dict, device: str | torch.device):
     """(C3D for the Inception Score or None, why there is none); nothing to say where the score is not asked for."""
     if facts["data"] not in IS_DATA_SETS:
         return None, ""
-    if json.loads(facts["clip"])["num_frames"] < 16:
+    if from_record(ClipSpec, json.loads(facts["clip"]), "the clip of the latents").num_frames < 16:
         return None, "C3D sees 16 frames, and these clips have fewer"
     try:
         return load_features("c3d", device=str(device)), ""

@@ -50,14 +50,17 @@ def fitting_tokenizer(
         download: Fetch it from the Hugging Face Hub where it is not here.
 
     Raises:
-        InputError: If its *encoder* is another one than theirs. Another decoder of the same encoder is welcome.
+        InputError: If its *encoder* is another one than theirs, or the facts name code that may have come with them.
+            Another decoder of the same encoder is welcome.
     """
     from runtime.processes import resolve_device
-    from tokenizer.zoo import load
+    from tokenizer.zoo import check_named_by_file, load
 
     name = tokenizer or facts.get("tokenizer")
     if not name:
         raise InputError(f"{source}: it names no tokenizer; give --tokenizer")
+    if not tokenizer:
+        check_named_by_file(name, source)
     weights = weights_of(facts, tokenizer, weights)
     vae = load(name, weights, device=resolve_device(device), download=download)
     wanted = facts.get("encoder_hash")

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.command import CommonFlags, flag, run_command
-from runtime.errors import InputError
+from runtime.command import CommonFlags, flag, printable, run_command
 from runtime.output import check_file
 from runtime.records import check_fields
 
@@ -43,18 +42,15 @@ def report(config: ReportConfig) -> Path:
     """Write the page and print the metrics table; returns the page's path."""
     from eval.results.rows import table
     from eval.tokenizer_clips import run_results
-    from latents_cache.layout import check_attributes
     from runtime.run import is_main, newest_run, read_run, timed_part
     from tokenizer.zoo import run_and_step
 
+    check_file("--out", config.out, folder_exists=True)
     out = Path(config.out)
-    if not out.parent.is_dir():
-        raise InputError(f"--out {config.out}: no such folder {out.parent}")
     run = read_run(config.run or newest_run(config.runs_dir, "generator"), "generator")
-    check_run(run, {"latents": dict})
-    facts, source = run.manifest["latents"], f"{run.dir / 'manifest.json'}: latents"
-    check_fields(facts, _FACTS, source)
-    check_attributes(facts, source)
+    facts = check_generator(run)
+    if facts.get("root"):
+        print(f"eval.report: the page shows clips of {printable(facts['root'])}", flush=True)  # as the run's files say
     tokenizer, step = run_and_step(facts["tokenizer"])
     tokenizer_run = read_run(tokenizer, "tokenizer") if (tokenizer / "manifest.json").is_file() else None
     if tokenizer_run:
@@ -91,12 +87,26 @@ def report(config: ReportConfig) -> Path:
     return out
 
 
+def check_generator(run) -> dict:
+    """A generator's run must say of itself what the page repeats; returns the facts of its latents."""
+    from latents_cache.layout import check_attributes
+
+    check_run(run, {"latents": dict})
+    check_fields(run.config, {"steps": int}, run.dir / "config.json")
+    facts, source = run.manifest["latents"], f"{run.dir / 'manifest.json'}: latents"
+    check_fields(facts, _FACTS, source)
+    check_attributes(facts, source)
+    return facts
+
+
 def check_run(info, more: dict) -> None:
     """A run must say of itself what the page repeats, and `more`."""
     source = info.dir / "manifest.json"
     check_fields(info.manifest, more | _MANIFEST, source)
     check_fields(info.manifest["machine"], {"processor": str, "cores": int, "system": str}, f"{source}: machine")
     check_fields(info.config, {"preset": str, "seed": int}, info.dir / "config.json")
+    for session in info.manifest["sessions"]:
+        check_fields(session, {"seconds": float}, f"{source}: sessions", needed=False)
 
 
 def folders_without_run(runs_dir: Path) -> list[Path]:

@@ -53,7 +53,7 @@ def tables(config: TablesConfig) -> str:
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out, "tables") as partial:
-        partial.write_text(text, "utf-8")
+        partial.write_text(text, "utf-8", "backslashreplace")  # JSON may hold what is no text
     print(f"eval.tables: wrote {out}")
     return text
 

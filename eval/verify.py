@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.command import ReadingFlags, flag, run_command
+from runtime.command import ReadingFlags, flag, printable, run_command
 from runtime.errors import InputError
 
 VERIFIED, DIFFERS, UNCHECKED = "verified", "differs", "cannot be rechecked"
@@ -46,9 +46,10 @@ def verify(config: VerifyConfig) -> list[Check]:
     """
     checks: list[Check] = []
     for path in results_files(Path(config.results)):
-        print(path)
+        print(printable(str(path)))
         for check in checks_of(path, weights=config.weights):
-            print(f"  {check.state:19}  {check.what}{f': {check.words}' if check.words else ''}", flush=True)
+            about = printable(f"{check.what}{f': {check.words}' if check.words else ''}")
+            print(f"  {check.state:19}  {about}", flush=True)
             checks.append(check)
     count = Counter(check.state for check in checks)
     print(", ".join(f"{count[state]} {state}" for state in (VERIFIED, DIFFERS, UNCHECKED)))
@@ -78,8 +79,9 @@ def checks_of(path: Path, *, weights: bool = True) -> Iterator[Check]:
     from runtime.records import check_fields
 
     facts, rows = read_results(path)
-    wanted = dict.fromkeys(("tokenizer", "weights", "encoder_hash", "decoder_hash"), str) | {"samples_of": dict}
+    wanted = dict.fromkeys(("tokenizer", "weights", "encoder_hash", "decoder_hash"), str)
     check_fields(facts, wanted | {"videos": list[int]}, path, needed=False)
+    check_fields(facts.get("samples_of", {}), dict.fromkeys(facts.get("samples_of", {}), str), f"{path}: samples_of")
     videos = facts.get("videos")  # of each clip, by probes alone, which keep units and not features
     sets: dict[str, object] = {}
     for source in sorted({source for row in rows for source in row.sources}):
@@ -134,18 +136,19 @@ def check_samples(path: Path, kept) -> Check:
     with open_latents(path) as reader:
         if len(reader) < count:
             return Check(path.name, DIFFERS, f"{len(reader)} samples, {count} were measured")
-        same = sample_names(reader, count) == [clip.decode() for clip in kept.clips]
+        same = sample_names(reader, count) == [clip.decode(errors="replace") for clip in kept.clips]
     return Check(path.name, VERIFIED, f"{count} samples") if same else Check(path.name, DIFFERS, "other samples now")
 
 
 def networks(facts: dict, features: set[str]) -> Iterator[Check]:
     """Whether tokenizer and feature networks that can be found have the hashes that were written."""
     from eval.features import load_features
-    from tokenizer.zoo import load
+    from tokenizer.zoo import check_named_by_file, load
 
     name = facts.get("tokenizer")
     if name:
         try:
+            check_named_by_file(name, "the results")
             vae = load(name, facts.get("weights"))
         except InputError as error:
             yield Check(f"tokenizer {name}", UNCHECKED, str(error))

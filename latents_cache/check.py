@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from runtime.command import ReadingFlags, flag, run_command
+from runtime.command import ReadingFlags, flag, printable, run_command
 from runtime.errors import InputError
 from runtime.log import Progress
 
@@ -55,8 +55,8 @@ def describe(reader) -> None:
     parts = "mean and logvar" if reader.has_logvar else "mean only"
     print(f"{reader.path}: {len(reader)} rows of (C, G, h, w) = {reader.shape}, {parts}")
     for name, value in sorted(reader.attributes.items()):
-        text = str(value)
-        print(f"  {name}: {text if len(text) <= 100 else text[:97] + '...'}")
+        text = printable(str(value))
+        print(f"  {printable(name)}: {text if len(text) <= 100 else text[:97] + '...'}")
     labels, counts = np.unique(reader.labels, return_counts=True)
     if labels.tolist() == [-1]:
         print("  labels: none")

@@ -22,7 +22,7 @@ MAX_SEARCH = 64 * 2**20  # bytes between two datasets; all that is not their val
 
 
 def check_heaps(file: h5py.File, path: Path) -> None:
-    """Walk every global heap; InputError when one would not end."""
+    """Walk every global heap; InputError when one would not end, or a dataset is not in the file itself."""
     with open(path, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for start, stop in _between_datasets(file, len(content)):
             at = content.find(_SIGNATURE, start, min(stop, start + MAX_SEARCH))
@@ -42,9 +42,13 @@ def _between_datasets(file: h5py.File, length: int) -> list[tuple[int, int]]:
     """Where heaps can be: everywhere but in the values of contiguous datasets."""
     taken = []
     for name in file:
-        dataset = file.get(name)
-        offset = dataset.id.get_offset() if isinstance(dataset, h5py.Dataset) else None
-        if offset is not None and not dataset.external:
+        # HDF5 follows a link when it is asked what lies there, and a pipe at its end would keep it waiting for ever.
+        dataset = file.get(name) if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+        is_dataset = isinstance(dataset, h5py.Dataset)
+        if dataset is None or (is_dataset and (dataset.external or dataset.is_virtual)):
+            raise InputError(f"{file.filename}: {name} lies in another file, or behind a link; copy it into this one")
+        offset = dataset.id.get_offset() if is_dataset else None
+        if offset is not None:
             taken.append((offset, min(length, offset + dataset.nbytes)))
     gaps, start = [], 0
     for first, after in sorted(taken):

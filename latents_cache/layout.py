@@ -45,8 +45,7 @@ def check_datasets(file: h5py.File, path: Path) -> int:
     """Check dtypes and shapes of the datasets, and that this file holds them; returns the number of rows.
 
     Raises:
-        InputError: Also for data that HDF5 would fetch from other files, and for sizes that a file of this length
-            cannot hold, so that nothing is allocated for them.
+        InputError: Also for sizes that a file of this length cannot hold, so that nothing is allocated for them.
     """
     mean = file["mean"]
     rows, shape = len(mean), tuple(mean.shape[1:])
@@ -66,9 +65,6 @@ def check_datasets(file: h5py.File, path: Path) -> int:
             wanted = mean.shape
         if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != kind or dataset.shape != wanted:
             raise InputError(f"{path}: {name} is {dataset}, expected {list(wanted)} of numpy kind {kind!r}")
-        elsewhere = isinstance(file.get(name, getlink=True), h5py.ExternalLink) or dataset.external
-        if elsewhere or dataset.is_virtual:
-            raise InputError(f"{path}: {name} lies in another file; copy it into this one")
         if dataset.nbytes > MAX_COMPRESSION * length:
             raise InputError(f"{path}: {name} promises {dataset.nbytes} bytes, the file has {length}; write it again")
     return rows

@@ -21,7 +21,7 @@ import numpy as np
 from latents_cache.heap import check_heaps, lies_within
 from runtime.errors import InputError
 from runtime.faults import reach
-from runtime.files import disk_errors, flock, flush, sync
+from runtime.files import disk_errors, flock, flush, no_link, sync
 
 # What h5py raises on damaged bytes.
 DAMAGE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError)
@@ -86,7 +86,7 @@ class RowFile:
         """Hold the lock file, exclusively or together with the processes of one launch."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = open(self._lock_path, "a+")  # noqa: SIM115 - held as long as the writer lives
+            lock = open(self._lock_path, "a+", opener=no_link)  # noqa: SIM115 - held as long as the writer lives
         except OSError as error:
             raise InputError(f"cannot write to {self.path.parent}: {error.strerror}") from error
         try:
@@ -123,7 +123,7 @@ class RowFile:
         """
         draft, descriptor = self.path.with_name(f".{self.path.name}.new"), -1
         try:
-            descriptor = os.open(draft, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = no_link(draft, os.O_RDWR | os.O_CREAT)
             # Of a full disk HDF5 complains at length, also long after it was told: it must find room.
             _allocate(descriptor, HEADER_BYTES + len(str(self._attributes)))
             aligned = {"alignment_threshold": PAGE, "alignment_interval": PAGE}
@@ -182,7 +182,7 @@ class RowFile:
                 f"{self.partial} was begun with other settings ({'; '.join(differing)}); "
                 "use those, remove it, or write to another name"
             )
-        self._descriptor, self._offsets, self._types = os.open(self.partial, os.O_RDWR), offsets, types
+        self._descriptor, self._offsets, self._types = no_link(self.partial, os.O_RDWR), offsets, types
         self._share()
 
     def _share(self) -> None:

@@ -100,7 +100,7 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step_{step:08d}"
     partial = folder / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    _delete(partial)
     reach("checkpoint.begin")
     partial.mkdir()
     try:
@@ -124,7 +124,7 @@ def save_checkpoint(
         # On a full disk the room goes back to what is there already.
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    if final.exists():
+    if os.path.lexists(final):
         _remove(final)
     reach("checkpoint.replace")
     os.rename(partial, final)
@@ -213,16 +213,24 @@ def _bytes_of(value) -> int:
 def _remove(checkpoint: Path) -> None:
     """Delete a checkpoint; it loses its name first, so that a kill half-way leaves none that only looks whole."""
     passing = checkpoint.with_name(f".{checkpoint.name}.removed.partial")
-    shutil.rmtree(passing, ignore_errors=True)
+    _delete(passing)
     os.rename(checkpoint, passing)
     reach("checkpoint.prune")
-    shutil.rmtree(passing)
+    _delete(passing, ignore_errors=False)
+
+
+def _delete(folder: Path, ignore_errors: bool = True) -> None:
+    """Delete a folder; of a link to one, which may be anybody's, the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=ignore_errors)
 
 
 def prune(run_dir: str | Path) -> None:
     """Remove what `save_checkpoint` would after writing the newest one: a kill may have come before that."""
     for leftover in (Path(run_dir) / "checkpoints").glob(".step_*.partial"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        _delete(leftover)
     found = [(path, read_json(path / "state.json")) for _, path in list_checkpoints(run_dir)]
     old = [path for path, state in found[:-1] if state.get("passing")]
     unkept = [path for path, state in found if not state.get("keep") and path not in old]
@@ -231,7 +239,8 @@ def prune(run_dir: str | Path) -> None:
         _remove(path)
     left = [path for path, _ in found if path not in gone]
     for path in left[:-KEEP_LAST]:
-        (path / OPTIMIZER).unlink(missing_ok=True)
+        if not path.is_symlink():
+            (path / OPTIMIZER).unlink(missing_ok=True)
 
 
 def list_checkpoints(run_dir: str | Path) -> list[tuple[int, Path]]:

@@ -158,8 +158,14 @@ def run_command(
 
 def _end(reason: str, code: int) -> typing.NoReturn:
     """End with one line on stderr."""
-    print(f"error: {' '.join(reason.split())}", file=sys.stderr)
+    print(f"error: {printable(reason)}", file=sys.stderr)
     sys.exit(code)
+
+
+def printable(text: str) -> str:
+    """Text that may come out of a file as one line for a terminal: nothing in it moves the cursor or sets colours."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+    return "".join(shown)
 
 
 @contextmanager

@@ -77,9 +77,23 @@ def _is_alive(process: int) -> bool:
     return True
 
 
+def no_link(path: str | Path, flags: int) -> int:
+    """Descriptor of a file, there or new; as `opener` of `open` for what is written in place.
+
+    Raises:
+        InputError: If it is a link: in a folder of a stranger it may lead to any file of the user.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP and os.path.islink(path):
+            raise InputError(f"{path} is a link, through which nothing is written; remove it") from error
+        raise
+
+
 def open_end(path: str | Path) -> int:
     """Descriptor of a file, there or new, that is written to at its end alone."""
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    return no_link(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 def append_to(descriptor: int, path: str | Path, data: bytes, point: str) -> None:

@@ -24,6 +24,7 @@ from runtime.weights import check_weights
 MODES = ("ddp", "fsdp")
 VARIANTS = 128
 LARGE = 100_000_000  # parameters from which compiling is soon made up for
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _GO_BACK = "remove that checkpoint to go on from the one before"
 
 
@@ -176,26 +177,32 @@ def optimizer_state_of(optimizer: torch.optim.Optimizer, model: nn.Module, world
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, dict], source: object
 ) -> None:
-    """Inverse of `optimizer_state_of`; InputError, naming `source`, when the state is of another model."""
+    """Inverse of `optimizer_state_of`; InputError, naming `source`, when the state is of another model or optimizer, or
+    not finite."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
+        keys = ("step", "exp_avg", "exp_avg_sq") if "betas" in group else ("momentum",)  # AdamW, Muon
         for parameter in group["params"]:
             name = names[parameter]
             kept = state.get(name) if isinstance(state, Mapping) else None
             if not isinstance(kept, Mapping):
                 raise InputError(f"{source}: no optimizer state of {name}; {_GO_BACK}")
-            for key, value in kept.items():
-                if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
-                    shapes = f"{list(value.shape)}, not {list(parameter.shape)}"
-                    raise InputError(f"{source}: the optimizer's {key} of {name} is {shapes}; {_GO_BACK}")
+            for key in keys:
+                value, shape = kept.get(key), torch.Size() if key == "step" else parameter.shape
+                if not isinstance(value, Tensor) or value.shape != shape:
+                    found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                    raise InputError(
+                        f"{source}: the optimizer's {key} of {name} is {found}, not {list(shape)}; {_GO_BACK}"
+                    )
+                is_plain = value.layout == torch.strided and value.dtype in _FLOATS and not value.is_meta
+                if not (is_plain and value.isfinite().all()):
+                    raise InputError(f"{source}: the optimizer's {key} of {name} is no finite numbers; {_GO_BACK}")
                 optimizer.state[parameter][key] = _placed(value, parameter, key, group)
 
 
-def _placed(value: object, parameter: Tensor, key: str, group: dict) -> object:
+def _placed(value: Tensor, parameter: Tensor, key: str, group: dict) -> Tensor:
     """An entry of the optimizer's state where the optimizer keeps it: moments beside their parameter."""
-    if not isinstance(value, Tensor):
-        return value
-    if value.shape != parameter.shape or key == "step":
+    if key == "step":
         # The count of steps lives on the CPU, unless the fused kernel wants it on the device.
         return value.to(parameter.device if group.get("fused") else "cpu").clone()
     moment = torch.empty_like(parameter, requires_grad=False)

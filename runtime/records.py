@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -143,6 +144,13 @@ def from_record(cls: type, record: object, source: object):
         raise InputError(f"{source}: {error}") from error
 
 
+def is_number(value: object) -> bool:
+    """Whether a value is a number, and one that a float can hold: JSON has whole numbers of thousands of digits."""
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= sys.float_info.max)
+
+
 def _fits(value: object, kind: object) -> bool:
     if isinstance(kind, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(kind))
@@ -155,7 +163,7 @@ def _fits(value: object, kind: object) -> bool:
             return len(value) == len(of) and all(map(_fits, value, of))
         return all(_fits(part, of[0]) for part in value) if of else True
     if origin in (int, float):
-        return isinstance(value, int if origin is int else int | float) and not isinstance(value, bool)
+        return is_number(value) and (origin is float or isinstance(value, int))
     return isinstance(value, origin)
 
 

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from runtime.errors import InputError
-from runtime.files import flock
+from runtime.files import flock, no_link
 from runtime.output import check_name
 from runtime.records import append_line, check_fields, plain, read_json, write_json
 from runtime.stopping import Stopped
@@ -184,7 +184,7 @@ class Run:
         identity = plain(identity)
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            lock = open(directory / ".lock", "w")  # noqa: SIM115 - held open for as long as the run is
+            lock = open(directory / ".lock", "w", opener=no_link)  # noqa: SIM115 - held open for as long as the run is
         except OSError as error:
             raise InputError(f"cannot write to {directory}: {error.strerror}") from error
         try:

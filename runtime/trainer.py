@@ -237,11 +237,13 @@ class Trainer:
         Args:
             optimizer: Also take the optimizer's state, where the checkpoint has any: without updates there is none.
         """
-        check_fields(checkpoint.state, {"skipped": int}, checkpoint.path / "state.json")
-        check_fields(checkpoint.state, {"ema_updates": int}, checkpoint.path / "state.json", needed=False)
-        self.skipped = checkpoint.state["skipped"]
-        # Earlier versions did not write it, and counted skipped steps too.
-        self.ema.updates = checkpoint.state.get("ema_updates", checkpoint.step)
+        # Earlier versions did not write ema_updates, and counted skipped steps too.
+        state, file = {"ema_updates": checkpoint.step} | checkpoint.state, checkpoint.path / "state.json"
+        for name in ("skipped", "ema_updates"):
+            check_fields(state, {name: int}, file)
+            if not 0 <= state[name] < 2**63:
+                raise InputError(f"{file}: {name} is {state[name]}, expected a count")
+        self.skipped, self.ema.updates = state["skipped"], state["ema_updates"]
         weights, averages = (checkpoint.path / f"{name}.safetensors" for name in ("model", "ema"))
         parallel.load_state(self.model, checkpoint.tensors["model"], weights)
         check_weights(self.model.state_dict(), checkpoint.tensors["ema"], averages)

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from plans import STUDY_HEAD
 
 from generator.config import LatteConfig
 from generator.latte import Latte
@@ -57,6 +58,14 @@ def make_results(folder: Path) -> None:
     (folder / "study.toml").write_text(
         'data = "ucf101"\nseeds = [0]\n[tokenizer]\ntrain = {}\nimages = {}\n[generator.train]\n'
     )
+    whole = STUDY_HEAD + '[[arm]]\nname = "A"\nvideo = {}\n'
+    for name, text in {
+        "digits": f"a = {'9' * 5000}",
+        "hexadecimal": f"a = 0x{'f' * 5000}",
+        "gate": f"{whole}[gate]\naccuracy-shape = 1{'0' * 400}\n",
+        "steps": whole.replace("steps = 2\n", f"steps = 1{'0' * 400}\n"),
+    }.items():
+        (folder / f"study-{name}.toml").write_text(text)
     (folder / "k400").mkdir()
     (folder / "k400" / "val.csv").write_text("label,youtube_id\n,aaaaaaaaaaa\n")
 
@@ -564,6 +573,10 @@ TABLE = [
     ("eval.ablation --plan {latents}", "cannot be read"),
     ("eval.ablation --plan {stage}/results-text.json", "not readable as TOML"),
     ("eval.ablation --plan {stage}/study.toml", "[eval.fvd] is missing"),
+    ("eval.ablation --plan {stage}/study-digits.toml", "not readable as TOML"),
+    ("eval.ablation --plan {stage}/study-hexadecimal.toml", "not readable as TOML"),
+    ("eval.ablation --plan {stage}/study-gate.toml", "gate: accuracy-shape is 1000000"),
+    ("eval.ablation --plan {stage}/study-steps.toml", "expected a whole number"),
     ("eval.compare --tokenizers moving-shapes --name a/b", "folder name"),
     ("eval.compare --tokenizers moving-shapes --out {good}", "is a folder"),
     ("eval.probe --run nowhere", "neither a run directory"),

@@ -14,7 +14,7 @@ from torch.nn import Module
 
 from runtime.errors import InputError
 from runtime.files import replacing
-from runtime.records import read_json, read_lines
+from runtime.records import check_fields, is_number, read_json, read_lines
 from runtime.run import RunInfo, commits, file_sha256
 from tokenizer.hub import CARD, VIDEO_FOLDER
 
@@ -23,6 +23,9 @@ _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 # What of a run's settings the table of training says in rows of their own, or keeps to itself.
 _TOLD = {"data", "root", "images", "images_root", "data_fingerprint", "num_frames", "size", "frame_stride", "steps",
          "init_from", "dtype", "model"}  # fmt: skip
+
+_MANIFEST = {"identity": dict, "sessions": list[dict], "plan": list[dict]}
+_MANIFEST |= {"command": str, "versions": dict, "machine": dict}
 
 
 def write_card(folder: Path, text: str) -> None:
@@ -99,6 +102,7 @@ def measured_of(run_dir: Path, vae: Module) -> list[dict]:
         rows = record.get("rows")
         if not same or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             continue
+        check_fields(record, {"differences": list[str]}, path, needed=False)
         key = tuple(str(record.get(name, "")) for name in ("kind", "data", "split"))
         newest[key] = max(newest.get(key, record), record, key=lambda each: str(each.get("created", "")))
     return [newest[key] for key in sorted(newest)]
@@ -161,8 +165,14 @@ def _loading(spec, predicts: bool) -> str:
 
 
 def _training(run: RunInfo, step: int) -> str:
-    config, manifest = run.config, run.manifest
+    config, manifest, source = run.config, run.manifest, run.dir / "manifest.json"
+    check_fields(manifest, _MANIFEST, source, needed=False)
     identity, sessions = manifest.get("identity", {}), manifest.get("sessions", [])
+    check_fields(identity, {"steps": int}, source, needed=False)
+    for session in sessions:
+        check_fields(session, {"seconds": float, "processes": int, "command": str}, source, needed=False)
+    for part in manifest.get("plan", []):
+        check_fields(part, {"name": str, "stop": int}, source)
     wanted = identity.get("steps", step)
     ended = "" if step >= wanted else f", **not finished**: {wanted:,} were planned"
     clip = ", ".join(f"{name} {config.get(name)}" for name in ("num_frames", "size", "frame_stride"))
@@ -229,7 +239,7 @@ def _measured_row(row: Mapping) -> str:
 
 
 def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, (int, float)) else "–"
+    return f"{value:.4g}" if is_number(value) else "–"
 
 
 def _cell(value: object) -> str:

@@ -19,6 +19,9 @@ TOKENIZER_NAMES = (*SHIPPED, *registry.BASELINES)
 # What the shipped tokenizers were trained on, in the words of `tokenizer.train`'s flags.
 _SHIPPED_CLIPS = {"moving-shapes": {"data": "moving_shapes", "num_frames": 17, "size": 32, "frame_stride": 1}}
 
+_TRAINED_ON = {**dict.fromkeys(("data", "root"), str | None), **dict.fromkeys(("num_frames", "size"), int)}
+_TRAINED_ON |= {"frame_stride": int | list[int] | None}
+
 
 def load(
     name_or_path: str | Path,
@@ -103,7 +106,7 @@ def take_statistics(run_dir: Path, *models) -> str | None:
         if vae is not None and values.get("encoder_hash") == vae.encoder_hash:
             try:
                 vae.set_latent_statistics(values.get("mean"), values.get("std"))
-            except (TypeError, ValueError, RuntimeError) as error:
+            except (TypeError, ValueError, RuntimeError, OverflowError) as error:
                 raise InputError(f"{path}: {error}; remove it and run tokenizer.encode again") from error
             taken = f"{values.get('latents')} ({values.get('rows')} rows)"
     return taken
@@ -131,6 +134,16 @@ def check_known(name_or_path: str | Path, weights: str | Path | None = None) -> 
         registry.check(str(name_or_path), weights)
     else:
         find_folder(name_or_path)
+
+
+def check_named_by_file(name: str, source: object) -> None:
+    """InputError if a tokenizer that a file names is code in a folder that is no package, as code that came with the
+    file would be; nothing is imported."""
+    if registry.lies_in_bare_folder(name):
+        raise InputError(
+            f"{source}: its tokenizer is code in a folder, {name}, and not run; "
+            f"if you trust it, give --tokenizer {name}, or put an __init__.py into the folder"
+        )
 
 
 def spec_of(name_or_path: str | Path, weights: str | Path | None = None) -> TokenizerSpec:
@@ -177,12 +190,17 @@ def state_of(name_or_path: str | Path, weights: str | Path | None = None) -> str
 def trained_on(name_or_path: str | Path) -> dict:
     """The flags of the run that trained a tokenizer, or what is known of a shipped one: `data`, `root`, `num_frames`,
     `size`, `frame_stride` and more; empty for tokenizers of others and for a bare folder of weights."""
+    from runtime.records import check_fields
     from runtime.run import read_run
 
     if str(name_or_path) in SHIPPED:
         return dict(_SHIPPED_CLIPS[str(name_or_path)])
     run, _ = run_and_step(name_or_path)
-    return read_run(run).config if (run / "manifest.json").is_file() else {}
+    if not (run / "manifest.json").is_file():
+        return {}
+    config = read_run(run).config
+    check_fields(config, _TRAINED_ON, run / "config.json", needed=False)
+    return config
 
 
 def run_and_step(name_or_path: str | Path) -> tuple[Path, int | None]:

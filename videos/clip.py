@@ -108,7 +108,7 @@ class ClipSpec:
 
 def lowest_stride(stride: int | Sequence[int] | None) -> int:
     """The stride, or the lowest of a range, that a run's config.json holds; 1 where it holds none."""
-    return (stride or 1) if not isinstance(stride, Sequence) else min(stride)
+    return (stride or 1) if not isinstance(stride, Sequence) else min(stride, default=1)
 
 
 class Fit(NamedTuple):

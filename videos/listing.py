@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runtime.errors import InputError
-from runtime.files import replacing
+from runtime.files import no_link, replacing
 from runtime.published_weights import cache_folder
 from runtime.records import parse_json
 
@@ -139,7 +139,7 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
     name = path.with_suffix(".lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(name, "w")  # noqa: SIM115 - held for the with-block
+        lock = open(name, "w", opener=no_link)  # noqa: SIM115 - held for the with-block
     except OSError:
         yield
         return

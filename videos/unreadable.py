@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from runtime.errors import InputError
-from runtime.files import flock
+from runtime.files import flock, no_link
 from runtime.records import read_lines
 
 MAX_UNREADABLE = 0.01
@@ -56,7 +56,7 @@ class UnreadableFiles:
         with self._lock:
             if clip.path in self._seen:
                 return
-            with open(self.path, "a+b") as file:
+            with open(self.path, "a+b", opener=no_link) as file:
                 flock(file, fcntl.LOCK_EX, self.path)  # one process at a time; closing the file gives it up
                 known = [line["path"] for line in read_lines(self.path, {"path": str, "reason": str})]
                 if clip.path not in known:

@@ -15,9 +15,11 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
-from eval.arms.costs import clock, left_words
+from eval.arms.costs import left_words
 from eval.arms.plan import Plan, Stage, last_words, needing
 from runtime.errors import InputError
+from runtime.files import no_link
+from runtime.log import clock
 from runtime.stopping import INTERRUPTED, REQUEUE, Stopped, check_stop, orderly, stop_asked
 
 POLL = 0.1  # seconds between two looks at a command that runs
@@ -108,7 +110,7 @@ def run_stage(plan: Plan, stage: Stage, lock: IO, label: str, processes: int = 1
     path.parent.mkdir(parents=True, exist_ok=True)
     in_one_go = not path.exists()
     print(f"{label}: {left_words(plan)}; {stage.name}, see {path}\n  {stage.command}", file=sys.stderr, flush=True)
-    with open(path, "ab") as log:
+    with open(path, "ab", opener=no_link) as log:
         before, began = log.tell(), time.monotonic()
         with orderly():
             process = start(stage, log, lock, processes)

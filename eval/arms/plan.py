@@ -20,7 +20,7 @@ from typing import IO
 
 from runtime.command import CommonFlags, flag
 from runtime.errors import InputError
-from runtime.files import flock
+from runtime.files import flock, no_link
 from runtime.records import check_fields, read_json, write_json
 from runtime.run import now
 
@@ -177,7 +177,7 @@ class Plan:
         """
         path = self._lock(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a") as lock:
+        with open(path, "a", opener=no_link) as lock:
             try:
                 flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
             except BlockingIOError:

@@ -24,7 +24,7 @@ from generator.loading import SHIPPED
 from latents_cache import open_latents
 from runtime.errors import InputError
 from runtime.processes import autocast, resolve_device, resolve_dtype
-from runtime.records import check_fields, read_json, read_lines
+from runtime.records import check_fields, is_number, read_json, read_lines
 from runtime.run import commits
 from videos import psnr, to_float, to_uint8
 
@@ -204,13 +204,17 @@ def curves_section(run, tokenizer_run, results: Sequence[tuple]) -> str:
     charts.append(curve(loss, x_label=generator_step, y_label="flow loss", log_y=True))
     for record, _ in results:
         if record["kind"] == "convergence":
-            check_fields(record, _CURVE, f"convergence of {run.dir}")
+            source = f"convergence of {run.dir}"
+            check_fields(record, _CURVE, source)
+            for point in (*record["curve"], *record["curve_to_reconstructions"]):
+                check_fields(point, {"step": float, "value": float}, source)
+                check_fields(point, dict.fromkeys(("low", "high"), float | None), source, needed=False)
             metric, to_real = record["metric"], record["curve"]
             how = "".join(f", {words} {record[name]}" for name, words in CURVES.items() if name in record)
             found = {metric: to_real, f"{metric} to reconstructions": record["curve_to_reconstructions"]}
             chart = curve(
                 {name: [(p["step"], p["value"]) for p in points] for name, points in found.items()},
-                bands={metric: [(p["step"], p["low"], p["high"]) for p in to_real if p["low"] is not None]},
+                bands={metric: [(p["step"], p.get("low"), p.get("high")) for p in to_real]},
                 levels={"other real clips": record["floor"], "untrained": record["untrained"]},
                 log_y=record["floor"] > 0,
                 x_label=generator_step,
@@ -224,7 +228,8 @@ def curves_section(run, tokenizer_run, results: Sequence[tuple]) -> str:
 def logged(log: list[dict], names: dict[str, str]) -> dict[str, list[tuple[float, float]]]:
     """What `curve` draws of a log: points (step, value) by legend, for the values that `names` gives by legend."""
     return {
-        words: smoothed([(line["step"], line[name]) for line in log if name in line]) for words, name in names.items()
+        words: smoothed([(line["step"], line[name]) for line in log if is_number(line.get(name))])
+        for words, name in names.items()
     }
 
 

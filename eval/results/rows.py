@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from eval.protocols.presets import PAPER
+from runtime.command import printable
 from runtime.records import check_fields, from_record, read_json, write_json
 from runtime.run import command_line, git_commit, is_main, machine, now, versions
 
@@ -87,11 +88,15 @@ def write_results(path: str | Path, *, kind: str, rows: list[Row], **facts) -> N
     )
 
 
+# Facts that readers of all kinds of results rely on, where they are there.
+_FACTS = {"differences": list[str], "protocols": dict, "guidance_scales": list[float], "samples_of": dict}
+
+
 def read_results(path: str | Path) -> tuple[dict, list[Row]]:
     """(facts, rows) of one evaluation."""
     record = read_json(path)
     check_fields(record, {"kind": str, "command": str, "created": str, "rows": list}, path)
-    check_fields(record, {"differences": list[str], "protocols": dict}, path, needed=False)
+    check_fields(record, _FACTS, path, needed=False)
     for name, protocol in record.get("protocols", {}).items():
         check_fields(protocol, {"differences": list[str]}, f"{path}, protocol {name}")
     if record["kind"] == "comparison":  # what eval.difference wrote when it had that name
@@ -120,7 +125,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def table(rows: list[Row]) -> str:
     """Rows as an aligned text table."""
-    lines = [HEADINGS, *map(cells, rows)]
+    lines = [HEADINGS, *([printable(cell) for cell in cells(row)] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines

@@ -37,7 +37,7 @@ from pathlib import Path
 from eval.study.hypotheses import Hypothesis, arms_of, read_hypothesis
 from runtime.errors import InputError
 from runtime.output import check_name
-from runtime.records import check_fields, from_record
+from runtime.records import check_fields, from_record, plain
 
 IMAGES = "images"
 STAGES = (IMAGES, "video", "decoder")
@@ -144,8 +144,8 @@ def read_study(path: str | Path) -> Study:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--plan {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     try:
-        record = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        record = plain(tomllib.loads(text))
+    except (ValueError, RecursionError) as error:  # among them numbers of thousands of digits
         raise InputError(f"--plan {path}: not readable as TOML ({error})") from error
     check_fields(record, _HEAD, path)
     check_fields(record, _MORE, path, needed=False)

@@ -14,6 +14,7 @@ from eval.probe import TASKS, ProbeConfig, out_of
 from eval.study.file import IMAGES, ArmSpec, Study, words_of
 from runtime.command import parse
 from runtime.errors import InputError
+from runtime.records import is_number
 
 
 @dataclass(frozen=True)
@@ -317,4 +318,4 @@ class Maker:
 def number_of(flags: dict, name: str, default: float) -> float:
     """A number among flags; the default where it is absent, or no number, which the command will say."""
     value = flags.get(name, flags.get(name.replace("-", "_"), default))
-    return float(value if isinstance(value, int | float) and math.isfinite(value) else default)
+    return float(value if is_number(value) and math.isfinite(value) else default)

@@ -306,6 +306,16 @@ def test_latents_of_a_checkpoint_have_its_results_and_its_steps_on_the_page(chai
     assert f">{format_number(decibels)}<" in text
 
 
+def test_the_folder_whose_clips_a_run_would_show_is_said(chain, tmp_path, capsys):
+    run = shutil.copytree(chain.generator, tmp_path / "gen", ignore=shutil.ignore_patterns("samples", "eval"))
+    manifest = read_json(run / "manifest.json")
+    private = {"data": "videos", "root": str(tmp_path / "private")}
+    write_json(run / "manifest.json", manifest | {"latents": manifest["latents"] | private})
+    with pytest.raises(InputError, match="private"):
+        report(ReportConfig(run=str(run), runs_dir=str(tmp_path), out=str(tmp_path / "r.html"), **COMMON))
+    assert f"shows clips of {tmp_path / 'private'}" in capsys.readouterr().out
+
+
 def test_a_missing_folder_is_refused_before_any_work(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         report(ReportConfig(runs_dir=str(tmp_path / "none"), out=str(tmp_path / "nowhere" / "report.html")))

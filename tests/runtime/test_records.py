@@ -49,6 +49,7 @@ def test_what_fits_becomes_the_dataclass(record):
         ({"name": "a", "size": [1, 2, 3]}, "expected a whole number or a list"),
         ({"name": "a", "size": 2.0}, "size is 2.0"),
         ({"name": "a", "rate": "0.5"}, "rate is '0.5', expected a number"),
+        ({"name": "a", "rate": 10**400}, "expected a number"),
         ({"name": "a", "rate": None}, "rate is None, expected a number"),
         ({"name": "a", "rate": 2.0}, "a.json: rate must be at most 1"),
         ({"name": "a", "note": 1}, "note is 1, expected text or null"),

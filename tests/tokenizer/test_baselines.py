@@ -369,6 +369,9 @@ def test_folders_that_hold_no_tokenizer_are_refused_in_one_line(tmp_path):
         ({"_class_name": 3}, "names no class"),
         ({"timestep_conditioning": True}, "draws noise"),
         ({"base_dim": "many"}, "AutoencoderKLWan refuses it"),
+        ({"base_dim": 10**400}, "base_dim is 1000"),
+        ({"num_res_blocks": 65}, "num_res_blocks is 65, more than any"),
+        ({"dim_mult": [1] * 65}, r"dim_mult is \[1, 1, "),
     ):
         write_json(folder / "config.json", config | change)
         with pytest.raises(InputError, match=words) as caught:

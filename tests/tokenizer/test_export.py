@@ -148,7 +148,7 @@ def test_latent_statistics_travel_when_they_are_of_this_encoder(run, tmp_path):
     assert "not computed: `normalize` changes nothing" in (out / "README.md").read_text()
 
 
-@pytest.mark.parametrize("mean", [None, [1.0], "text", [[1.0, 2.0], [3.0]]])
+@pytest.mark.parametrize("mean", [None, [1.0], "text", [[1.0, 2.0], [3.0]], [10**400, 0, 0, 0]])
 def test_damaged_latent_statistics_are_refused_and_nothing_is_written(mean, run, tmp_path):
     notes = {"mean": mean, "std": [1.0] * 4, "encoder_hash": load(run).encoder_hash}
     write_json(run / "latent_statistics.json", notes)

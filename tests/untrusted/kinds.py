@@ -10,7 +10,7 @@ import json
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -141,14 +141,13 @@ def _trainer():
 
 def make_generator(folder: Path) -> None:
     """A run with one checkpoint that training could go on from."""
-
-    from generator.loading import save
     from runtime.records import write_json
 
     trainer = _trainer()
     trainer.update(0, 1e-3, True, folder)
     facts = {**FACTS, "mean": [0.0] * 4, "std": [1.0] * 4, "rows": 6, "path": "a.h5"}
-    save(folder / "runs" / "a", 2, trainer, latents=facts, keep=True)
+    config = asdict(trainer.model.config)
+    trainer.save(folder / "runs" / "a", 2, state={"latents": facts}, files={"config.json": config}, keep=True)
     session = {"started": "2026-01-01", "ended": "2026-01-02", "status": "done", "seconds": 1.5}
     manifest = {
         "kind": "generator",
@@ -455,7 +454,73 @@ def read_partial_features(folder: Path) -> None:
     assert load_feature_set(folder / "half.h5").features.shape == (4, 3)
 
 
+def make_page(folder: Path) -> None:
+    """A generator's run with what its page shows of it: manifest, log, curve and numbers."""
+    from eval.results.rows import Row, write_results
+    from runtime.records import write_json
+    from runtime.run import read_run
+
+    make_generator(folder)
+    make_logs(folder / "runs" / "a")
+    run = read_run(folder / "runs" / "a")
+    machine = {"processor": "p", "cores": 1, "system": "s"}
+    facts = {"shape": [4, 2, 2, 2], "data_fingerprint": "0"} | run.manifest["latents"]
+    manifest = {"parameters": 9, "command": "c", "git_commit": "0", "versions": {"torch": "2"}, "machine": machine}
+    write_json(run.dir / "manifest.json", run.manifest | manifest | {"latents": facts})
+    ends = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 4}
+    rows = [Row(metric=metric, subject="generated", **ends) for metric in ("FD-shapes", "accuracy-class")]
+    write_results(run.dir / "eval" / "a.json", kind="fvd", rows=rows, data="moving_shapes", guidance_scales=[2.0])
+    points = [{"step": 4, "value": 2.0, "low": 1.0, "high": 3.0}]
+    curve = {"metric": "FD-shapes", "samples": 8, "floor": 1.0, "untrained": 9.0, "data": "moving_shapes"}
+    curve |= {"curve": points, "curve_to_reconstructions": points}
+    write_results(run.dir / "eval" / "b.json", kind="convergence", rows=[], **curve)
+
+
+def read_page(folder: Path) -> None:
+    """The parts of the page for which nothing is decoded."""
+    from eval.page import sections
+    from eval.page.found import found_in
+    from eval.report import check_generator, newest_results
+    from runtime.run import read_run
+
+    run = read_run(folder / "runs" / "a", "generator")
+    check_generator(run)
+    results = newest_results([run.dir / "eval"], "moving_shapes")
+    sections.numbers_section(results)
+    sections.curves_section(run, None, results)
+    sections.differences_section(run, None, results)
+    sections.run_section(run, None)
+    found_in(results)
+
+
+def make_card(folder: Path) -> None:
+    """A tokenizer's run with what its model card says of it."""
+    from eval.results.rows import Row, write_results
+    from runtime.records import write_json
+
+    vae = _tiny_tokenizer()
+    make_logs(folder)
+    write_json(folder / "config.json", {"data": "moving_shapes", "size": 32})
+    session = {"started": "2026-01-01", "seconds": 1.5, "processes": 1, "command": "c"}
+    about = {"kind": "tokenizer", "name": "a", "started": "2026-01-01", "command": "c", "versions": {"torch": "2"}}
+    about |= {"identity": {"steps": 8, "dtype": "float32"}, "plan": [{"name": "images", "stop": 8}]}
+    write_json(folder / "manifest.json", about | {"sessions": [session], "machine": {"processor": "p", "cores": 1}})
+    rows = [Row(metric="PSNR", subject="reconstructed", value=1.5, low=1.0, high=2.0, n=4)]
+    facts = {"encoder_hash": vae.encoder_hash, "differences": ["few clips"], "samples": 4}
+    write_results(folder / "eval" / "a.json", kind="reconstruction", rows=rows, **facts)
+
+
+def read_card(folder: Path) -> None:
+    from runtime.run import read_run
+    from tokenizer.model_card import measured_of, model_card, validated_at
+
+    vae, run = _tiny_tokenizer(), read_run(folder, "tokenizer")
+    more = {"results": measured_of(folder, vae), "validated": validated_at(folder, 8)}
+    model_card(vae, folder, run=run, step=8, **more)
+
+
 RUN_FILES = (f"{STEP}/config.json", f"{STEP}/state.json", "runs/a/manifest.json", "runs/a/config.json")
+PAGE_FILES = ("manifest.json", "config.json", "eval/a.json", "eval/b.json")
 
 
 def make_tapvid(folder: Path) -> None:
@@ -524,6 +589,9 @@ KINDS = {
     "log": Kind(make_logs, ("metrics.jsonl",), mutate_lines, read_logs),
     "results": Kind(make_results, ("a.json",), mutate_json, read_results_file),
     "probe": Kind(make_probe, ("a.json", probed_name()), mutate_json, read_probe),
+    "page": Kind(make_page, tuple(f"runs/a/{name}" for name in PAGE_FILES), mutate_json, read_page),
+    "page-log": Kind(make_page, ("runs/a/metrics.jsonl",), mutate_lines, read_page),
+    "card": Kind(make_card, ("manifest.json", "config.json", "eval/a.json"), mutate_json, read_card),
     "predictions": Kind(make_predictions, ("p.json", "g.json"), mutate_json, read_predictions),
     "measurements": Kind(make_measurements, ("kept/segment-a.h5",), mutate_hdf5, read_measurements),
     "labels": Kind(make_labels, ("val.csv",), mutate_lines, read_labels),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ NUMBERS = (0, 1, 2, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**60, 2**63 - 1, 2
 VALUES = (
     *(None, True, False, -1, 0, 1, 3, 10**9, 2**63, 10**30, -(2**63), 0.5, -0.0, 1e308, 1e400, float("nan"), "", "1"),
     *(
+        10**400,
         [],
         {},
         [[]],
@@ -115,7 +117,7 @@ def _mutate_value(value: object, rng: random.Random) -> object:
         return [*value[:at], _mutate_value(value[at], rng), *value[at + 1 :]]
     if isinstance(value, str) and value[:1] in ("{", "[") and rng.random() < 0.6:  # JSON inside JSON
         return mutate_json(value.encode(), rng).decode(errors="replace")
-    if isinstance(value, int | float) and rng.random() < 0.4:
+    if isinstance(value, int | float) and abs(value) <= sys.float_info.max and rng.random() < 0.4:
         return rng.choice((value + 1, value - 1, -value, value * 10**6, float(value), str(value), [value]))
     return rng.choice(VALUES)
 

@@ -2,10 +2,14 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import fuzzing
 import h5py
@@ -15,12 +19,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eval.decode import file_word
+from eval.clip_sets import load_classifier
+from eval.decode import file_word, fitting_tokenizer
+from eval.features.store import FeatureSet, Segment
+from eval.results.rows import Row, read_results, table, write_results
+from eval.tables import TablesConfig, tables
+from eval.verify import DIFFERS, UNCHECKED, VerifyConfig, check_samples, checks_of, verify
 from latents_cache import open_latents
+from latents_cache.check import describe
+from runtime.command import CommonFlags, run_command
 from runtime.errors import InputError
-from runtime.records import read_json
+from runtime.records import append_line, read_json
+from runtime.run import Run
+from tokenizer.zoo import check_named_by_file, trained_on
 from videos import ClipSpec, write_video
+from videos.clip import lowest_stride
 from videos.datasets import open_files
+from videos.listing import _one_at_a_time
+from videos.unreadable import UnreadableClip, UnreadableFiles
 
 
 @pytest.mark.parametrize("kind", fuzzing.KINDS)
@@ -70,6 +86,20 @@ def virtual(file: h5py.File, name: str) -> None:
     layout = h5py.VirtualLayout((6, *kinds.LATENT_SHAPE), np.float16)
     layout[...] = h5py.VirtualSource("other.h5", name, layout.shape)
     file.create_virtual_dataset(name, layout)
+
+
+def soft_link(file: h5py.File, name: str) -> None:
+    external_link(file.create_group("group"), name)
+    file[name] = h5py.SoftLink(f"/group/{name}")
+
+
+@pytest.mark.parametrize("make", [external_link, soft_link])
+def test_a_link_to_a_pipe_is_refused_and_not_waited_for(latents, make):
+    os.mkfifo(latents.with_name("other.h5"))
+    replace_dataset(latents, "logvar", make)
+    code = f"from latents_cache import open_latents; open_latents({str(latents)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "logvar lies in another file, or behind a link" in done.stderr
 
 
 @pytest.mark.parametrize("make", [external_link, external_bytes, virtual])
@@ -155,6 +185,127 @@ def test_links_out_of_a_data_set_are_neither_read_nor_passed_over_in_silence(tmp
         (str(root / "lost.mp4"), "a link to nowhere"),
         (str(root / "more"), "a link to a folder, which is not followed"),
     ]
+
+
+def test_code_that_came_with_a_run_is_not_run_because_the_run_names_it(tmp_path, monkeypatch):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "evil.py").write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()")
+    (tmp_path / "beside_it.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m` does with the current folder
+    name = "theirs.evil:Toy"
+    with pytest.raises(InputError, match=f"a.h5: its tokenizer is code .* give --tokenizer {name}"):
+        fitting_tokenizer({"tokenizer": name}, "a.h5")
+    write_results(tmp_path / "a.json", kind="fvd", rows=[], tokenizer=name)
+    (check,) = checks_of(tmp_path / "a.json")
+    assert check.state == UNCHECKED and "not run" in check.words and not (tmp_path / "ran").exists()
+    for own in ("beside_it:Toy", "torch.nn:Linear", "nowhere:Toy", "moving-shapes"):
+        check_named_by_file(own, "a.h5")
+    with pytest.raises(InputError, match="has no torch.nn.Module 'Toy'"):
+        fitting_tokenizer({}, "a.h5", name)
+    assert (tmp_path / "ran").exists()
+
+
+def test_facts_that_only_some_readers_use_are_checked_too(latents, tmp_path):
+    write_results(tmp_path / "a.json", kind="fvd", rows=[], samples_of={"a": 5})
+    with pytest.raises(InputError, match="a.json: samples_of: a is 5, expected text"):
+        list(checks_of(tmp_path / "a.json"))
+    assert check_samples(latents, SimpleNamespace(clips=np.array([b"\xff"]))).state == DIFFERS
+    with pytest.raises(InputError, match="clip of the latents: num_frames is '9'"):
+        load_classifier({"data": "ucf101", "clip": '{"num_frames": "9"}'}, "cpu")
+    row = Row(metric="FD-shapes", subject="generated", value=1.0)
+    write_results(tmp_path / "a.json", kind="fvd", rows=[row], data="\ud800", decoder_hash="0")
+    tables(TablesConfig(results=(str(tmp_path / "a.json"),), out=str(tmp_path / "a.md")))
+    assert "\\ud800" in (tmp_path / "a.md").read_text()
+    kinds.make_card(tmp_path)
+    for name, value in (("num_frames", "17"), ("size", None), ("frame_stride", ["a", 1]), ("frame_stride", {})):
+        (tmp_path / "config.json").write_text(json.dumps({"data": "ucf101", name: value}))
+        with pytest.raises(InputError, match=f"config.json: {name} is"):
+            trained_on(tmp_path)
+    assert lowest_stride([]) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("manifest.json", {"plan": [{}]}),
+        ("manifest.json", {"identity": {"steps": "5"}}),
+        ("manifest.json", {"sessions": [{"seconds": "x"}]}),
+        ("manifest.json", {"command": ["a"]}),
+        ("manifest.json", {"machine": 3}),
+        ("eval/a.json", {"differences": 5}),
+    ],
+)
+def test_a_model_card_repeats_nothing_that_was_not_checked(file, change, tmp_path):
+    kinds.make_card(tmp_path)
+    record = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps(record | change))
+    with pytest.raises(InputError, match=f"{file}: {next(iter(change))}|{file}: (name|steps|seconds) is"):
+        kinds.read_card(tmp_path)
+
+
+def test_a_log_is_drawn_as_far_as_it_holds_numbers(tmp_path):
+    kinds.make_page(tmp_path)
+    lines = [json.dumps({"step": 1, "loss": value}) for value in ("a", 10**400, None, [], 1, float("nan"))]
+    (tmp_path / "runs" / "a" / "metrics.jsonl").write_text("\n".join([*lines, ""]))
+    kinds.read_page(tmp_path)
+
+
+def test_what_files_say_is_text_on_the_terminal_and_no_command_to_it(latents, capsys):
+    def refuse(config):
+        raise InputError(evil)
+
+    evil = "\x1b]0;mine\x07 a\nverified  all\u202e"
+    results = latents.with_name("a.json")
+    write_results(results, kind="fvd", rows=[Row(metric=evil, subject="generated", value=1.0)])
+    verify(VerifyConfig(results=str(results), weights=False))
+    print(table(read_results(results)[1]))
+    with h5py.File(latents, "r+") as file:
+        file.attrs["tokenizer_name"] = evil
+    with open_latents(latents) as reader:
+        describe(reader)
+    with pytest.raises(SystemExit):
+        run_command(refuse, CommonFlags, argv=[])
+    said = "".join(capsys.readouterr())
+    assert said.count("\\x1b]0;mine\\x07 a verified all\\u202e") == 4
+    assert all(letter.isprintable() or letter == "\n" for letter in said)
+
+
+def open_a_run(folder: Path) -> None:
+    @dataclasses.dataclass
+    class Flags:
+        runs_dir: str = str(folder)
+
+    with Run.open(Flags(), kind="generator", name="a", identity={}):
+        pass
+
+
+def fill_a_segment(folder: Path) -> None:
+    with Segment(folder / "a.h5", {}, "ab") as segment:
+        segment.write([0, 1], FeatureSet(np.ones((2, 3), np.float32), None, np.arange(2)))
+
+
+@pytest.mark.parametrize(
+    ("link", "write"),
+    [
+        ("a/.lock", open_a_run),
+        (".a.h5.lock", fill_a_segment),
+        (".a.h5.new", fill_a_segment),
+        ("a.jsonl", lambda folder: append_line(folder / "a.jsonl", {})),
+        ("a.jsonl", lambda folder: UnreadableFiles(folder / "a.jsonl", 900).record(UnreadableClip("b", "c"))),
+        ("a.lock", lambda folder: _one_at_a_time(folder / "a.json").__enter__()),
+    ],
+)
+def test_nothing_is_written_through_a_link_that_came_with_a_folder(link, write, tmp_path):
+    folder, elsewhere, mine = tmp_path / "runs", tmp_path / "scratch", tmp_path / "mine"
+    folder.symlink_to(elsewhere)  # of the user, who may keep runs on another disk
+    (elsewhere / link).parent.mkdir(parents=True)
+    mine.write_text("mine")
+    (folder / link).symlink_to(mine)
+    with pytest.raises(InputError, match=f"{link} is a link"):
+        write(folder)
+    assert mine.read_text() == "mine"
+    (folder / link).unlink()
+    write(folder)
 
 
 def test_facts_of_strangers_are_checked_before_a_generator_is_used(tmp_path):

@@ -41,6 +41,11 @@ def code_hash(name: str) -> str:
     return user_class.code_hash(name) if _CLASS.fullmatch(name) else ""
 
 
+def lies_in_bare_folder(name: str) -> bool:
+    """Whether "module:CLASS" is code in a folder that is no package; False for other names."""
+    return _CLASS.fullmatch(name) is not None and user_class.lies_in_bare_folder(name)
+
+
 def is_on_hub(name: str) -> bool:
     """Whether a name is of a repository of the Hub, rather than of a folder or a class."""
     return name.startswith(_FOLDER) and diffusers_hub.repository(name.removeprefix(_FOLDER)) is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.machinery
 import inspect
 from pathlib import Path
 
@@ -38,6 +38,19 @@ def load_class(name: str, weights: str | Path | None = None) -> OwnTokenizer:
         lacks = ", ".join(absent) or "a tokenizer.TokenizerSpec as its spec"
         raise InputError(f"tokenizer {name}: it is no VideoTokenizer (tokenizer/spec.py); it lacks {lacks}")
     return OwnTokenizer(made, name, random_weights=weights == RANDOM)
+
+
+def lies_in_bare_folder(name: str) -> bool:
+    """Whether the class `module:CLASS` is reached through a folder without an `__init__.py`, as a downloaded one may be
+    below the current folder. Nothing is imported."""
+    where, places = "", None
+    for part in name.partition(":")[0].split("."):
+        where = f"{where}.{part}".lstrip(".")
+        found = importlib.machinery.PathFinder.find_spec(where, places)
+        if found is None or found.origin is None:
+            return found is not None
+        places = found.submodule_search_locations
+    return False
 
 
 def code_hash(name: str) -> str:
