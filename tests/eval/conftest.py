@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 
@@ -20,6 +21,12 @@ class Chain:
 
 
 COMMON = {"device": "cpu", "dtype": "float32"}
+
+
+@pytest.fixture
+def random():
+    """Each test's own draws, whichever ran before it."""
+    return np.random.default_rng(0)
 
 
 @pytest.fixture(scope="session")

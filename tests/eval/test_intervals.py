@@ -19,8 +19,6 @@ from eval.metrics.frechet import NO_ROWS
 from eval.metrics.jackknife import blocks_of, deal, left_out
 from runtime.errors import InputError
 
-RANDOM = np.random.default_rng(0)
-
 
 def coverage(found, truth: float) -> float:
     return np.mean([one.low <= truth <= one.high for one in found])
@@ -68,6 +66,19 @@ class TestCoverage:
         truth = 3 / dim * (1 - scale**2) ** 2  # of zero-mean isotropic Gaussians
         assert least <= coverage(found, truth) <= most
 
+    @pytest.mark.parametrize(
+        ("correlation", "least", "most"), [(0.0, 0.90, 0.98), (0.3, 0.75, 0.85), (0.6, 0.63, 0.73)]
+    )
+    def test_of_clips_that_were_cut_from_one_recording_is_too_small_for_new_ones(self, correlation, least, most):
+        """A negative result that docs/evaluation.md states: 6 classes of 2 recordings of 5 clips."""
+        random, labels = np.random.default_rng(6), np.repeat(np.arange(6), 10)
+        found = []
+        for _ in range(400):
+            recordings = np.repeat(random.standard_normal(12), 5) * correlation**0.5
+            clips = recordings + random.standard_normal(60) * (1 - correlation) ** 0.5
+            found.append(estimate(np.mean, clips, labels=labels, rounds=1))
+        assert least <= coverage(found, 0.0) <= most
+
     def test_of_the_inception_score(self):
         random = np.random.default_rng(5)
 
@@ -112,24 +123,24 @@ class TestLeftOut:
 
     @pytest.mark.parametrize("metric", [frechet_distance, kernel_distance])
     @pytest.mark.parametrize(("n", "m", "d"), [(100, 120, 20), (30, 40, 60), (30, 200, 60), (200, 24, 20)])
-    def test_of_two_sets_equals_computing_without_the_rows(self, metric, n, m, d):
-        a, b = RANDOM.standard_normal((n, d)) + 5, 1.2 * RANDOM.standard_normal((m, d)) + 5
-        rows_a, rows_b = RANDOM.permutation(n)[: n // 10], RANDOM.permutation(m)[: m // 10]
+    def test_of_two_sets_equals_computing_without_the_rows(self, random, metric, n, m, d):
+        a, b = random.standard_normal((n, d)) + 5, 1.2 * random.standard_normal((m, d)) + 5
+        rows_a, rows_b = random.permutation(n)[: n // 10], random.permutation(m)[: m // 10]
         without = left_out(metric, a, b)
         for out_a, out_b in ((rows_a, NO_ROWS), (NO_ROWS, rows_b), (rows_a, rows_b), (NO_ROWS, NO_ROWS)):
             expected = metric(np.delete(a, out_a, 0), np.delete(b, out_b, 0))
             assert without(out_a, out_b) == pytest.approx(expected, rel=1e-9)
 
-    def test_of_probabilities_equals_computing_without_the_rows(self):
-        p = np.eye(6)[RANDOM.integers(6, size=50)] * 0.5 + RANDOM.dirichlet(np.ones(6), 50) * 0.5
+    def test_of_probabilities_equals_computing_without_the_rows(self, random):
+        p = np.eye(6)[random.integers(6, size=50)] * 0.5 + random.dirichlet(np.ones(6), 50) * 0.5
         p[3] = np.eye(6)[0]
-        rows = RANDOM.permutation(50)[:7]
+        rows = random.permutation(50)[:7]
         assert left_out(inception_score, p, None)(rows, NO_ROWS) == pytest.approx(
             inception_score(np.delete(p, rows, 0)), rel=1e-12
         )
 
-    def test_gives_the_interval_of_the_long_way(self):
-        a, b = gaussians(RANDOM, 80, 6, 0.2)
+    def test_gives_the_interval_of_the_long_way(self, random):
+        a, b = gaussians(random, 80, 6, 0.2)
         short = estimate(frechet_distance, a, b)
         long = estimate(lambda x, y: frechet_distance(x, y), a, b)
         assert (short.value, short.method) == (long.value, long.method)
@@ -209,17 +220,17 @@ class TestDeal:
 class TestEstimate:
     """Values, pairing and refusals."""
 
-    def test_of_a_mean_is_the_classical_interval(self):
-        values = RANDOM.standard_normal(1000)
+    def test_of_a_mean_is_the_classical_interval(self, random):
+        values = random.standard_normal(1000)
         found = estimate(np.mean, torch.from_numpy(values))
         classical = 1.96 * values.std(ddof=1) / np.sqrt(1000)
         assert found.value == pytest.approx(values.mean()) and found.n == 1000
         # forty left-out tenths leave the width itself uncertain by about an eighth
         assert 0.6 < (found.high - found.value) / classical < 1.5
 
-    def test_pairing_uses_that_the_sets_move_together(self):
-        a = RANDOM.standard_normal(500)
-        b = a + 0.01 * RANDOM.standard_normal(500)
+    def test_pairing_uses_that_the_sets_move_together(self, random):
+        a = random.standard_normal(500)
+        b = a + 0.01 * random.standard_normal(500)
         difference = lambda x, y: x.mean() - y.mean()  # noqa: E731
         paired, free = estimate(difference, a, b, paired=True), estimate(difference, a, b)
         assert paired.high - paired.low < 0.1 * (free.high - free.low)
@@ -240,9 +251,9 @@ class TestEstimate:
 class TestComparePaired:
     """Two tokenizers on the same clips."""
 
-    def test_sees_a_difference_that_separate_intervals_hide(self):
-        real = RANDOM.standard_normal((200, 4)) * 3
-        noise = RANDOM.standard_normal((200, 4))
+    def test_sees_a_difference_that_separate_intervals_hide(self, random):
+        real = random.standard_normal((800, 4)) * 3
+        noise = random.standard_normal((800, 4))
         worse, better = real + 0.6 * noise, real + 0.5 * noise
         apart = compare_paired(frechet_distance, worse, real, better, real)
         one, other = (estimate(frechet_distance, x, real, paired=True) for x in (worse, better))
@@ -251,13 +262,13 @@ class TestComparePaired:
         swapped = compare_paired(frechet_distance, better, real, worse, real)
         assert (swapped.low, swapped.high) == pytest.approx((-apart.high, -apart.low))
 
-    def test_of_a_set_with_itself_is_exactly_nothing(self):
-        a, b = gaussians(RANDOM, 50, 4, 0.3)
+    def test_of_a_set_with_itself_is_exactly_nothing(self, random):
+        a, b = gaussians(random, 50, 4, 0.3)
         found = compare_paired(kernel_distance, a, b, a, b, paired=False)
         assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
 
-    def test_generated_against_one_reference_need_not_have_its_size(self):
-        a, b = gaussians(RANDOM, 50, 4, 0.3)
+    def test_generated_against_one_reference_need_not_have_its_size(self, random):
+        a, b = gaussians(random, 50, 4, 0.3)
         found = compare_paired(frechet_distance, 3 * a, b[:40], a, b[:40], paired=False)
         assert found.low > 0 and found.n == 50
         with pytest.raises(InputError, match="same number of clips"):

@@ -177,6 +177,25 @@ def test_weights_differ_with_the_seed_and_averages_from_weights(latents_file):
     assert not torch.equal(average["final.weight"], first["final.weight"])
 
 
+def test_every_flag_of_training_acts(latents_file):
+    flags = {
+        "learning_rate": 2e-3, "schedule": "cosine", "warmup": 3, "betas": (0.5, 0.6), "weight_decay": 0.5,
+        "gradient_clip": 1e-3, "ema_decay": 0.5, "class_dropout": 1.0, "optimizer": "muon", "batch_size": 4,
+    }  # fmt: skip
+
+    def average(name, **changes):
+        return checkpoint_bytes(train(configure(latents_file, steps=3, name=name, **changes)), 3)["ema.safetensors"]
+
+    plain = average("plain")
+    assert not [name for name, value in flags.items() if average(name, **{name: value}) == plain]
+
+
+def test_the_seed_is_also_that_of_the_batches(latents_file):
+    runs = [train(configure(latents_file, steps=1, name=f"seed{seed}", seed=seed)) for seed in (0, 1)]
+    first, second = (metrics(run)[0]["loss"] for run in runs)
+    assert first != second  # a new model answers zero: the first loss is of the batch alone
+
+
 def test_other_settings_are_refused_by_name_and_more_steps_are_not(latents_file):
     train(configure(latents_file, steps=2))
     with pytest.raises(InputError, match="learning_rate: was 0.001, now 0.002"):

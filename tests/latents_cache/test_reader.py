@@ -85,6 +85,13 @@ def test_a_truncated_file_is_refused(path, part):
         open_latents(path)
 
 
+def test_a_negative_standard_deviation_is_refused(path):
+    with h5py.File(path, "r+") as file:
+        file["latents_std"][1] *= -1
+    with pytest.raises(InputError, match="a standard deviation is negative"):
+        open_latents(path)
+
+
 def test_a_file_of_a_newer_version_is_refused(path):
     with h5py.File(path, "r+") as file:
         file.attrs["format_version"] = FORMAT_VERSION + 1
@@ -115,6 +122,13 @@ def test_a_compressed_copy_reads_the_same(path, tmp_path):
         expected, found = reader.batch(indices), other.batch(indices)
         assert all(np.array_equal(expected[name], found[name]) for name in expected)
         assert found["mean"].dtype == np.float16 and other.damaged_rows() == []
+    with h5py.File(tmp_path / "b.h5") as file:
+        chunk = file["mean"].id.get_chunk_info(0)
+    with open(tmp_path / "b.h5", "r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(bytes(chunk.size))
+    with open_latents(tmp_path / "b.h5") as other, pytest.raises(InputError, match="b.h5: damaged rows"):
+        other.batch(range(9))
 
 
 def test_without_checksums_and_names_a_file_still_reads(path):

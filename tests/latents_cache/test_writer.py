@@ -51,6 +51,14 @@ def test_rows_come_back_in_the_order_asked(tmp_path):
         assert {name: reader.attributes[name] for name in ATTRIBUTES} == ATTRIBUTES
 
 
+def test_rows_are_done_after_every_so_many_without_being_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr("latents_cache.writer.FLUSH_ROWS", 3)
+    with create_latents(tmp_path / "a.h5", 7, SHAPE, ATTRIBUTES) as writer:
+        fill(writer, range(5))
+        with h5py.File(writer.partial) as file:
+            assert file["done"][:].tolist() == [1, 1, 1, 0, 0, 0, 0]
+
+
 def test_a_finished_file_is_plain_contiguous_hdf5(tmp_path):
     with h5py.File(whole_file(tmp_path / "a.h5"), "r") as file:
         assert file["mean"].shape == file["logvar"].shape == (7, *SHAPE)

@@ -64,9 +64,30 @@ def test_the_average_goes_by_updates_made_and_on_after_a_checkpoint(tmp_path):
     checkpoint.state.pop("ema_updates")
     second.load(checkpoint)
     assert second.ema.updates == 4
-    checkpoint.state["ema_updates"] = "many"
-    with pytest.raises(InputError, match="state.json: ema_updates is 'many'"):
-        second.load(checkpoint)
+    for name, value in (("ema_updates", "many"), ("ema_updates", -1), ("skipped", 2**63), ("skipped", 10**400)):
+        wrong = dataclasses.replace(checkpoint, state=checkpoint.state | {"ema_updates": 4, name: value})
+        with pytest.raises(InputError, match=f"state.json: {name} is {value!r:.9}"):
+            second.load(wrong)
+
+
+def test_an_update_is_adamws_of_the_clipped_gradient_at_the_rate_of_the_step(tmp_path):
+    torch.manual_seed(0)
+    how = {"betas": (0.5, 0.6), "weight_decay": 0.3}
+    trained = Trainer(torch.nn.Linear(2, 3), ALONE, learning_rate=0.1, gradient_clip=0.5, ema_decay=0.5, **how)
+    model = copy.deepcopy(trained.model)
+    plain, average = torch.optim.AdamW(model.parameters(), lr=0.1, **how), 0.0
+    for step, (rate, gain, share) in enumerate(((0.02, 10.0, 1.0), (0.07, 3.0, 1 / (1 + 0.5)))):
+        for each in (trained.network, model):
+            each(gain * torch.ones(4, 2)).square().mean().backward()
+        assert trained.clip() > 0.5
+        trained.update(step, rate, True, tmp_path)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        plain.param_groups[0]["lr"] = rate
+        plain.step()
+        plain.zero_grad()
+        average = average + share * (model.weight.detach() - average)
+    for found, expected in ((trained.model.weight, model.weight), (trained.ema.average["weight"], average)):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)  # rounding of float32 sums
 
 
 @pytest.mark.parametrize("file", ["model", "ema"])
@@ -85,6 +106,12 @@ def test_an_optimizer_state_of_other_weights_is_refused(tmp_path):
         (lambda state: state["model"].pop("bias"), "no optimizer state of bias; remove"),
         (lambda state: state["model"]["bias"].update(exp_avg=torch.zeros(7)), r"exp_avg of bias is \[7\], not \[3\]"),
         (lambda state: state["model"].update(bias=[1]), "no optimizer state of bias"),
+        (lambda state: state["model"]["bias"].pop("exp_avg_sq"), "exp_avg_sq of bias is NoneType"),
+        (lambda state: state["model"]["bias"].update(step=1.0), "step of bias is float"),
+        *(
+            (lambda state, change=change: state["model"]["bias"].update(exp_avg=change(torch.zeros(3))), "no finite")
+            for change in (torch.Tensor.long, torch.Tensor.cfloat, torch.Tensor.to_sparse, torch.Tensor.log)
+        ),
         (lambda state: state.pop("model"), "model is missing"),
     ):
         state = copy.deepcopy(checkpoint.optimizer)

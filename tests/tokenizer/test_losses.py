@@ -1,6 +1,7 @@
 """Values and gradients of the loss terms against hand calculations."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -110,6 +111,23 @@ def test_perceptual_loss_compares_frame_by_frame():
     output, video = torch.randn(2, 3, 5, 4, 4), torch.randn(2, 3, 5, 4, 4)
     assert float(perceptual_loss(network, output, video)) == pytest.approx(float(pixel_loss(output, video)), rel=1e-5)
     assert seen == [(10, 3, 4, 4)]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pixel_loss,
+        temporal_loss,
+        spatial_loss,
+        partial(perceptual_loss, lambda a, b: (a - b).square().mean((1, 2, 3), keepdim=True)),
+        hinge_discriminator_loss,
+        lambda output, _: hinge_generator_loss(output),
+    ],
+)
+def test_terms_of_bfloat16_are_computed_in_float32(loss):
+    rounded = [each.detach().bfloat16() for each in pair(2, 3, 5, 4, 4)]
+    found = loss(*rounded)
+    assert found.dtype == torch.float32 and found == loss(*(each.float() for each in rounded))
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,10 @@ def test_dropped_groups_are_uniform_up_to_the_maximum_ratio(ratio, largest):
     assert all(abs(int(c) - expected) <= 5 * expected**0.5 for c in counts[: largest + 1])
 
 
+def test_a_ratio_whose_product_is_rounded_down_loses_no_group():
+    assert 100 * 0.29 < 29 == SuffixDrop(0.29).largest(101)
+
+
 def test_the_number_dropped_is_a_function_of_seed_and_step():
     drop = SuffixDrop()
     draws = [len(drop.dropped(5, 1, step)) for step in range(50)]
@@ -128,6 +132,12 @@ def test_gaussian_padding_uses_the_noise_it_is_given():
     noise = torch.randn(2, 3, 2, 4, 4)
     padded = pad_dropped(GaussianPadding(3), torch.zeros(2, 3, 1, 4, 4), 2, noise)
     assert torch.equal(padded[:, :, 1:], noise)
+
+
+def test_gaussian_padding_is_standard_normal_noise_where_none_is_given():
+    first, second = (GaussianPadding(8)(torch.zeros(1, 8, 1, 32, 32), [1]) for _ in range(2))
+    # Six standard errors of a standard deviation of 8,192 values.
+    assert abs(float(first.std()) - 1.0) < 0.05 and not torch.equal(first, second)
 
 
 def test_padding_goes_into_the_gaps_and_the_observed_groups_stay_in_order():
@@ -296,6 +306,8 @@ def test_reverse_plays_about_half_of_the_clips_backwards_by_row():
     assert 150 < int(flipped.sum()) < 250
     part = reverse_time(video[100:200], 0, 3, rows[100:200], 0.5)
     assert torch.equal(part, out[100:200])
+    for seed, step in ((0, 4), (1, 3)):
+        assert not torch.equal(reverse_time(video, seed, step, rows, 0.5), out)
 
 
 def test_reverse_leaves_images_and_probability_zero_alone():

@@ -10,6 +10,8 @@ from benchmarks.paper_memory import as_on_a_gpu
 from runtime.errors import InputError
 from tokenizer import PVVAE, PVVAEConfig
 from tokenizer.presets import PRESETS
+from tokenizer.spec import LOGVAR_RANGE
+from tokenizer.stages import freeze_for
 
 SMALL = PVVAEConfig(latent_channels=6, channels=(8, 12, 16, 16, 16), blocks=1, middle_blocks=2)
 
@@ -59,6 +61,22 @@ def test_decoder_returns_as_many_frames_as_the_encoder_saw(frames, patch):
     posterior = vae.encode(clip(frames))
     assert posterior.mean.shape == posterior.logvar.shape == (1, 6, 1 + (frames - 1) // 4, 2, 2)
     assert vae.decode(posterior.mean).shape == (1, 3, frames, 32, 32)
+
+
+def test_log_variances_are_held_within_their_range():
+    vae = PVVAE(SMALL).requires_grad_(False)
+    for bias, bound in zip((-1e3, 1e3), LOGVAR_RANGE, strict=True):
+        vae.encoder.conv_out.bias[6:] = bias
+        assert (vae.encode(clip(5)).logvar == bound).all()
+
+
+def test_an_encoder_that_is_not_trained_runs_as_for_inference():
+    vae, seen = PVVAE(SMALL).train(), []
+    vae.encoder.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+    for stage in ("video", "decoder"):
+        freeze_for(stage, vae)
+        vae(clip(5))
+    assert seen == [True, False]
 
 
 def test_future_frames_do_not_change_past_latents():
@@ -209,16 +227,16 @@ def test_a_video_that_does_not_fit_is_refused_with_the_nearest_that_does(video, 
 
 def test_wrong_latents_and_counts_are_refused():
     vae = PVVAE(SMALL)
-    for call in (
-        lambda: vae.decode(torch.zeros(1, 5, 2, 2, 2)),
-        lambda: vae.encode(clip(5), chunk_groups=0),
-        lambda: vae.predict(clip(5), -1),
-        lambda: vae(clip(5), dropped=2),
-        lambda: PVVAEConfig(architecture="mlp"),
-        lambda: PVVAEConfig(padding="zeros"),
-        lambda: PVVAEConfig.from_dict({"colour": 1}),
+    for call, words in (
+        (lambda: vae.decode(torch.zeros(1, 5, 2, 2, 2)), r"latents \[B, 6, G, h, w\], got \[1, 5, 2, 2, 2\]"),
+        (lambda: vae.encode(clip(5), chunk_groups=0), "chunk_groups must be at least 1"),
+        (lambda: vae.predict(clip(5), -1), "groups to predict must be at least 0"),
+        (lambda: vae(clip(5), dropped=2), r"must lie in \[0, 1\] for a clip of 2"),
+        (lambda: PVVAEConfig(architecture="mlp"), "known: cnn, transformer"),
+        (lambda: PVVAEConfig(padding="zeros"), "known: learnable, gaussian, conditional"),
+        (lambda: PVVAEConfig.from_dict({"colour": 1}), "unknown fields: colour"),
     ):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match=words):
             call()
 
 

@@ -51,6 +51,7 @@ def tiny_networks(monkeypatch, architecture: str = "cnn") -> None:
         training={**demo.training, "optimizer": "adamw", "learning_rate": 1e-3},  # what the bounds below are of
     )
     monkeypatch.setitem(presets.PRESETS, "demo", small)
+    monkeypatch.setattr("runtime.log._encoded", lambda frames: b"")  # pictures take longer than the training
     monkeypatch.setattr(stages, "DiscriminatorConfig", lambda layers: DiscriminatorConfig(channels=4, layers=layers))
 
 
@@ -178,6 +179,25 @@ def test_a_process_that_looks_too_early_begins_the_next_stage_from_what_the_main
     monkeypatch.setattr(StageTraining, "_restore", restore_early)
     assert_equal(train(config_for(tmp_path / "early", *GAN, "--steps", "6", "--save-every", "1")), whole)
     assert len(looking) == 3
+
+
+# -- flags ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_flag_of_training_acts(tmp_path):
+    base = {"stage": "video", "num-frames": 9, "warmup": 2, "reverse": 0, "steps": 4}
+    flags = {
+        "learning-rate": 2e-3, "warmup": 0, "weight-decay": 0.5, "gradient-clip": 1e-3, "ema-decay": 0.3,
+        "ema-warmup": "false", "optimizer": "muon", "kl-weight": 1, "temporal-weight": 5, "spatial-weight": 5,
+        "reverse": 1, "max-drop-ratio": 0, "drop-schedule": "infill",
+    }  # fmt: skip
+
+    def average(name: str, **changes) -> bytes:
+        words = [word for flag, value in {**base, **changes}.items() for word in (f"--{flag}", str(value))]
+        return (find_folder(train(config_for(tmp_path / name, *words))) / "ema.safetensors").read_bytes()
+
+    plain = average("plain")
+    assert not [name for name, value in flags.items() if average(name, **{name: value}) == plain]
 
 
 # -- the adversary ----------------------------------------------------------------------------------------------------

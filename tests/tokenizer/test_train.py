@@ -41,6 +41,7 @@ def tiny_demo(monkeypatch):
     demo = presets.PRESETS["demo"]
     training = {**demo.training, "optimizer": "adamw", "learning_rate": 1e-3}  # for a network so small
     monkeypatch.setitem(presets.PRESETS, "demo", dataclasses.replace(demo, model=TINY, training=training))
+    monkeypatch.setattr("runtime.log._encoded", lambda frames: b"")  # pictures take longer than the training
 
 
 def config_for(tmp_path, *words: str) -> TrainConfig:
@@ -58,7 +59,7 @@ def config_for(tmp_path, *words: str) -> TrainConfig:
         "--warmup",
         "2",
     ]
-    defaults = {"--batch-size": "2", "--validation-clips": "2"}
+    defaults = {"--batch-size": "2", "--validation-clips": "2", "--num-frames": "5"}
     more = [word for pair in defaults.items() if pair[0] not in words for word in pair]
     return parse([*common, *more, *words], TrainConfig, preset_defaults)
 
@@ -183,9 +184,10 @@ def test_weights_of_a_stage_that_are_not_there_are_refused(tmp_path):
 
 
 def test_the_video_stage_drops_groups_and_the_others_do_not(tmp_path):
-    run = train(config_for(tmp_path, "--steps", "40", "--name", "run"))
+    words = ("--steps", "40", "--name", "run", "--num-frames", "17", "--max-drop-ratio", "0.5")
+    run = train(config_for(tmp_path, *words))
     dropped = {stage: {line["dropped"] for line in log_of(run) if line["stage"] == stage} for stage in (0, 1, 2)}
-    assert dropped[0] == dropped[2] == {0} and len(dropped[1]) > 1 and max(dropped[1]) <= 4
+    assert dropped == {0: {0}, 1: {0, 1, 2}, 2: {0}}  # at most half of five groups
 
 
 def test_the_averaged_weights_are_validated_and_the_log_holds_numbers_alone(tmp_path):

@@ -24,6 +24,7 @@ TINY = PVVAEConfig(latent_channels=4, channels=(8, 8, 8), blocks=1, middle_block
 @pytest.fixture(autouse=True)
 def tiny_demo(monkeypatch):
     monkeypatch.setitem(presets.PRESETS, "demo", dataclasses.replace(presets.PRESETS["demo"], model=TINY))
+    monkeypatch.setattr("runtime.log._encoded", lambda frames: b"")  # pictures take longer than the training
 
 
 @pytest.fixture(scope="module")

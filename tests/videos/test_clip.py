@@ -37,6 +37,7 @@ def test_resizing_keeps_the_aspect_and_crops_the_centre():
     frames[:, :, 30:90] = 200
     out = resize_and_crop(frames, 30)
     assert out.shape == (2, 30, 30, 3) and (out == 200).mean() > 0.9
+    assert (resize_and_crop(frames.swapaxes(1, 2), 30) == 200).mean() > 0.9
     assert np.array_equal(resize_and_crop(frames[:, :, 30:90], 60), frames[:, :, 30:90])
 
 
