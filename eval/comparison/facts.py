@@ -73,11 +73,17 @@ def facts_of(config) -> list[Facts]:
     Raises:
         InputError: If one is not known, its weights are not here, or it cannot encode clips of this shape.
     """
+    from tokenizer.baselines.registry import lies_in_bare_folder
     from tokenizer.zoo import check_known, state_of
 
     found: list[Facts] = []
     for entry in config.entries:
         check_known(entry.tokenizer, entry.weights)
+        if lies_in_bare_folder(entry.tokenizer) and not config.card:  # said before hours of work, and not after them
+            raise InputError(
+                f"--tokenizers {entry.tokenizer}: its folder needs an __init__.py; code that a generator's run names "
+                "is not imported from others, which may have come with the run"
+            )
     for entry in config.entries:
         spec = cached_spec(entry)
         try:

@@ -15,6 +15,7 @@ from eval.compare import CompareConfig, compare
 from eval.latents import LatentsConfig, latents
 from eval.results.rows import read_results
 from runtime.command import parse
+from runtime.errors import InputError
 from tokenizer import load
 from tokenizer.spec import VideoTokenizer
 
@@ -88,3 +89,15 @@ def test_it_is_compared(folder, monkeypatch):
     line += ["--max-clips", "48", "--curve-samples", "0", "--steps", "1", "--no-controls", "--clips", "1"]
     compare(parse([*line, "--device", "cpu", "--dtype", "float32", "--out", "compare.html"], CompareConfig))
     assert "toy" in (folder / "compare.html").read_text()
+
+
+def test_in_a_folder_without_init_it_is_refused_before_hours_of_work(folder, monkeypatch):
+    """Runs that name such code are refused later, as it may have come with them."""
+    monkeypatch.chdir(folder)
+    (folder / "mine").mkdir()
+    (folder / "mine" / "model.py").write_text(CODE[0])
+    words = ["--tokenizers", "mine.model:Toy", "--weights", "random", "--data", "moving_shapes"]
+    with pytest.raises(InputError, match=r"--tokenizers mine\.model:Toy: its folder needs an __init__\.py"):
+        compare(parse(words, CompareConfig))
+    (folder / "mine" / "__init__.py").touch()
+    assert load("mine.model:Toy", "random").spec.channels == 12
