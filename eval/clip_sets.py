@@ -196,6 +196,7 @@ class Judge:
     Attributes:
         facts: Of the latents that it learned from.
         step: Its checkpoint.
+        size: Of its network, a LatteConfig.
         network: The feature network of that name ("auto": what fits the data set), or None.
         vae: What decodes its samples.
         hashes: Of its "encoder" and "decoder".
@@ -225,7 +226,7 @@ class Judge:
         generator = load_generator(run, step)
         for scale in scales_of(config):
             check_guidance(generator, run, scale)
-        self.facts, self.step = generator.latents, generator.step
+        self.facts, self.step, self.size = generator.latents, generator.step, generator.config
         check_fields(self.facts, {"data": str, "split": str, "clip": str, "rows": int}, f"{run}: facts of its latents")
         self.network = features and load_chosen(features, self.facts["data"], self.device)
         # Before anything is sampled: the wrong tokenizer should cost nothing.

@@ -214,7 +214,7 @@ def unused_parameters_term(module: nn.Module) -> Tensor | float:
 
 
 def reverse_time(video: Tensor, seed: int, step: int, rows: list[int], probability: float) -> Tensor:
-    """Play each clip backwards with `probability` (the paper's "motion" augmentation; whole clip, input and target
+    """Play each clip backwards with `probability` (seen in a figure of the paper alone; whole clip, input and target
     alike).
 
     Args:

@@ -109,6 +109,8 @@ class TrainConfig(CommonFlags):
     )
 
     def __post_init__(self) -> None:
+        if self.data is None:
+            raise InputError("--data is needed with --root or a preset of the paper; moving_shapes are synthetic clips")
         if isinstance(self.frame_stride, tuple):
             if len(self.frame_stride) > 2 or list(self.frame_stride) != sorted(self.frame_stride):
                 given = ",".join(map(str, self.frame_stride))
@@ -129,7 +131,9 @@ def preset_defaults(given: dict) -> dict:
     training = dict(PRESETS[name].training)
     if "size" in given:  # for all stages; several are asked for by name
         training |= {"image_sizes": (), "clip_sizes": ()}
-    return {"data": "moving_shapes", "preset": name, **training}
+    # Nobody waits weeks for the paper's network to have learned synthetic clips because a flag was forgotten.
+    synthetic = not (name.startswith("paper") or given.get("root"))
+    return {**({"data": "moving_shapes"} if synthetic else {}), "preset": name, **training}
 
 
 def train(config: TrainConfig) -> Path:

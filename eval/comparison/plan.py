@@ -111,7 +111,8 @@ def encoding(config, facts: Facts, rows: int) -> Stage:
     out = latents_file(config, facts)
     words = [*chosen(facts), *data_words(config.data, config.root), "--split", config.split]
     words += ["--num-frames", config.num_frames, "--size", config.size, "--windows", config.windows]
-    words += ["--frame-stride", config.frame_stride] if config.frame_stride else []
+    # Said, so that all see the same frames: a run may have been trained at a stride of its own.
+    words += ["--frame-stride", config.frame_stride or (3 if config.data == "ucf101" else 1)]
     words += ["--max-clips", config.max_clips] if config.max_clips else []
     words += ["--batch-size", config.encode_batch_size, "--out", out]
     return made(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from eval.clip_sets import IS_DATA_SETS, Judge, Watcher, choose_features, load_classifier
+from eval.clip_sets import IS_DATA_SETS, Judge, Watcher, choose_features, load_classifier, scales_of
 from eval.features.store import FeatureSet
 from eval.protocols import presets as words
 from eval.protocols.clips import (
@@ -26,6 +26,7 @@ from eval.protocols.networks import FOLLOWED_BY_I3D, load_network
 from eval.protocols.presets import PAPER, PROTOCOLS, Protocol, protocol_hash
 from eval.quantities import distance_rows, score_rows
 from eval.results.rows import Row
+from generator.presets import PRESETS
 from runtime.errors import InputError
 
 # What each setting may be, where code here follows it; numbers speak for themselves.
@@ -160,14 +161,23 @@ def measure(
 
 
 def sampling_differences(judge: Judge) -> list[str]:
-    """In words, how sampler and data set differ from the paper's, and what it does not say from our default."""
-    steps, data = judge.config.steps, judge.facts.get("data")
+    """In words, how generator, sampler and data set differ from the paper's, and what it does not say from our
+    default."""
+    steps, data, options = judge.config.steps, judge.facts.get("data"), judge.options
+    size, xl = judge.size, PRESETS["latte-xl"].model
     lines = [] if steps == 100 else [f"{steps} Euler steps instead of 100"]
-    options = judge.options
+    if (size.hidden_size, size.depth, size.num_heads) != (xl.hidden_size, xl.depth, xl.num_heads):
+        lines.append(f"a generator of {size.depth} blocks of width {size.hidden_size} instead of Latte-XL")
+    if judge.step != 250_000:
+        lines.append(f"after {judge.step:,} steps of training instead of 250,000")
+    if (scale := scales_of(judge.config)[0]) != 1.0:
+        lines.append(f"guidance {scale:g} instead of none, our default")
     if "guidance_interval" in options:
         low, high = options["guidance_interval"]
         lines.append(f"guidance at times {low:g} to {high:g} alone, noise being 0")
     lines += ["classes of samples drawn at random instead of in turn"] if "labels" in options else []
+    if data == "ucf101" and (where := (judge.facts["split"], judge.dataset.clip.frame_stride)) != ("all", 3):
+        lines.append(f"UCF101's split {where[0]} at a frame stride of {where[1]} instead of all videos at 3, our default")
     if data not in ("ucf101", "realestate10k"):
         lines.append(f"data set {data} instead of UCF101 or RealEstate10K")
     return lines

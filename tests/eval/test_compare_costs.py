@@ -1,4 +1,4 @@
-"""What a comparison says that its stages cost, by measured speeds."""
+"""The stages of a comparison: what they cost by measured speeds, and that they are alike for all."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +7,12 @@ import pytest
 
 from eval.compare import CompareConfig
 from eval.comparison.facts import Facts, Speeds
-from eval.comparison.plan import curve, judging, kept_steps, training
+from eval.comparison.plan import curve, encoding, judging, kept_steps, training
 from eval.convergence import ConvergenceConfig
 from eval.entries import Entry
 from eval.fvd import FVDConfig
 from runtime.command import parse
+from tokenizer.encode import EncodeConfig
 from tokenizer.spec import TokenizerSpec
 
 SPEC = TokenizerSpec(name="x", temporal=4, spatial=8, channels=12)
@@ -42,3 +43,13 @@ def test_hours_are_shared_by_processes(facts):
     config = CompareConfig(tokenizers=("x",), train_steps=50, batch_size=8)
     assert training(config, facts).seconds == 50 * 8 * 3
     assert training(replace(config, processes=4), facts).seconds == 50 * 8 * 3 / 4
+
+
+@pytest.mark.parametrize(
+    ("given", "stride"),
+    [({"data": "ucf101"}, 3), ({"data": "realestate10k"}, 1), ({"data": "ucf101", "frame_stride": 2}, 2)],
+)
+def test_all_tokenizers_see_the_same_frames(facts, given, stride):
+    """Left open, a run that was trained on UCF101 at one stride would be encoded at that, and others at 3."""
+    config = CompareConfig(tokenizers=("x",), **given)
+    assert parse(encoding(config, facts, 10).argv[1:], EncodeConfig).frame_stride == stride

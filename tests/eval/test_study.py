@@ -13,6 +13,7 @@ from eval.ablation import AblationConfig, ablation, chosen
 from eval.convergence import ConvergenceConfig, Lead, lead
 from eval.latents import LatentsConfig
 from eval.probe import ProbeConfig, out_of
+from eval.results.published import TABLES
 from eval.results.rows import Row
 from eval.results.tables import Measured
 from eval.study.file import read_study, words_of
@@ -435,6 +436,14 @@ def test_data_that_a_studys_commands_can_read_are_not_missed(tmp_path, monkeypat
 def test_the_papers_plan_names_its_data():
     (stated,) = re.findall(r"not published: (\w+) stands for them", (STUDIES / "paper.toml").read_text())
     assert stated.lower() == read_study(STUDIES / "paper.toml").data
+
+
+def test_the_papers_plan_measures_every_column_of_table_4():
+    """By data and size: rFVD and the rest are of another data set than the generators'."""
+    study = read_study(STUDIES / "paper.toml")
+    asked = study.flags["eval.reconstruction"]
+    measured = {(study.data, 0), (asked["data"], int(asked["size"]))}
+    assert {(column.data, column.size) for column in TABLES["components"].columns} == measured
 
 
 def test_faster_is_a_mean_over_seeds_and_none_where_a_seed_never_gets_there(tmp_path):

@@ -83,6 +83,10 @@ def test_without_data_the_demo_preset_trains_on_synthetic_clips_and_with_data_th
     assert preset_defaults({"data": "ucf101"})["preset"] == "paper"
     paper = parse(["--data", "ucf101", "--root", "x"], TrainConfig, preset_defaults)
     assert (paper.learning_rate, paper.max_drop_ratio, paper.reverse, paper.lpips_weight) == (5e-5, 1.0, 0.5, 1.0)
+    for words in (["--preset", "paper"], ["--root", "x"], ["--preset", "small", "--root", "x"]):
+        with pytest.raises(InputError, match="--data is needed with --root or a preset of the paper"):
+            parse(words, TrainConfig, preset_defaults)
+    assert parse(["--preset", "small"], TrainConfig, preset_defaults).data == "moving_shapes"
 
 
 @pytest.mark.parametrize("preset", ["paper", "paper-transformer"])
