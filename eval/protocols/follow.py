@@ -177,7 +177,7 @@ def sampling_differences(judge: Judge) -> list[str]:
         lines.append(f"guidance at times {low:g} to {high:g} alone, noise being 0")
     lines += ["classes of samples drawn at random instead of in turn"] if "labels" in options else []
     if data == "ucf101" and (where := (judge.facts["split"], judge.dataset.clip.frame_stride)) != ("all", 3):
-        lines.append(f"UCF101's split {where[0]} at a frame stride of {where[1]} instead of all videos at 3, our default")
+        lines.append("UCF101's split {} at a frame stride of {} instead of all videos at 3, our default".format(*where))
     if data not in ("ucf101", "realestate10k"):
         lines.append(f"data set {data} instead of UCF101 or RealEstate10K")
     return lines
