@@ -49,7 +49,7 @@ class CompareConfig(PlanFlags, DownloadFlags):
     size: int | None = flag(None, "height and width; default: 256, of moving_shapes 32", low=8, high=8192)
     frame_stride: int | None = flag(None, "source frames between two kept ones; default: 3 for ucf101, else 1", low=1)
     windows: int = flag(1, "random windows of each video", low=1, high=10_000)
-    max_clips: int | None = flag(None, "encode only this many items of the data set", low=2)
+    max_clips: int | None = flag(None, "encode only the first so many items; ucf101 is in order of classes", low=2)
     preset: str | None = flag(
         None,
         "of the generators; default: latte-xl, for moving_shapes demo",

@@ -223,5 +223,5 @@ if __name__ == "__main__":
     run_command(
         reconstructions,
         ReconstructionConfig,
-        example="python -m eval.reconstruction --tokenizer runs/my-vae --data kinetics400 --root K400 --sizes 256,512",
+        example="python -m eval.reconstruction --tokenizer RUN --data kinetics400 --root K400 --samples 2048",
     )

@@ -175,7 +175,8 @@ def train(config: TrainConfig) -> Path:
             return run_dir
         log = MetricsLog(run_dir, resume_step=step) if world.is_main else None
         if world.is_main:
-            print(f"generator.train: {estimate}", file=sys.stderr)
+            where = f"on {world.device} in {str(dtype).removeprefix('torch.')}"  # a GPU that is not seen is no error
+            print(f"generator.train: {where}; {estimate}", file=sys.stderr)
         batches = LatentBatches(
             reader,
             config.batch_size,

@@ -60,6 +60,8 @@ def reading(path: str | Path, kind: str = "weights", advice: str = "fetch it aga
         words = str(error).split("WeightsUnpickler error: ")[-1].strip() or type(error).__name__
         asked = re.search(r"GLOBAL ([\w.]+)", words)
         why = f"it asks for {asked[1]}, which no weights need" if asked else words
+        # As a checkpoint with its trainer's settings does, which is no damage.
+        advice += ", or one that holds its state dict alone" if asked else ""
         raise InputError(f"{path}: not readable as {kind} ({why.splitlines()[0]}); {advice}") from error
 
 

@@ -54,7 +54,7 @@ class EncodeConfig(DownloadFlags):
     )
     windows: int = flag(1, "random windows of each video", low=1, high=10_000)
     flip: bool = flag(False, "also encode each window mirrored left to right")
-    max_clips: int | None = flag(None, "encode only this many items of the data set (the first ones)", low=1)
+    max_clips: int | None = flag(None, "encode only the first so many items; ucf101 is in order of classes", low=1)
     batch_size: int = flag(16, "clips in one forward pass", low=1, high=65_536)
     compile: str = flag(
         "auto",
@@ -135,6 +135,10 @@ def encode(config: EncodeConfig) -> Path:
             file=sys.stderr,
         )
     items = min(len(dataset), config.max_clips or len(dataset))
+    seen = len({*dataset.labels()[:items]})
+    if world.is_main and items < len(dataset) and seen < dataset.num_classes:
+        words = f"the first {items} of {len(dataset)} clips are of {seen} of {dataset.num_classes} classes alone"
+        print(f"tokenizer.encode: {words}", file=sys.stderr)
     copies = config.windows * (2 if config.flip else 1)
     attributes = {
         "tokenizer": source.tokenizer,

@@ -204,7 +204,8 @@ def train(config: TrainConfig) -> Path:
             return run_dir
         log = MetricsLog(run_dir, resume_step=step) if world.is_main else None
         if world.is_main:
-            print(f"tokenizer.train: {estimate}", file=sys.stderr)
+            where = f"on {world.device} in {str(dtype).removeprefix('torch.')}"  # a GPU that is not seen is no error
+            print(f"tokenizer.train: {where}; {estimate}", file=sys.stderr)
         progress = Progress(plan[-1].stop, start=step, label=name)
         layout = torch.channels_last_3d  # what convolutions like best
         for stage in plan:

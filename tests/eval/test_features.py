@@ -1,8 +1,10 @@
 """Feature networks by name, what they all refuse, and the judge of synthetic clips."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,9 @@ from eval.features.clips import exact_float32
 from eval.features.i3d import I3D
 from eval.features.shapes import WEIGHTS, ShapesNet
 from runtime.errors import InputError
-from videos import ClipSpec, open_dataset, to_float
+from videos import ClipSpec, open_dataset, to_float, write_video
+
+EVALUATION = Path(__file__).parents[2] / "docs" / "evaluation.md"
 
 
 @pytest.fixture
@@ -173,3 +177,17 @@ def test_exact_float32_holds_whatever_the_caller_asked_for_and_leaves_it(asked, 
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_compares_two_folders_of_videos(tmp_path, monkeypatch, capsys):
+    """The block of docs/evaluation.md as it stands there, but for smaller clips and the judge that ships."""
+    (code,) = re.findall(r"```python\n(.*?load_features\(.*?)```", EVALUATION.read_text(), re.DOTALL)
+    dataset = open_dataset("moving_shapes", split="test", clip=ClipSpec(17, 32))
+    for place in range(12):
+        for folder in ("real", "generated"):
+            clip = dataset[place + 12 * (folder == "real")]["video"]
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_video(tmp_path / folder / f"{place}.mp4", clip.transpose(1, 2, 3, 0), 8)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace('"i3d"', '"shapes"').replace("17, 256", "17, 32"), "evaluation.md", "exec"), {})
+    assert re.search(r"Estimate\(value=[0-9.]+, low=", capsys.readouterr().out)

@@ -161,6 +161,12 @@ def test_kept_checkpoints_can_be_asked_for(latents_file):
     assert [step for step, _ in list_checkpoints(run)] == [4, 8, 9]
 
 
+def test_a_run_says_on_what_it_trains(latents_file, capsys):
+    """A GPU that is not seen is no error, and must not be found out after days."""
+    train(configure(latents_file, steps=1, name="said"))
+    assert "generator.train: on cpu in float32; 0" in capsys.readouterr().err
+
+
 def test_a_finished_run_is_left_alone(latents_file, capsys):
     run = train(configure(latents_file, steps=3))
     before = checkpoint_bytes(run, 3)

@@ -59,8 +59,9 @@ def encode_with(folder, *words: str):
     return encode(parse([*common, *words], EncodeConfig, None))
 
 
-def test_rows_hold_the_posteriors_of_the_clips_in_order(folder):
+def test_rows_hold_the_posteriors_of_the_clips_in_order(folder, capsys):
     path = encode_with(folder, "--max-clips", "6")
+    assert "the first 6 of 20000 clips are of 6 of 12 classes alone" in capsys.readouterr().err
     vae = PVVAE.from_pretrained(folder / "vae")
     dataset = open_dataset("moving_shapes", split="train", clip=ClipSpec(17, 32))
     with open_latents(path) as reader:

@@ -244,7 +244,8 @@ def read_network(baseline: Baseline, path: Path) -> nn.Module:
     if path.suffix == ".safetensors":
         return load_model(baseline.build, path, rename=baseline.rename)[0]
     if baseline.read is None:
-        raise InputError(f"{path}: {baseline.name} is read from a safetensors file")
+        which = "".join(f", {file.filename} of {file.address}" for file in baseline.files[:1])
+        raise InputError(f"{path}: {baseline.name} is read from a safetensors file{which}")
     state = baseline.read(path)
     network = seeded(baseline.build)
     load_strictly(network, state, path)
