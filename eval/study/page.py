@@ -49,7 +49,7 @@ def lead_of(study: Study, plan: Plan, outcome: Outcome) -> str:
     }
     words = [f"{'; '.join(names)}: {word.lower()}." for word, names in by_word.items() if names]
     done = sum(plan.done(stage) is not None for stage in plan.stages.values())
-    words.append(f"{len(study.arms)} arms with seeds {', '.join(map(str, study.seeds))} on {study.data}; {done} of")
+    words.append(f"Arms: {len(study.arms)}, with seeds {', '.join(map(str, study.seeds))} on {study.data}; {done} of")
     return " ".join([*words, f"{len(plan.stages)} stages are done. What was not run is empty."])
 
 
