@@ -135,10 +135,6 @@ def encode(config: EncodeConfig) -> Path:
             file=sys.stderr,
         )
     items = min(len(dataset), config.max_clips or len(dataset))
-    seen = len({*dataset.labels()[:items]})
-    if world.is_main and items < len(dataset) and seen < dataset.num_classes:
-        words = f"the first {items} of {len(dataset)} clips are of {seen} of {dataset.num_classes} classes alone"
-        print(f"tokenizer.encode: {words}", file=sys.stderr)
     copies = config.windows * (2 if config.flip else 1)
     attributes = {
         "tokenizer": source.tokenizer,
@@ -171,6 +167,10 @@ def encode(config: EncodeConfig) -> Path:
             print(f"tokenizer.encode: {out} is complete ({len(existing)} rows)")
             keep_statistics(Path(source.tokenizer), out)  # a kill may have come between the file and this note
         return out
+    seen = len({*dataset.labels()[:items]})
+    if world.is_main and items < len(dataset) and seen < dataset.num_classes:
+        words = f"the first {items} of {len(dataset)} clips are of {seen} of {dataset.num_classes} classes alone"
+        print(f"tokenizer.encode: {words}", file=sys.stderr)
     with orderly():  # to the end: a process that left early would let the others wait
         fill(config, source, out, attributes, vae=vae, dataset=dataset, rows=items * copies, world=world, dtype=dtype)
         if world.is_main:
