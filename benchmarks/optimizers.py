@@ -60,19 +60,19 @@ def trained(config: OptimizersConfig, optimizer: str, rate: float, seed: int, st
 
 
 def seconds_a_step(config: OptimizersConfig) -> dict[str, float]:
-    """Processor seconds of a step of each optimizer, over all stages: what 12 more of them cost, at best."""
+    """Processor seconds of a step of each optimizer, over all stages: what twelve more of them cost, at best."""
     from tempfile import TemporaryDirectory
 
-    found: dict[str, list[float]] = {"adamw": [], "muon": []}
+    steps, found = 12, {name: [] for name in ("adamw", "muon")}
     for turn in range(2):
         for name, costs in found.items():
             spent = []
-            for count in (12, 24):
+            for count in (steps, 2 * steps):
                 with TemporaryDirectory() as folder:
                     began = time.process_time()
                     trained(replace(config, runs_dir=folder), name, 1e-3, turn, count, "cost")
                     spent.append(time.process_time() - began)
-            costs.append(max(spent[1] - spent[0], 1e-9) / 12)
+            costs.append(max(spent[1] - spent[0], 1e-9) / steps)
     return {name: min(costs) for name, costs in found.items()}
 
 

@@ -205,8 +205,8 @@ def estimate_of(number: Number, sets: Sequence[FeatureSet]) -> Estimate:
         found = replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
     if number.hits and min(hits := int(arrays[0].sum()), found.n - hits) < FEW:
         ends = binomtest(hits, found.n).proportion_ci(method="wilson")
-        found = replace(found, low=min(found.low, ends.low), high=max(found.high, ends.high))
-        found = replace(found, method=f"{found.method}, at least Wilson's")
+        low, high, method = min(found.low, ends.low), max(found.high, ends.high), f"{found.method}, at least Wilson's"
+        found = replace(found, low=low, high=high, method=method)
     return found
 
 

@@ -81,7 +81,8 @@ def checks_of(path: Path, *, weights: bool = True) -> Iterator[Check]:
     facts, rows = read_results(path)
     wanted = dict.fromkeys(("tokenizer", "weights", "encoder_hash", "decoder_hash"), str)
     check_fields(facts, wanted | {"videos": list[int]}, path, needed=False)
-    check_fields(facts.get("samples_of", {}), dict.fromkeys(facts.get("samples_of", {}), str), f"{path}: samples_of")
+    samples = facts.get("samples_of", {})
+    check_fields(samples, dict.fromkeys(samples, str), f"{path}: samples_of")
     videos = facts.get("videos")  # of each clip, by probes alone, which keep units and not features
     sets: dict[str, object] = {}
     for source in sorted({source for row in rows for source in row.sources}):

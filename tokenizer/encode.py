@@ -29,6 +29,7 @@ from runtime.stopping import orderly, stop_asked
 from tokenizer.hub import DownloadFlags
 
 BLOCKS_AHEAD = 2  # read while one is encoded
+UCF101_STRIDE = 3  # source frames between two that the paper's generator sees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +95,9 @@ def resolve(config: EncodeConfig) -> Source:
         raise InputError(f"--data is needed: {tokenizer!r} is no training run that could name a data set")
     same_data = data == trained.get("data")
     own = trained.get("frame_stride") if same_data else None
-    # One stride, as the paper's generator sees UCF101; also where the tokenizer was trained on a range of them.
-    stride = config.frame_stride or (own if isinstance(own, int) else 3 if data == "ucf101" else lowest_stride(own))
+    # One stride, also where the tokenizer was trained on a range of them.
+    usual = UCF101_STRIDE if data == "ucf101" else lowest_stride(own)
+    stride = config.frame_stride or (own if isinstance(own, int) else usual)
     return Source(
         tokenizer=tokenizer,
         data=data,
@@ -167,8 +169,7 @@ def encode(config: EncodeConfig) -> Path:
             print(f"tokenizer.encode: {out} is complete ({len(existing)} rows)")
             keep_statistics(Path(source.tokenizer), out)  # a kill may have come between the file and this note
         return out
-    seen = len({*dataset.labels()[:items]})
-    if world.is_main and items < len(dataset) and seen < dataset.num_classes:
+    if world.is_main and items < len(dataset) and (seen := len({*dataset.labels()[:items]})) < dataset.num_classes:
         words = f"the first {items} of {len(dataset)} clips are of {seen} of {dataset.num_classes} classes alone"
         print(f"tokenizer.encode: {words}", file=sys.stderr)
     with orderly():  # to the end: a process that left early would let the others wait

@@ -8,6 +8,7 @@ from pathlib import Path
 from eval.arms.plan import Arm, Plan, Stage
 from eval.comparison.facts import MEASURE, Facts, elements, facts_of, generator_run, parameters, plan_folder, speed_file
 from runtime.errors import InputError
+from tokenizer.encode import UCF101_STRIDE
 
 BYTES_LATENT = 2  # float16
 
@@ -112,7 +113,7 @@ def encoding(config, facts: Facts, rows: int) -> Stage:
     words = [*chosen(facts), *data_words(config.data, config.root), "--split", config.split]
     words += ["--num-frames", config.num_frames, "--size", config.size, "--windows", config.windows]
     # Said, so that all see the same frames: a run may have been trained at a stride of its own.
-    words += ["--frame-stride", config.frame_stride or (3 if config.data == "ucf101" else 1)]
+    words += ["--frame-stride", config.frame_stride or (UCF101_STRIDE if config.data == "ucf101" else 1)]
     words += ["--max-clips", config.max_clips] if config.max_clips else []
     words += ["--batch-size", config.encode_batch_size, "--out", out]
     return made(

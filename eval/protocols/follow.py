@@ -28,6 +28,7 @@ from eval.quantities import distance_rows, score_rows
 from eval.results.rows import Row
 from generator.presets import PRESETS
 from runtime.errors import InputError
+from tokenizer.encode import UCF101_STRIDE
 
 # What each setting may be, where code here follows it; numbers speak for themselves.
 FOLLOWED = {**FOLLOWED_IN_CLIPS, "root": tuple(ROOTS), "kvd": (words.CUBIC, words.NONE)}
@@ -176,8 +177,10 @@ def sampling_differences(judge: Judge) -> list[str]:
         low, high = options["guidance_interval"]
         lines.append(f"guidance at times {low:g} to {high:g} alone, noise being 0")
     lines += ["classes of samples drawn at random instead of in turn"] if "labels" in options else []
-    if data == "ucf101" and (where := (judge.facts["split"], judge.dataset.clip.frame_stride)) != ("all", 3):
-        lines.append("UCF101's split {} at a frame stride of {} instead of all videos at 3, our default".format(*where))
+    where = judge.facts["split"], judge.dataset.clip.frame_stride
+    if data == "ucf101" and where != ("all", UCF101_STRIDE):
+        said = f"UCF101's split {where[0]} at a frame stride of {where[1]}"
+        lines.append(f"{said} instead of all videos at {UCF101_STRIDE}, our default")
     if data not in ("ucf101", "realestate10k"):
         lines.append(f"data set {data} instead of UCF101 or RealEstate10K")
     return lines
