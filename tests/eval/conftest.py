@@ -90,8 +90,19 @@ def guesser():
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory) -> Chain:
+    """`build_chain`, on the CPU."""
+    return build_chain(tmp_path_factory.mktemp("chain") / "runs")
+
+
+@pytest.fixture(scope="session")
+def make_chain():
+    """`build_chain`, for tests that want one of their own."""
+    return build_chain
+
+
+def build_chain(runs: Path, **flags) -> Chain:
     """Four tokenizer steps, 40 encoded clips, four generator steps; all on 17x32x32 clips."""
-    pytest.importorskip("tensorboard")
+    common = {**COMMON, **flags}
     from generator import train as generator_train
     from generator.config import LatteConfig
     from generator.presets import PRESETS as GENERATORS
@@ -102,7 +113,6 @@ def chain(tmp_path_factory) -> Chain:
     from tokenizer.presets import TokenizerPreset
     from tokenizer.pvvae import PVVAEConfig
 
-    runs = tmp_path_factory.mktemp("chain") / "runs"
     model = PVVAEConfig(
         latent_channels=4,
         channels=(8, 8, 8),
@@ -129,12 +139,12 @@ def chain(tmp_path_factory) -> Chain:
                 lpips_weight=0.0,
                 warmup=1,
                 validate_every=2,
-                **COMMON,
+                **common,
             )
         )
         latents = encoding.encode(
             encoding.EncodeConfig(
-                runs_dir=str(runs), tokenizer=str(tokenizer), max_clips=40, out=str(runs.parent / "shapes.h5"), **COMMON
+                runs_dir=str(runs), tokenizer=str(tokenizer), max_clips=40, out=str(runs.parent / "shapes.h5"), **common
             )
         )
         generator = generator_train.train(
@@ -146,7 +156,7 @@ def chain(tmp_path_factory) -> Chain:
                 steps=4,
                 keep_every=2,
                 batch_size=4,
-                **COMMON,
+                **common,
             )
         )
     return Chain(runs, Path(tokenizer), Path(latents), Path(generator))
