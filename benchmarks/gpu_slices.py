@@ -28,9 +28,9 @@ NEEDED = {
     "generator": ("torchdiffeq", "timm", "einops", "h5py"),
     "training": ("torchdiffeq", "timm", "einops", "h5py", "safetensors"),
     "tokenizer": ("timm", "einops"),
-    "stages": ("torchdiffeq", "timm", "einops", "h5py", "scipy"),
-    "eval": ("h5py", "scipy", "timm", "safetensors"),
-    "demo": ("torchdiffeq", "timm", "einops", "h5py", "scipy", "safetensors"),
+    "stages": ("torchdiffeq", "timm", "einops", "h5py", "scipy", "threadpoolctl"),
+    "eval": ("h5py", "scipy", "threadpoolctl", "timm", "safetensors"),
+    "demo": ("torchdiffeq", "timm", "einops", "h5py", "scipy", "threadpoolctl", "safetensors"),
     "tests": ("pytest", "torchdiffeq", "timm"),
     "speed": ("diffusers", "torchdiffeq", "timm", "h5py"),
 }

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from functools import cache
+
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from runtime.errors import InputError
 
@@ -38,3 +42,14 @@ def check_width(a: int, b: int) -> None:
     """InputError unless two sets have equally many features."""
     if a != b:
         raise InputError(f"the two sets have {a} and {b} features; they must come from the same network")
+
+
+def one_blas_thread() -> AbstractContextManager:
+    """Around decompositions of matrices with some hundred rows: several threads wait for each other at every column,
+    and on a machine with other work each time for their turn."""
+    return _threads().limit(limits=1, user_api="blas")
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()

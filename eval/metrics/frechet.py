@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from scipy.linalg.lapack import dsygst
 
-from eval.metrics.arrays import as_features, check_width
+from eval.metrics.arrays import as_features, check_width, one_blas_thread
 
 NO_ROWS = np.empty(0, dtype=int)
 
@@ -117,7 +117,8 @@ class Gaussian:
         """
         check_width(len(other.mean), len(self.mean))
         shift = self.mean - other.mean
-        return float(shift @ shift + self.trace + other.trace - 2.0 * self._cross(other, trusted))
+        with one_blas_thread():
+            return float(shift @ shift + self.trace + other.trace - 2.0 * self._cross(other, trusted))
 
     def _cross(self, other: Gaussian, trusted: float) -> float:
         """The nuclear norm of R R'ᵀ: the trace of the root of the product of the covariances."""

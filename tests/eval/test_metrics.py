@@ -7,6 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 from sklearn.metrics.pairwise import polynomial_kernel
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from eval import (
     endpoint_error,
@@ -112,6 +113,16 @@ class TestFrechet:
     def test_features_far_from_zero_lose_no_digits(self, random):
         a, b = random.standard_normal((90, 6)), 2 * random.standard_normal((80, 6))
         assert frechet_distance(a + 1e6, b + 1e6) == pytest.approx(frechet_distance(a, b), rel=1e-8)
+
+    def test_decomposes_with_one_thread_and_gives_the_others_back(self, random, monkeypatch):
+        def threads() -> set[int]:
+            return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+        found, eigenvalues = [], np.linalg.eigvalsh
+        monkeypatch.setattr(np.linalg, "eigvalsh", lambda matrix: found.append(threads()) or eigenvalues(matrix))
+        with threadpool_limits(2, user_api="blas"):
+            frechet_distance(random.normal(size=(64, 8)), random.normal(size=(64, 8)))
+            assert found == [{1}] and threads() == {2}
 
 
 class TestGaussian:
