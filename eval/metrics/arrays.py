@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -44,10 +45,12 @@ def check_width(a: int, b: int) -> None:
         raise InputError(f"the two sets have {a} and {b} features; they must come from the same network")
 
 
-def one_blas_thread() -> AbstractContextManager:
-    """Around decompositions of matrices with some hundred rows: several threads wait for each other at every column,
-    and on a machine with other work each time for their turn."""
-    return _threads().limit(limits=1, user_api="blas")
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Around, or as a decorator of, what is computed of matrices with some hundred rows: several threads wait for each
+    other within each product and at each column of a decomposition, on a machine with other work for their turn."""
+    with _threads().limit(limits=1, user_api="blas"):
+        yield
 
 
 @cache

@@ -139,6 +139,7 @@ def frechet_left_out(a: object, b: object) -> Callable[[np.ndarray, np.ndarray],
     first, second = Gaussian(a, name="the first set"), Gaussian(b, name="the second set")
     check_width(len(first.mean), len(second.mean))
 
+    @one_blas_thread()
     def without(rows_a: np.ndarray, rows_b: np.ndarray) -> float:
         left, reference = first.without(rows_a), second.without(rows_b)
         if left is first and reference is not second:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from eval.metrics.arrays import as_pair
+from eval.metrics.arrays import as_pair, one_blas_thread
 
 TILE = 256  # rows and columns of the kernel matrix in memory at a time: half a MiB stays in the cache
 
@@ -39,6 +39,7 @@ class KernelSums:
             self._across_a[rows] += kernel.sum(1)
             self._across_b[columns] += kernel.sum(0)
 
+    @one_blas_thread()
     def __call__(self, rows_a: np.ndarray, rows_b: np.ndarray) -> float:
         rows_a, rows_b = np.asarray(rows_a, dtype=int), np.asarray(rows_b, dtype=int)
         value = 0.0

@@ -16,7 +16,9 @@ from eval import (
     kernel_distance,
     tracking_auc,
 )
+from eval.metrics import frechet, kernel
 from eval.metrics.frechet import Gaussian
+from eval.metrics.jackknife import left_out
 from runtime.errors import InputError
 
 
@@ -118,11 +120,18 @@ class TestFrechet:
         def threads() -> set[int]:
             return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
-        found, eigenvalues = [], np.linalg.eigvalsh
-        monkeypatch.setattr(np.linalg, "eigvalsh", lambda matrix: found.append(threads()) or eigenvalues(matrix))
+        found, a, b = [], *random.normal(size=(2, 64, 8))
+        for module, name in ((np.linalg, "eigvalsh"), (frechet.Gaussian, "without"), (kernel, "_kernel")):
+            real = getattr(module, name)
+            monkeypatch.setattr(module, name, lambda *args, real=real: found.append(threads()) or real(*args))
         with threadpool_limits(2, user_api="blas"):
-            frechet_distance(random.normal(size=(64, 8)), random.normal(size=(64, 8)))
+            frechet_distance(a, b)
             assert found == [{1}] and threads() == {2}
+            for metric in (frechet_distance, kernel_distance):
+                without = left_out(metric, a, b)
+                found.clear()
+                without(np.arange(4), np.arange(4))
+                assert len(found) > 1 and {1} in found and {2} not in found and threads() == {2}
 
 
 class TestGaussian:
