@@ -109,6 +109,7 @@ class Gaussian:
             left.covariance = scatter
         return left
 
+    @one_blas_thread()
     def distance(self, other: Gaussian, trusted: float = TRUSTED) -> float:
         """The Fréchet distance to another; of the two, this one's `root` is needed always, the other's rarely.
 
@@ -117,8 +118,7 @@ class Gaussian:
         """
         check_width(len(other.mean), len(self.mean))
         shift = self.mean - other.mean
-        with one_blas_thread():
-            return float(shift @ shift + self.trace + other.trace - 2.0 * self._cross(other, trusted))
+        return float(shift @ shift + self.trace + other.trace - 2.0 * self._cross(other, trusted))
 
     def _cross(self, other: Gaussian, trusted: float) -> float:
         """The nuclear norm of R R'ᵀ: the trace of the root of the product of the covariances."""

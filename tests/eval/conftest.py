@@ -102,7 +102,7 @@ def make_chain():
 
 def build_chain(runs: Path, **flags) -> Chain:
     """Four tokenizer steps, 40 encoded clips, four generator steps; all on 17x32x32 clips."""
-    common = {**COMMON, **flags}
+    pytest.importorskip("tensorboard")
     from generator import train as generator_train
     from generator.config import LatteConfig
     from generator.presets import PRESETS as GENERATORS
@@ -113,6 +113,7 @@ def build_chain(runs: Path, **flags) -> Chain:
     from tokenizer.presets import TokenizerPreset
     from tokenizer.pvvae import PVVAEConfig
 
+    common = {**COMMON, **flags}
     model = PVVAEConfig(
         latent_channels=4,
         channels=(8, 8, 8),

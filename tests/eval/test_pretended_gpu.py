@@ -27,7 +27,6 @@ from tokenizer.discriminator import DiscriminatorConfig
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU: pytest -m gpu")
 COMMON = {"device": "cuda", "dtype": "float32"}
-CPU = {"device": "cpu", "dtype": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +96,8 @@ def test_it_is_measured_there(there, judge, tmp_path):
         shown = report(ReportConfig(run=run, steps=2, shipped=False, out=str(tmp_path / "report.html"), **runs))
     assert all(np.isfinite(row.value) for row in rows)
     # What a tokenizer loses is a property of it alone.
-    expected = reconstruction(
-        ReconstructionConfig(tokenizer=vae, samples=8, out=str(tmp_path / "r.json"), **{**runs, **CPU})
-    )
+    runs |= {"device": "cpu", "out": str(tmp_path / "here.json")}
+    expected = reconstruction(ReconstructionConfig(tokenizer=vae, samples=8, **runs))
     values = [
         {(row.metric, row.subject): row.value for row in read_results(path)[1] if row.value is not None}
         for path in (seen, expected)
